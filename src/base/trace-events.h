@@ -1,0 +1,16 @@
+/* The table of trace events: X(name, what it tells). Grouped by directory, sorted within a group. */
+#ifndef RING3_BASE_TRACE_EVENTS_H
+#define RING3_BASE_TRACE_EVENTS_H
+
+#define TRACE_EVENTS(X)                                                                            \
+    /* dev */                                                                                      \
+    X(bus_pio, "port access: port, size, value, device")                                           \
+    X(bus_mmio, "memory-mapped register access: address, size, value, device")                     \
+    X(bus_unclaimed, "access to a port or address that nothing claims")                            \
+    /* engine */                                                                                   \
+    X(cpu_exception, "exception or interrupt delivered: vector, error code, RIP, CR2")             \
+    X(cpu_msr, "MSR read or write: index, value, and whether it faulted")                          \
+    X(cpu_mode, "CPU mode change: CR0, CR4, EFER")                                                 \
+    X(cpu_reset, "INIT, SIPI or triple fault")
+
+#endif

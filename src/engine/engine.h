@@ -1,0 +1,131 @@
+/*
+ * Seam 1 (machine -> engine) and seam 2 (engine -> world). An engine runs vCPUs; several may serve
+ * one VM, and a vCPU may change engine at any run() boundary because struct cpu_state is complete.
+ * Nothing here knows of a machine or a device: tests give a fake env and a physmap with RAM.
+ */
+#ifndef RING3_ENGINE_ENGINE_H
+#define RING3_ENGINE_ENGINE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/trace.h"
+#include "cpu/cpuid.h"
+#include "cpu/state.h"
+#include "mem/physmap.h"
+
+struct vcpu;
+struct vm;
+
+/* Seam 2. Called from the vCPU's own thread, at an instruction boundary or in the middle of one that has
+ * had no other side effect yet. */
+struct cpu_env {
+    /* Port I/O of 1, 2 or 4 bytes; permission checks are the engine's. */
+    uint32_t (*pio_read)(struct vcpu *v, uint16_t port, unsigned size);
+    void (*pio_write)(struct vcpu *v, uint16_t port, unsigned size, uint32_t val);
+    /* Physical accesses of 1..64 bytes that the p2m does not map. */
+    void (*mmio_read)(struct vcpu *v, uint64_t gpa, void *buf, unsigned size);
+    void (*mmio_write)(struct vcpu *v, uint64_t gpa, const void *buf, unsigned size);
+    /* MSRs the engine does not know (APIC, kvmclock ...): 0, or -EINVAL for #GP. */
+    int (*rdmsr)(struct vcpu *v, uint32_t msr, uint64_t *val);
+    int (*wrmsr)(struct vcpu *v, uint32_t msr, uint64_t val);
+    void (*cpuid)(struct vcpu *v, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+    /* CR8 lives in the APIC's TPR. */
+    uint64_t (*get_cr8)(struct vcpu *v);
+    void (*set_cr8)(struct vcpu *v, uint64_t val);
+    /* Is a maskable interrupt waiting? / take it: vector 0..255, or -1 if it went away. */
+    bool (*irq_pending)(struct vcpu *v);
+    int (*irq_ack)(struct vcpu *v);
+    /* x87 error with CR0.NE = 0 (IRQ 13); hypercall instruction (VMCALL/VMMCALL): true if handled,
+     * false for #UD. Both may be NULL. */
+    void (*ferr)(struct vcpu *v, bool level);
+    bool (*hypercall)(struct vcpu *v, struct cpu_state *s);
+};
+
+/* Why run() returned. */
+enum stop {
+    STOP_KICK,     /* vcpu_kick was called */
+    STOP_HLT,      /* halted: wait for an event, then run again */
+    STOP_SHUTDOWN, /* triple fault; state is as at the fault */
+    STOP_DEBUG,    /* debugger stop (later) */
+    STOP_BUDGET,   /* vcpu.budget instructions have run (tests, lockstep) */
+    STOP_ERROR     /* the engine cannot go on; vcpu.error says why */
+};
+
+/* Events posted to a vCPU by any thread; the engine looks at them at least at every loop
+ * back-edge. */
+#define VCPU_EV_KICK BIT(0)  /* return from run() */
+#define VCPU_EV_INTR BIT(1)  /* ask env->irq_pending */
+#define VCPU_EV_NMI BIT(2)
+#define VCPU_EV_INIT BIT(3)
+#define VCPU_EV_SIPI BIT(4)  /* vector in vcpu.sipi */
+#define VCPU_EV_FLUSH BIT(5) /* engine-internal: drop cached translations */
+
+struct vcpu {
+    struct vm *vm;
+    uint32_t index; /* 0-based; the APIC ID unless the machine says otherwise */
+    _Atomic uint32_t events;
+    _Atomic uint8_t sipi;
+    const struct engine_ops *engine; /* which engine runs it now */
+    void *priv;                      /* that engine's per-vCPU data */
+    void *owner;                     /* the machine's per-vCPU data */
+    uint64_t budget; /* in: instructions to run before STOP_BUDGET; 0 = unlimited */
+    uint64_t insns;  /* out: instructions retired so far, a statistic (exact with a budget) */
+    struct err error;
+};
+
+struct vm {
+    const struct cpu_env *env;
+    struct physmap *map;
+    struct clock *clock;
+    const struct cpuid_policy *cpuid;
+    struct trace *trace;
+    struct vcpu **vcpu;
+    uint32_t nvcpu;
+    void *owner;       /* the machine */
+    void *engine_priv; /* engine's per-VM data */
+};
+
+/* Seam 1. */
+struct engine_ops {
+    const char *name;
+    const char *summary; /* for `ring3 engines` */
+    /* Can it run on this host? 0, or negative errno with the reason. */
+    int (*probe)(struct err *e);
+    int (*vm_init)(struct vm *vm, struct err *e);
+    int (*vcpu_init)(struct vcpu *v, struct err *e);
+    /* Runs until a reason to stop. Only the vCPU's own thread. */
+    enum stop (*run)(struct vcpu *v);
+    /* Makes run() return soon (or look at events). Any thread, async-signal-safe. NULL: setting the event
+     * is enough. */
+    void (*kick)(struct vcpu *v);
+    /* State transfer, only while run() is not running. */
+    int (*get_state)(struct vcpu *v, struct cpu_state *s);
+    int (*set_state)(struct vcpu *v, const struct cpu_state *s);
+    /* The flat view changed: drop every cached translation on every vCPU before guest code can tell. */
+    int (*map_changed)(struct vm *vm, const struct flat_view *view);
+    /* A non-vCPU agent wrote [gpa, gpa+len): drop code decoded from it. */
+    void (*code_write)(struct vm *vm, uint64_t gpa, uint64_t len);
+    /* Dirty bits of ram since the last fetch, ORed into bits; vCPUs are outside run(). */
+    int (*dirty_fetch)(struct vm *vm, struct ram *ram, uint64_t *bits);
+    void (*vcpu_fini)(struct vcpu *v);
+    void (*vm_fini)(struct vm *vm);
+};
+
+/* All engines in order of preference, NULL-terminated (engines.c). */
+extern const struct engine_ops *const engine_list[];
+extern const struct engine_ops interp_engine;
+const struct engine_ops *engine_find(const char *name);
+
+/* Posts events and kicks. Any thread, async-signal-safe. */
+static inline void vcpu_post(struct vcpu *v, uint32_t ev)
+{
+    atomic_fetch_or_explicit(&v->events, ev, memory_order_seq_cst);
+    if (v->engine && v->engine->kick)
+        v->engine->kick(v);
+}
+
+#endif

@@ -1,0 +1,183 @@
+/*
+ * The interpreter's per-vCPU context and the conventions its files share. Private to
+ * src/engine/interp; the outside sees engine.h.
+ *
+ * Two kinds of instruction code:
+ *  - fast handlers (op.h, ops_*.c): one per hot operand form in 64-bit code, threaded;
+ *  - plain functions `void f(struct cpu *c, const struct insn *i)`: every instruction in every mode.
+ *    When one is called c->s.rip is the instruction's address and c->next_rip the one after it;
+ *    it may change next_rip (branches) or the mode. Flags are read and written through cpu_flags()
+ *    and cpu_set_flags()/cpu_set_status(). Registers are committed only after the last access
+ *    that can fault; a fault leaves by cpu_raise(), which does not return, and the state must then be as
+ *    before the instruction.
+ *
+ * Everything here runs on the vCPU's own thread.
+ */
+#ifndef RING3_ENGINE_INTERP_INTERP_H
+#define RING3_ENGINE_INTERP_INTERP_H
+
+#include <setjmp.h>
+
+#include "base/util.h"
+#include "cpu/paging.h"
+#include "cpu/state.h"
+#include "engine/engine.h"
+#include "engine/interp/tlb.h"
+#include "insn/insn.h"
+
+struct op;
+struct block;
+struct code_cache;
+struct x87_live; /* x87.c */
+
+/* An exception or interrupt on its way to being delivered. */
+struct event {
+    enum { EV_FAULT, EV_TRAP, EV_SOFT_INT, EV_EXT_INT, EV_NMI_INT, EV_ICEBP } kind;
+    uint8_t vector;
+    bool has_error;
+    uint32_t error;
+};
+
+struct cpu {
+    struct cpu_state s; /* rip, status flags and x87 may live elsewhere while running: see below */
+
+    /* Status flags in LAHF/SETO form: bits 15..8 = SF ZF 0 AF 0 PF 1 CF, bit 0 = OF. While run() is
+     * inside, the status bits of s.rflags are stale; use cpu_flags(). */
+    uint16_t cc;
+
+    uint8_t cpl;       /* cached cpu_cpl() */
+    uint8_t bits;      /* cached cpu_code_bits() */
+    bool flat;         /* 64-bit code: only FS and GS have bases */
+    uint64_t next_rip;
+    struct tlb_set *tlb; /* the set for CPL, SMAP and PCID now */
+    uint64_t block_rip;  /* linear RIP of the running block's start */
+    struct block *block;
+
+    jmp_buf fault;       /* where cpu_raise goes */
+    struct event event;  /* what it raised */
+    bool in_delivery;    /* an event is being delivered: for #DF */
+    uint8_t deliver_class; /* its class: 0 benign, 1 contributory, 2 page fault, 3 double fault */
+    bool shutdown;
+    bool mode_changed;   /* leave the block: CPL, CS, paging or flags that matter changed */
+
+    struct paging pg;
+    struct tlbs tlbs;
+    struct vcpu *v;
+    struct vm *vm;
+    struct code_cache *code;
+    struct jump_cache *jc;
+    bool x87_live;       /* the host's x87 unit holds s.x87 (x87.c) */
+    uint64_t ninsn;      /* retired, flushed to v->insns */
+    uint64_t stop_at;    /* ninsn at which the budget ends, UINT64_MAX without one */
+    bool no_fast;        /* tests: use the plain functions for everything */
+};
+
+/* ---- faults ---- */
+/* Raises a fault with the vector's error code (ignored where the vector has none). c->s.rip must be
+ * the faulting instruction's. */
+_Noreturn void cpu_raise(struct cpu *c, enum vector vec, uint32_t error);
+_Noreturn void cpu_raise_pf(struct cpu *c, uint64_t la, uint32_t error); /* sets CR2 */
+/* Leaves the current instruction without completing it, to run it again after events were looked at
+ * (REP string instructions after a batch, long waits). State must be consistent for a restart. */
+_Noreturn void cpu_restart(struct cpu *c);
+
+/* ---- flags ---- */
+static inline uint64_t cc_to_flags(uint16_t cc)
+{
+    return (cc >> 8 & (FL_SF | FL_ZF | FL_AF | FL_PF | FL_CF)) | (cc & 1) << 11;
+}
+static inline uint16_t flags_to_cc(uint64_t f)
+{
+    return (uint16_t)((f & (FL_SF | FL_ZF | FL_AF | FL_PF | FL_CF)) << 8 | (f >> 11 & 1));
+}
+static inline uint64_t cpu_flags(const struct cpu *c)
+{
+    return (c->s.rflags & ~FL_STATUS) | cc_to_flags(c->cc);
+}
+static inline void cpu_set_status(struct cpu *c, uint64_t f) { c->cc = flags_to_cc(f); }
+/* Sets all of RFLAGS (bit 1 forced, reserved cleared) and whatever follows: TLB set by AC, TF and IF
+ * noticed before the next instruction. */
+void cpu_set_flags(struct cpu *c, uint64_t f);
+
+/* Recomputes everything cached from s (cpl, bits, flat, paging, tlb set) after a change of mode,
+ * segments, control registers or EFER; sets mode_changed. */
+void cpu_update_mode(struct cpu *c);
+/* After CR0, CR3, CR4 or EFER changes that invalidate translations. */
+void cpu_flush_tlb(struct cpu *c, bool global);
+
+/* ---- linear memory (mem.c) ---- */
+enum priv {
+    PRIV_CPL,  /* an ordinary access: user if CPL 3, SMAP and alignment checks apply */
+    PRIV_SUPER /* implicit supervisor access: GDT, LDT, IDT, TSS, and stacks of inner rings */
+};
+/* n up to 4096; may cross pages: then both are checked before anything is written. */
+void lin_read(struct cpu *c, uint64_t la, void *buf, unsigned n, enum priv p);
+void lin_write(struct cpu *c, uint64_t la, const void *buf, unsigned n, enum priv p);
+/* Raises what an access would raise; changes nothing but A/D bits. */
+void lin_check(struct cpu *c, uint64_t la, unsigned n, enum access a, enum priv p);
+/* Host address of [la, la+n) for read-modify-write after full write checks, dirty and code handling done,
+ * or NULL if it is I/O, ROM or crosses a page whose frames are not adjacent in the host. */
+void *lin_map_rw(struct cpu *c, uint64_t la, unsigned n);
+static inline uint64_t lin_ld(struct cpu *c, uint64_t la, unsigned n, enum priv p)
+{
+    uint64_t v = 0;
+    lin_read(c, la, &v, n, p);
+    return v;
+}
+static inline void lin_st(struct cpu *c, uint64_t la, unsigned n, uint64_t v, enum priv p)
+{
+    lin_write(c, la, &v, n, p);
+}
+
+/* ---- segmented memory: effective address -> linear, with limit, type and canonical checks
+ * (#SS for SS, #GP otherwise), in every mode ---- */
+uint64_t seg_lin(struct cpu *c, enum sreg seg, uint64_t ea, unsigned n, enum access a);
+static inline uint64_t seg_ld(struct cpu *c, enum sreg seg, uint64_t ea, unsigned n)
+{
+    return lin_ld(c, seg_lin(c, seg, ea, n, ACCESS_READ), n, PRIV_CPL);
+}
+static inline void seg_st(struct cpu *c, enum sreg seg, uint64_t ea, unsigned n, uint64_t v)
+{
+    lin_st(c, seg_lin(c, seg, ea, n, ACCESS_WRITE), n, v, PRIV_CPL);
+}
+
+/* ---- operands (operand.c) ---- */
+uint64_t insn_ea(struct cpu *c, const struct insn *i);     /* offset within i->mem.seg, addrsize applied */
+uint64_t insn_lin(struct cpu *c, const struct insn *i, unsigned n, enum access a); /* through seg_lin */
+uint64_t op_read(struct cpu *c, const struct insn *i, unsigned n);  /* GPR, SREG, MEM, IMM; zero-extended */
+/* Writes op[n]; 32-bit GPR writes in 64-bit mode zero-extend, 8/16-bit ones merge. */
+void op_write(struct cpu *c, const struct insn *i, unsigned n, uint64_t v);
+uint64_t gpr_read(const struct cpu *c, unsigned reg, unsigned size);
+void gpr_write(struct cpu *c, unsigned reg, unsigned size, uint64_t v);
+
+/* ---- stack: push and pop at the current stack size (SS.B, or 64-bit), data size n. push_check/commit
+ * style: `struct stack` collects pushes on a copy of RSP and commits at the end. ---- */
+struct stack {
+    struct cpu *c;
+    uint64_t sp;    /* working copy */
+    uint64_t mask;  /* 0xffff, 0xffffffff or ~0 */
+    uint64_t base;  /* SS base (0 in 64-bit) */
+    struct segment ss;
+    enum priv priv;
+};
+void stack_begin(struct stack *st, struct cpu *c);               /* the current stack */
+/* A stack not yet in SS:RSP (inner ring). */
+void stack_begin_on(struct stack *st, struct cpu *c, const struct segment *ss, uint64_t sp);
+void stack_push(struct stack *st, unsigned n, uint64_t v);
+uint64_t stack_pop(struct stack *st, unsigned n);
+void stack_commit(struct stack *st); /* RSP := working copy within the mask */
+
+/* ---- what other files give (each returns void, plain-function convention) ---- */
+typedef void (*insn_fn)(struct cpu *c, const struct insn *i);
+insn_fn sys_fn(enum insn_id id);  /* sys_*.c: privileged, far, segment, I/O, flag-control; NULL if not theirs */
+insn_fn simd_fn(const struct insn *i); /* simd*.c, x87.c, xsave.c; NULL if not theirs */
+insn_fn int_fn(enum insn_id id);  /* int_*.c: general instructions */
+
+/* exc.c: delivers c->event through the IDT in any mode; converts nested faults to #DF and
+ * shutdown (sets c->shutdown). On return c->s.rip is the handler's. */
+void event_deliver(struct cpu *c);
+
+/* x87.c: brings s.x87 up to date / drops the host copy. */
+void x87_sync(struct cpu *c);
+
+#endif

@@ -1,0 +1,73 @@
+/*
+ * The soft TLB of the software engines: direct-mapped, one set of entries per kind of access right,
+ * and one context of such sets per recently used PCID, so that MOV CR3 without flush is a
+ * pointer change. An entry answers an access of n bytes at la when
+ * ((la + n - 1) & ~PAGE_MASK) == tag and both ends index the same slot: page-crossing accesses miss.
+ * Owned by one vCPU's thread; other threads ask for flushes by events.
+ */
+#ifndef RING3_ENGINE_INTERP_TLB_H
+#define RING3_ENGINE_INTERP_TLB_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/util.h"
+
+#define TLB_BITS 9
+#define TLB_ENTRIES (1u << TLB_BITS)
+#define TLB_CONTEXTS 8
+
+/* A tag that no page-aligned address equals. */
+#define TLB_EMPTY 1ull
+/* Low tag bits that make the fast path miss while keeping the page number. */
+#define TLB_SLOW 2ull   /* I/O, watched by a debug register, alignment-checked */
+
+struct tlb_entry {
+    uint64_t rtag, wtag;  /* page of la, or with TLB_EMPTY/TLB_SLOW set */
+    uint64_t addend;      /* host address - la */
+    uint64_t info;        /* gpa of the page | TLB_INFO_* */
+};
+#define TLB_INFO_GLOBAL BIT(0)
+#define TLB_INFO_LARGE BIT(1) /* from a 2 MiB, 4 MiB or 1 GiB mapping */
+#define TLB_INFO_CLEAN BIT(2) /* writable, but the D bit, COW or code flag needs the slow path */
+
+enum tlb_kind { TLB_SUPER, TLB_USER, TLB_SUPER_AC, TLB_KINDS };
+
+struct tlb_set {
+    struct tlb_entry e[TLB_ENTRIES];
+};
+
+struct tlb_context {
+    struct tlb_set set[TLB_KINDS];
+    uint64_t cr3;    /* page-table root it was filled from */
+    uint16_t pcid;
+    bool valid, large;
+    uint64_t gen;    /* unique per content; jump caches compare it */
+    uint64_t used;   /* for replacement */
+};
+
+struct tlbs {
+    struct tlb_context *ctx; /* TLB_CONTEXTS of them */
+    unsigned cur;
+    uint64_t next_gen, clock;
+};
+
+int tlbs_init(struct tlbs *t);
+void tlbs_fini(struct tlbs *t);
+/* Switches to the context of (cr3, pcid), dropping its old content if flush is set or it had none. */
+void tlbs_switch(struct tlbs *t, uint64_t cr3, uint16_t pcid, bool flush);
+void tlbs_flush(struct tlbs *t);                        /* everything everywhere */
+void tlbs_flush_nonglobal(struct tlbs *t);              /* current context, keep globals */
+void tlbs_flush_pcid(struct tlbs *t, uint16_t pcid);    /* INVPCID type 1: keep globals */
+void tlbs_flush_page(struct tlbs *t, uint64_t la);      /* INVLPG: current PCID and globals of all */
+void tlbs_flush_page_pcid(struct tlbs *t, uint64_t la, uint16_t pcid);
+void tlbs_flush_writes(struct tlbs *t);                 /* all write tags (dirty log, code tracking) */
+void tlbs_flush_write_gpa(struct tlbs *t, uint64_t gpa); /* write tags of one frame */
+
+static inline struct tlb_entry *tlb_slot(struct tlb_set *s, uint64_t la)
+{
+    return &s->e[la >> PAGE_SHIFT & (TLB_ENTRIES - 1)];
+}
+
+#endif

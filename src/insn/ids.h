@@ -1,0 +1,2 @@
+/* Instruction ids; grows with the table. */
+enum insn_id { INSN_INVALID = 0, INSN_COUNT };
