@@ -204,6 +204,7 @@ enum {
     Jb = SPEC(LOC_J, SZ_b), Jz = SPEC(LOC_J, SZ_z), Ap = SPEC(LOC_AP, SZ_p),
     Ob = SPEC(LOC_O, SZ_b), Ov = SPEC(LOC_O, SZ_v),
     Xb = SPEC(LOC_XSI, SZ_b), Xv = SPEC(LOC_XSI, SZ_v), Xz = SPEC(LOC_XSI, SZ_z),
+    ST0 = SPEC(LOC_ST0, SZ_t), STi = SPEC(LOC_STI, SZ_t),
     Yb = SPEC(LOC_YDI, SZ_b), Yv = SPEC(LOC_YDI, SZ_v), Yz = SPEC(LOC_YDI, SZ_z)
 };
 

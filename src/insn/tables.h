@@ -1,2 +1,3 @@
 /* Every table, for inclusion between braces with I() defined. */
 #include "insn/table-general.h"
+#include "insn/table-x87.h"
