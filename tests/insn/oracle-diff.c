@@ -139,9 +139,9 @@ static const struct {
 
 /* ---- instruction sets that are not ours: names of Zydis's ISA sets begin so ---- */
 static const char *const foreign[] = {
-    "AMD3DNOW", "AMX_", "AVX512ER_", "AVX512PF_", "AVX512_4FMAPS_", "AVX512_4VNNIW_", "AVX512_BF16_",
+    "AMD3DNOW", "AMD_INVLPGB", "AMX_", "AVX512ER_", "AVX512PF_", "AVX512_4FMAPS_", "AVX512_4VNNIW_", "AVX512_BF16_",
     "AVX512_FP16_", "AVX512_VP2INTERSECT_", "AVX_VNNI", "CET", "CLZERO", "ENQCMD", "FMA4", "HRESET",
-    "INVLPGB", "KEYLOCKER", "KNC", "LWP", "MCOMMIT", "MONITORX", "MOVDIR", "MPX", "PADLOCK", "PCONFIG",
+    "KEYLOCKER", "KNC", "LWP", "MCOMMIT", "MONITORX", "MOVDIR", "MPX", "PADLOCK", "PCONFIG",
     "PKU", "PT", "RDPRU", "RTM", "SERIALIZE", "SGX", "SMX", "SNP", "SSE4A", "SVM", "TBM", "TDX", "TSX_LDTRK",
     "UINTR", "VIA", "VMFUNC", "VTX", "WAITPKG", "XOP",
 };
