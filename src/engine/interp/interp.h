@@ -136,6 +136,8 @@ void lin_check(struct cpu *c, uint64_t la, unsigned n, enum access a, enum priv 
 /* Host address of [la, la+n) for read-modify-write after full write checks, dirty and code handling done,
  * or NULL if it is I/O, ROM or crosses a page whose frames are not adjacent in the host. */
 void *lin_map_rw(struct cpu *c, uint64_t la, unsigned n);
+/* The same for reading only. */
+const void *lin_map_ro(struct cpu *c, uint64_t la, unsigned n);
 static inline uint64_t lin_ld(struct cpu *c, uint64_t la, unsigned n, enum priv p)
 {
     uint64_t v = 0;

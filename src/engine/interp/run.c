@@ -225,6 +225,7 @@ static void run_step(struct cpu *c)
     s->sti_shadow = s->mov_ss_shadow = 0;
     c->key = ~0ull; /* nothing in the jump cache matches: control comes back after one instruction */
     c->trap_taken = false;
+    c->step = true;
     run_block(c, cache_lookup(c, 1));
     if (c->key == ~0ull)
         c->key = key;
@@ -240,8 +241,11 @@ static bool must_step(const struct cpu *c)
 
 static enum stop run_loop(struct cpu *c)
 {
-    setjmp(c->fault);
+    if (setjmp(c->fault) && c->op)
+        c->ninsn += c->op->cnt - 1u; /* those before the one that was left */
     for (;;) {
+        c->op = NULL;
+        c->step = false;
         if (c->deliver) {
             c->deliver = false;
             event_deliver(c);
