@@ -267,7 +267,7 @@ static void note_debug(struct cpu *c, struct event *e)
     if (e->vector != X_DB || (e->kind != EV_FAULT && e->kind != EV_TRAP))
         return;
     e->error = c->s.pending_dbg;
-    c->s.dr[6] = (c->s.dr[6] & ~0xfull) | c->s.pending_dbg;
+    c->s.dr[6] |= c->s.pending_dbg;
     c->s.pending_dbg = 0;
     c->s.dr[7] &= ~DR7_GD;
 }
@@ -321,7 +321,7 @@ void event_deliver(struct cpu *c)
         c->s.nmi_blocked = 1;
     c->s.sti_shadow = c->s.mov_ss_shadow = 0;
 out:
-    c->in_delivery = false;
+    c->deliver = c->in_delivery = false;
     memcpy(&c->fault, &caller, sizeof(caller));
 }
 
@@ -332,6 +332,7 @@ static void software(struct cpu *c, uint8_t vec)
     struct event e = { .kind = EV_SOFT_INT, .vector = vec };
 
     deliver(c, &e);
+    c->trap_taken = true; /* TF was cleared: no single-step trap after the instruction */
     c->s.sti_shadow = c->s.mov_ss_shadow = 0;
 }
 
@@ -367,6 +368,7 @@ static void int_v86(struct cpu *c, uint8_t vec)
     if (!iopl3)
         fl = (fl & ~FL_IF) | FL_IOPL | (fl & FL_VIF ? FL_IF : 0);
     deliver_ivt(c, &e, 0, fl, FL_TF | FL_RF | (iopl3 ? FL_IF : FL_VIF));
+    c->trap_taken = true;
 }
 
 void sys_int(struct cpu *c, const struct insn *i)
@@ -390,5 +392,6 @@ void sys_int1(struct cpu *c, const struct insn *i)
     /* Delivered as the hardware's own event: no DPL check, EXT set in nested faults. */
     c->event = (struct event){ .kind = EV_ICEBP, .vector = X_DB };
     event_deliver(c);
+    c->trap_taken = true;
     c->next_rip = c->s.rip;
 }

@@ -125,9 +125,13 @@ static void repeat(struct cpu *c, const struct insn *i,
         return;
     }
     for (unsigned n = 0; gpr_read(c, RCX, i->addrsize); n++) {
-        if (n == BATCH || (n && (c->s.pending_dbg || (c->s.rflags & FL_TF) ||
-                                 atomic_load_explicit(&c->v->events, memory_order_relaxed))))
+        bool tf = c->s.rflags & FL_TF;
+
+        if (n == BATCH || (n && (c->s.pending_dbg || tf ||
+                                 atomic_load_explicit(&c->v->events, memory_order_relaxed)))) {
+            c->s.pending_dbg |= tf ? DR6_BS : 0;
             cpu_restart(c);
+        }
         one(c, i, step);
         advance(c, i, RCX, -1);
     }

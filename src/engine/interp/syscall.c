@@ -42,6 +42,8 @@ void sys_syscall(struct cpu *c, const struct insn *i)
         enter(c, sel, sel + 8, 0, false, (uint32_t)c->s.star);
         fl &= ~(FL_VM | FL_IF);
     }
+    /* A masked TF ends single-stepping before the trap of SYSCALL itself. */
+    c->trap_taken = !(fl & FL_TF);
     cpu_set_flags(c, fl);
     cpu_update_mode(c);
 }
