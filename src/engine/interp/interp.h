@@ -28,7 +28,7 @@
 struct op;
 struct block;
 struct code_cache;
-struct x87_live; /* x87.c */
+struct simd; /* simd.h */
 
 /* An exception or interrupt on its way to being delivered. */
 struct event {
@@ -66,6 +66,7 @@ struct cpu {
     struct vm *vm;
     struct code_cache *code;
     struct jump_cache *jc;
+    struct simd *simd;   /* vector routines and buffers (simd_init, simd_fini) */
     bool x87_live;       /* the host's x87 unit holds s.x87 (x87.c) */
     uint64_t ninsn;      /* retired, flushed to v->insns */
     uint64_t stop_at;    /* ninsn at which the budget ends, UINT64_MAX without one */
