@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "engine/interp/op.h"
+#include "engine/interp/simd.h"
 
 /* Values longjmp() brings to the run loop. */
 enum { LEAVE_EVENT = 1, LEAVE_RESTART };
@@ -39,6 +40,7 @@ void cpu_update_mode(struct cpu *c)
 
     c->cpl = (uint8_t)cpu_cpl(s);
     c->bits = (uint8_t)cpu_code_bits(s);
+    c->flat = c->bits == CPU_64;
     if (s->cr0 != c->pg_cr0 || s->cr3 != c->pg.cr3 || s->cr4 != c->pg_cr4 ||
         s->efer != c->pg_efer) {
         uint64_t pdpte[4];
