@@ -22,15 +22,9 @@ size_t chardev_write(struct chardev *c, const uint8_t *p, size_t n)
     return c->ops->write(c, p, n);
 }
 
-void chardev_accept_input(struct chardev *c)
-{
-    c->ops->accept_input(c);
-}
+void chardev_accept_input(struct chardev *c) { c->ops->accept_input(c); }
 
-int chardev_flush(struct chardev *c, unsigned timeout_ms)
-{
-    return c->ops->flush(c, timeout_ms);
-}
+int chardev_flush(struct chardev *c, unsigned timeout_ms) { return c->ops->flush(c, timeout_ms); }
 
 void chardev_free(struct chardev *c)
 {
@@ -38,24 +32,13 @@ void chardev_free(struct chardev *c)
         c->ops->free(c);
 }
 
-static size_t none_write(struct chardev *c, const uint8_t *p, size_t n)
-{
-    return n;
-}
+static size_t none_write(struct chardev *c, const uint8_t *p, size_t n) { return n; }
 
-static void none_accept_input(struct chardev *c)
-{
-}
+static void none_accept_input(struct chardev *c) {}
 
-static int none_flush(struct chardev *c, unsigned timeout_ms)
-{
-    return 0;
-}
+static int none_flush(struct chardev *c, unsigned timeout_ms) { return 0; }
 
-static void none_free(struct chardev *c)
-{
-    free(c);
-}
+static void none_free(struct chardev *c) { free(c); }
 
 static const struct chardev_ops none_ops = {
     .write = none_write,

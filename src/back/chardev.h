@@ -23,8 +23,8 @@ struct chardev;
 
 /* The device's side. */
 struct chardev_front {
-    /* n >= 1 bytes arrived. Returns how many of them the device took; the backend keeps the rest and
-     * offers it again after chardev_accept_input. */
+    /* n >= 1 bytes arrived. Returns how many of them the device took; the backend keeps the rest
+     * and offers it again after chardev_accept_input. */
     size_t (*receive)(void *arg, const uint8_t *p, size_t n);
     /* After chardev_write took less than it was given: there is room again. */
     void (*writable)(void *arg);
@@ -56,33 +56,33 @@ struct chardev_host {
  * Opens a backend by its command-line name:
  *   stdio      standard input and output. A terminal is put into raw mode until chardev_free or a
  *              fatal signal. Ctrl-A X leaves, Ctrl-A H prints help, Ctrl-A Ctrl-A and Ctrl-A A send
- *              Ctrl-A; Ctrl-A and any other key send both. The end of the input only ends the input.
- *   file:PATH  output goes to PATH, which is created or truncated; no input.
- *   none       output is dropped, no input.
- * SIGPIPE is ignored from then on unless the process handles it. Returns 0, -EINVAL for an unknown
- * name, -EBUSY when the terminal is taken, or the error of opening PATH.
+ *              Ctrl-A; Ctrl-A and any other key send both. The end of the input only ends the
+ * input. file:PATH  output goes to PATH, which is created or truncated; no input. none       output
+ * is dropped, no input. SIGPIPE is ignored from then on unless the process handles it. Returns 0,
+ * -EINVAL for an unknown name, -EBUSY when the terminal is taken, or the error of opening PATH.
  */
 int chardev_open(struct chardev **out, const char *name, const struct chardev_host *host,
                  struct err *e);
 
-/* As stdio, on the given descriptors, which stay the caller's; -1 for a direction that is absent. */
+/* As stdio, on the given descriptors, which stay the caller's; -1 for a direction that is absent.
+ */
 int chardev_open_fds(struct chardev **out, int in, int out_fd, const struct chardev_host *host,
                      struct err *e);
 
 /* Connects a device (the front is copied), or disconnects it when front is NULL. */
 void chardev_attach(struct chardev *c, const struct chardev_front *front);
 
-/* Queues up to n bytes for output; returns how many were taken. Less than n means that the buffer is
- * full (the host side does not keep up) and that front.writable will be called once it drained. When
- * the host side is gone for good everything is taken and dropped. */
+/* Queues up to n bytes for output; returns how many were taken. Less than n means that the buffer
+ * is full (the host side does not keep up) and that front.writable will be called once it drained.
+ * When the host side is gone for good everything is taken and dropped. */
 size_t chardev_write(struct chardev *c, const uint8_t *p, size_t n);
 
 /* The device can take input again after receive returned less than it was offered. */
 void chardev_accept_input(struct chardev *c);
 
 /* Writes out what is queued, the device's own buffer included (through front.writable), waiting at
- * most timeout_ms for the host side to take it. 0, or -ETIMEDOUT when something is left. To be called
- * before the VM's devices are quiesced for good, so that no output is lost at exit. */
+ * most timeout_ms for the host side to take it. 0, or -ETIMEDOUT when something is left. To be
+ * called before the VM's devices are quiesced for good, so that no output is lost at exit. */
 int chardev_flush(struct chardev *c, unsigned timeout_ms);
 
 /* Closes without waiting and restores the terminal. NULL is allowed. */

@@ -26,7 +26,8 @@
 #include "base/util.h"
 
 #define OUT_SIZE 65536u
-#define IN_SIZE 65536u /* read ahead even while the guest does not listen: escapes must get through */
+#define IN_SIZE \
+    65536u /* read ahead even while the guest does not listen: escapes must get through */
 #define READ_CHUNK 4096u
 
 struct chardev_fd {
@@ -108,8 +109,8 @@ static void ring_write_out(struct chardev_fd *c)
         size_t n = MIN(c->out_len, OUT_SIZE - c->out_head);
 
         pthread_mutex_unlock(&c->lock);
-        ssize_t r = c->socket_out ? send(c->out, p, n, MSG_DONTWAIT | MSG_NOSIGNAL)
-                                  : write(c->out, p, n);
+        ssize_t r =
+            c->socket_out ? send(c->out, p, n, MSG_DONTWAIT | MSG_NOSIGNAL) : write(c->out, p, n);
         int err = errno;
         pthread_mutex_lock(&c->lock);
 
@@ -220,10 +221,7 @@ static void in_end(struct chardev_fd *c)
 }
 
 /* Room for a chunk and the prefix byte that an escape may have held back. */
-static bool in_room(const struct chardev_fd *c)
-{
-    return IN_SIZE - c->in_len > READ_CHUNK;
-}
+static bool in_room(const struct chardev_fd *c) { return IN_SIZE - c->in_len > READ_CHUNK; }
 
 /* Has the loop watch for input exactly while there is room for it. (Events of 0 would not do: a
  * hang-up is always reported and would spin the loop.) */

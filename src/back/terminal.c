@@ -13,9 +13,8 @@
 #include "base/util.h"
 
 /* Signals that end the process by default, and SIGCONT. */
-static const int signals[] = {SIGHUP, SIGINT,  SIGQUIT, SIGTERM, SIGABRT, SIGSEGV, SIGBUS,
-                              SIGILL, SIGFPE,  SIGSYS,  SIGTRAP, SIGXCPU, SIGXFSZ, SIGALRM,
-                              SIGCONT};
+static const int signals[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGABRT, SIGSEGV, SIGBUS, SIGILL,
+                              SIGFPE, SIGSYS, SIGTRAP, SIGXCPU, SIGXFSZ, SIGALRM, SIGCONT};
 
 enum { FREE, BUSY, RAW };
 

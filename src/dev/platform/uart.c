@@ -8,15 +8,15 @@
 
 #define FIFO_SIZE 16
 
-enum { /* register offsets */
-    REG_DATA = 0, /* RBR, THR; DLL */
-    REG_IER = 1,  /* DLM */
-    REG_IIR = 2,  /* FCR */
-    REG_LCR = 3,
-    REG_MCR = 4,
-    REG_LSR = 5,
-    REG_MSR = 6,
-    REG_SCR = 7,
+enum {               /* register offsets */
+       REG_DATA = 0, /* RBR, THR; DLL */
+       REG_IER = 1,  /* DLM */
+       REG_IIR = 2,  /* FCR */
+       REG_LCR = 3,
+       REG_MCR = 4,
+       REG_LSR = 5,
+       REG_MSR = 6,
+       REG_SCR = 7,
 };
 
 #define IER_RDA BIT(0)
@@ -146,15 +146,9 @@ static const struct state_desc uart_state_desc = {
     .validate = uart_validate,
 };
 
-static bool fifos_on(const struct uart_state *s)
-{
-    return s->fcr & FCR_ENABLE;
-}
+static bool fifos_on(const struct uart_state *s) { return s->fcr & FCR_ENABLE; }
 
-static unsigned capacity(const struct uart_state *s)
-{
-    return fifos_on(s) ? FIFO_SIZE : 1;
-}
+static unsigned capacity(const struct uart_state *s) { return fifos_on(s) ? FIFO_SIZE : 1; }
 
 static unsigned trigger_level(const struct uart_state *s)
 {
@@ -227,8 +221,8 @@ static void reveal_errors(struct uart_state *s)
     }
 }
 
-/* A byte from the line. When there is no room the FIFO keeps what it has, and the holding register of
- * a UART without FIFOs is overwritten (§8.4, OE). */
+/* A byte from the line. When there is no room the FIFO keeps what it has, and the holding register
+ * of a UART without FIFOs is overwritten (§8.4, OE). */
 static void rx_push(struct uart_state *s, uint8_t byte, uint8_t errors)
 {
     if (s->rx_len == capacity(s)) {
@@ -272,8 +266,8 @@ static size_t uart_receive(void *arg, const uint8_t *p, size_t n)
     return took;
 }
 
-/* Asks the backend for what it had to keep, once there is room: half a FIFO, lest the loop's thread be
- * woken for each byte of a paste. */
+/* Asks the backend for what it had to keep, once there is room: half a FIFO, lest the loop's thread
+ * be woken for each byte of a paste. */
 static void rx_resume(struct uart *u)
 {
     if (u->rx_refused && !(u->s.mcr & MCR_LOOP) && u->s.rx_len <= capacity(&u->s) / 2) {

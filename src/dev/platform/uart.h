@@ -1,8 +1,8 @@
 /*
  * A 16550A UART (National Semiconductor PC16550D data sheet), connected to a chardev. The line has
  * no speed: a byte written goes to the backend at once, and while the backend takes no more, THRE
- * stays low. Bytes from the backend are taken only when there is room, so that the receiver overruns
- * only in loopback mode. The modem lines read as a terminal that is there: DCD, DSR, CTS.
+ * stays low. Bytes from the backend are taken only when there is room, so that the receiver
+ * overruns only in loopback mode. The modem lines read as a terminal that is there: DCD, DSR, CTS.
  *
  * Eight registers of one byte; map uart_ops over 8 ports (or bytes of memory). The interrupt output
  * is gated by OUT2, as on every PC board. Locking as device.h says.
