@@ -7,6 +7,8 @@
     X(bus_pio, "port access: port, size, value, device")                                           \
     X(bus_mmio, "memory-mapped register access: address, size, value, device")                     \
     X(bus_unclaimed, "access to a port or address that nothing claims")                            \
+    X(uart_read, "serial port register read: device, register, value")                             \
+    X(uart_write, "serial port register write: device, register, value")                           \
     /* engine */                                                                                   \
     X(cpu_exception, "exception or interrupt delivered: vector, error code, RIP, CR2")             \
     X(cpu_msr, "MSR read or write: index, value, and whether it faulted")                          \

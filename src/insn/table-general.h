@@ -20,6 +20,8 @@
 #define F_SHD EF(fALL, fALL, FL_AF | FL_OF)
 #define F_BT EF(0, (fALL & ~FL_ZF), FL_OF | FL_SF | FL_AF | FL_PF)
 #define F_ZF EF(0, FL_ZF, 0)
+#define F_TRAP EF(fALL | FL_DF, 0, 0) /* pushes all flags */
+#define F_LOAD EF(0, fALL | FL_DF, 0)
 #define F_STR EF(FL_DF, 0, 0)
 #define F_STRC EF(FL_DF, fALL, 0)
 
@@ -172,9 +174,9 @@ I(ENTER, OP(0xc8), 0, AT_D64, NOFL, R(Iw), R(I2b))
 I(LEAVE, OP(0xc9), 0, AT_D64, NOFL)
 I(RET_FAR, OP(0xca), 0, IF_SYS, NOFL, R(Iw))
 I(RET_FAR, OP(0xcb), 0, IF_SYS, NOFL)
-I(INT3, OP(0xcc), 0, IF_SYS, NOFL)
-I(INT, OP(0xcd), 0, IF_SYS, NOFL, R(Ib))
-I(INTO, OP(0xce), N64, IF_SYS, EF(FL_OF, 0, 0))
+I(INT3, OP(0xcc), 0, IF_SYS, F_TRAP)
+I(INT, OP(0xcd), 0, IF_SYS, F_TRAP, R(Ib))
+I(INTO, OP(0xce), N64, IF_SYS, F_TRAP)
 I(IRET, OP(0xcf), 0, IF_SYS, EF(FL_NT, fALL | FL_DF | FL_TF | FL_IF | FL_NT, 0))
 
 /* ---- D0-FF ---- */
@@ -195,7 +197,7 @@ I(IN, OP(0xec), 0, AT_BYTE, NOFL, W(AL), R(DX))
 I(IN, OP(0xed), 0, AT_Z, NOFL, W(zAX), R(DX))
 I(OUT, OP(0xee), 0, AT_BYTE, NOFL, R(DX), R(AL))
 I(OUT, OP(0xef), 0, AT_Z, NOFL, R(DX), R(zAX))
-I(INT1, OP(0xf1), 0, IF_SYS, NOFL)
+I(INT1, OP(0xf1), 0, IF_SYS, F_TRAP)
 I(HLT, OP(0xf4), 0, IF_PRIV | IF_SYS, NOFL)
 I(CMC, OP(0xf5), 0, 0, EF(FL_CF, FL_CF, 0))
 I(TEST, OP(0xf6), REG_(0), AT_BYTE, F_LOGIC, R(Eb), R(Ib))
@@ -254,7 +256,7 @@ I(LSL, OP0F(0x03), 0, IF_NOREAL, F_ZF, RW(Gv), R(Ew))
 I(CLTS, OP0F(0x06), 0, IF_PRIV | IF_SYS, NOFL)
 I(INVD, OP0F(0x08), 0, IF_PRIV | IF_SYS, NOFL)
 I(WBINVD, OP0F(0x09), 0, IF_PRIV | IF_SYS, NOFL)
-I(UD2, OP0F(0x0b), 0, IF_SYS, NOFL)
+I(UD2, OP0F(0x0b), 0, IF_SYS, F_TRAP)
 #undef FEAT
 #define FEAT SMAP
 I(CLAC, OP0F(0x01), REG_(1) | RM_(2) | RR | NP, IF_SYS, NOFL)
@@ -268,8 +270,8 @@ I(XSETBV, OP0F(0x01), REG_(2) | RM_(1) | RR | NP, IF_PRIV | IF_SYS, NOFL)
 I(RDTSCP, OP0F(0x01), REG_(7) | RM_(1) | RR, 0, NOFL)
 #undef FEAT
 #define FEAT SYSCALL
-I(SYSCALL, OP0F(0x05), 0, IF_SYS, NOFL)
-I(SYSRET, OP0F(0x07), 0, IF_PRIV | IF_SYS, NOFL)
+I(SYSCALL, OP0F(0x05), 0, IF_SYS, EF(fALL | FL_DF, fALL | FL_DF, 0))
+I(SYSRET, OP0F(0x07), 0, IF_PRIV | IF_SYS, F_LOAD)
 #undef FEAT
 #define FEAT FPU
 /* 0F 0D: PREFETCHW and its hints never fault and do nothing here, so they need no feature. */
@@ -287,15 +289,15 @@ I(NOP, OP0F(0x1f), 0, 0, NOFL, N(Ev))
 
 /* ---- 0F 20-4F ---- */
 #define CRNUM(n)                                                                                   \
-    I(MOV_CR, OP0F(0x20), REG_(n), IF_PRIV | IF_SYS | AT_CR | AT_NOMOD, EF(0, fALL, fALL), W(Ec), R(Cc)) \
-    I(MOV_CR, OP0F(0x22), REG_(n), IF_PRIV | IF_SYS | AT_CR | AT_NOMOD, EF(0, fALL, fALL), W(Cc), R(Ec))
+    I(MOV_CR, OP0F(0x20), REG_(n), IF_PRIV | IF_SYS | AT_CR | AT_NOMOD, NOFL, W(Ec), R(Cc)) \
+    I(MOV_CR, OP0F(0x22), REG_(n), IF_PRIV | IF_SYS | AT_CR | AT_NOMOD, NOFL, W(Cc), R(Ec))
 CRNUM(0)
 CRNUM(2)
 CRNUM(3)
 CRNUM(4)
 #undef CRNUM
-I(MOV_DR, OP0F(0x21), 0, IF_PRIV | IF_SYS | AT_CR | AT_NOMOD, EF(0, fALL, fALL), W(Ec), R(Dc))
-I(MOV_DR, OP0F(0x23), 0, IF_PRIV | IF_SYS | AT_CR | AT_NOMOD, EF(0, fALL, fALL), W(Dc), R(Ec))
+I(MOV_DR, OP0F(0x21), 0, IF_PRIV | IF_SYS | AT_CR | AT_NOMOD, NOFL, W(Ec), R(Dc))
+I(MOV_DR, OP0F(0x23), 0, IF_PRIV | IF_SYS | AT_CR | AT_NOMOD, NOFL, W(Dc), R(Ec))
 I(WRMSR, OP0F(0x30), 0, IF_PRIV | IF_SYS, NOFL)
 I(RDTSC, OP0F(0x31), 0, 0, NOFL)
 I(RDMSR, OP0F(0x32), 0, IF_PRIV, NOFL)
@@ -323,7 +325,7 @@ I(CPUID, OP0F(0xa2), 0, 0, NOFL)
 I(BT, OP0F(0xa3), 0, 0, F_BT, R(Ev), R(Gv))
 I(SHLD, OP0F(0xa4), 0, 0, F_SHD, RW(Ev), R(Gv), R(Ib))
 I(SHLD, OP0F(0xa5), 0, 0, F_SHD, RW(Ev), R(Gv), R(CL))
-I(RSM, OP0F(0xaa), 0, IF_SYS, NOFL)
+I(RSM, OP0F(0xaa), 0, IF_SYS, F_TRAP)
 I(BTS, OP0F(0xab), 0, IF_LOCK, F_BT, RW(Ev), R(Gv))
 I(SHRD, OP0F(0xac), 0, 0, F_SHD, RW(Ev), R(Gv), R(Ib))
 I(SHRD, OP0F(0xad), 0, 0, F_SHD, RW(Ev), R(Gv), R(CL))
@@ -353,8 +355,8 @@ I(XRSTOR, OP0F(0xae), NP | REG_(5) | MEM, IF_SYS, NOFL, R(M0))
 I(XSAVEOPT, OP0F(0xae), NP | REG_(6) | MEM, 0, NOFL, RW(M0))
 #undef FEAT
 #define FEAT XSAVEC
-I(XSAVEC, OP0F(0xc7), NP | REG_(4) | MEM, 0, NOFL, RW(M0))
-I(XSAVES, OP0F(0xc7), NP | REG_(5) | MEM, IF_PRIV, NOFL, RW(M0))
+I(XSAVEC, OP0F(0xc7), NP | REG_(4) | MEM, 0, NOFL, W(M0))
+I(XSAVES, OP0F(0xc7), NP | REG_(5) | MEM, IF_PRIV, NOFL, W(M0))
 I(XRSTORS, OP0F(0xc7), NP | REG_(3) | MEM, IF_PRIV | IF_SYS, NOFL, R(M0))
 #undef FEAT
 #define FEAT CLFSH
@@ -398,7 +400,7 @@ I(LFS, OP0F(0xb4), MEM, IF_SYS, NOFL, W(Gv), R(Mp))
 I(LGS, OP0F(0xb5), MEM, IF_SYS, NOFL, W(Gv), R(Mp))
 I(MOVZX, OP0F(0xb6), 0, 0, NOFL, W(Gv), R(Eb))
 I(MOVZX, OP0F(0xb7), 0, 0, NOFL, W(Gv), R(Ew))
-I(UD1, OP0F(0xb9), 0, IF_SYS, NOFL, N(Gv), N(Ev))
+I(UD1, OP0F(0xb9), 0, IF_SYS, F_TRAP, N(Gv), N(Ev))
 I(BT, OP0F(0xba), REG_(4), 0, F_BT, R(Ev), R(Ib))
 I(BTS, OP0F(0xba), REG_(5), IF_LOCK, F_BT, RW(Ev), R(Ib))
 I(BTR, OP0F(0xba), REG_(6), IF_LOCK, F_BT, RW(Ev), R(Ib))
@@ -422,7 +424,7 @@ I(MOVSX, OP0F(0xbf), 0, 0, NOFL, W(Gv), R(Ew))
 I(XADD, OP0F(0xc0), 0, IF_LOCK | AT_BYTE, F_ADD, RW(Eb), RW(Gb))
 I(XADD, OP0F(0xc1), 0, IF_LOCK, F_ADD, RW(Ev), RW(Gv))
 I(BSWAP, OP0F(0xc8) | SPAN8, 0, 0, NOFL, RW(Zv))
-I(UD0, OP0F(0xff), 0, IF_SYS, NOFL, N(Gv), N(Ev))
+I(UD0, OP0F(0xff), 0, IF_SYS, F_TRAP, N(Gv), N(Ev))
 
 /* ---- 0F38 ---- */
 #undef FEAT
@@ -476,6 +478,8 @@ I(RORX, V3A(0xf0), PF2 | L0, AT_WIG32 | IF_NOREAL, NOFL, W(Gy), R(Ey), R(Ib))
 #undef F_SHD
 #undef F_BT
 #undef F_ZF
+#undef F_TRAP
+#undef F_LOAD
 #undef F_STR
 #undef F_STRC
 #undef F_BMI
