@@ -66,6 +66,7 @@ static const struct op *plain(struct cpu *c, const struct op *o)
     struct plain *p = o->plain;
     uint64_t next;
 
+    c->op = o;
     c->s.rip = op_rip(c, o);
     next = c->s.rip + o->len;
     if (unlikely(c->bits != CPU_64))

@@ -29,7 +29,7 @@
 struct op;
 struct block;
 struct code_cache;
-struct x87_live; /* x87.c */
+struct simd; /* simd.h */
 
 /* An exception or interrupt on its way to being delivered. */
 struct event {
@@ -80,13 +80,13 @@ struct cpu {
     bool align;          /* CR0.AM, RFLAGS.AC and CPL 3: unaligned accesses raise #AC */
     bool watch;          /* a data breakpoint is armed: accesses are compared with DR0..DR3 */
     bool step;           /* one instruction at a time: TF, shadows, breakpoints, budget */
+    struct simd *simd;   /* vector routines and buffers (simd_init, simd_fini) */
     bool x87_live;       /* the host's x87 unit holds s.x87 (x87.c) */
     uint64_t ninsn;      /* retired, flushed to v->insns */
     uint64_t stop_at;    /* ninsn at which the budget ends, UINT64_MAX without one */
     uint64_t rmw_gpa;    /* what lin_map_rw mapped, for the code check after the store */
     bool trap_taken;     /* set by an instruction that consumes its own single-step trap (SYSCALL, INT n) */
     pthread_t thread;    /* that runs it */
-    void *simd;          /* simd*.c's own */
     bool no_fast;        /* tests: use the plain functions for everything */
 };
 
@@ -136,6 +136,8 @@ void lin_check(struct cpu *c, uint64_t la, unsigned n, enum access a, enum priv 
 /* Host address of [la, la+n) for read-modify-write after full write checks, dirty and code handling done,
  * or NULL if it is I/O, ROM or crosses a page whose frames are not adjacent in the host. */
 void *lin_map_rw(struct cpu *c, uint64_t la, unsigned n);
+/* The same for reading only. */
+const void *lin_map_ro(struct cpu *c, uint64_t la, unsigned n);
 static inline uint64_t lin_ld(struct cpu *c, uint64_t la, unsigned n, enum priv p)
 {
     uint64_t v = 0;
@@ -194,10 +196,6 @@ insn_fn int_fn(enum insn_id id);  /* int_*.c: general instructions */
 /* exc.c: delivers c->event through the IDT in any mode; converts nested faults to #DF and
  * shutdown (sets c->shutdown). On return c->s.rip is the handler's. */
 void event_deliver(struct cpu *c);
-
-/* simd.c: per-vCPU resources in c->simd; 0 or negative errno. */
-int simd_init(struct cpu *c, struct err *e);
-void simd_fini(struct cpu *c);
 
 /* x87.c: brings s.x87 up to date / drops the host copy. */
 void x87_sync(struct cpu *c);

@@ -197,6 +197,16 @@ void *lin_map_rw(struct cpu *c, uint64_t la, unsigned n)
     return pc[0].host;
 }
 
+const void *lin_map_ro(struct cpu *c, uint64_t la, unsigned n)
+{
+    struct piece pc[2];
+    unsigned np = split(c, la, n, ACCESS_READ, PRIV_CPL, pc);
+
+    if (!pc[0].host || (np == 2 && pc[1].host != pc[0].host + pc[0].n))
+        return NULL;
+    return pc[0].host;
+}
+
 /* ---- slow paths of the fast handlers: 64-bit code, so only canonical checks remain ---- */
 
 static void slow_begin(struct cpu *c, const struct op *o, uint64_t la, unsigned n)

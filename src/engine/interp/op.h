@@ -103,7 +103,7 @@ bool fast_pick_mov(struct op *o, const struct insn *i);
 bool fast_pick_alu(struct op *o, const struct insn *i, bool flags_dead);
 bool fast_pick_shift(struct op *o, const struct insn *i, bool flags_dead);
 bool fast_pick_flow(struct op *o, const struct insn *i);
-bool fast_pick_misc(struct op *o, const struct insn *i, bool flags_dead);
+
 /* Fills o's b, x, sc, disp from i->mem; false if the form is too rare for a fast handler. */
 bool fast_ea(struct op *o, const struct insn *i);
 

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "engine/interp/op.h"
+#include "engine/interp/simd.h"
 
 /* Values longjmp() brings to the run loop. */
 enum { LEAVE_EVENT = 1, LEAVE_RESTART };
@@ -39,6 +40,7 @@ void cpu_update_mode(struct cpu *c)
 
     c->cpl = (uint8_t)cpu_cpl(s);
     c->bits = (uint8_t)cpu_code_bits(s);
+    c->flat = c->bits == CPU_64;
     if (s->cr0 != c->pg_cr0 || s->cr3 != c->pg.cr3 || s->cr4 != c->pg_cr4 ||
         s->efer != c->pg_efer) {
         uint64_t pdpte[4];
@@ -225,6 +227,7 @@ static void run_step(struct cpu *c)
     s->sti_shadow = s->mov_ss_shadow = 0;
     c->key = ~0ull; /* nothing in the jump cache matches: control comes back after one instruction */
     c->trap_taken = false;
+    c->step = true;
     run_block(c, cache_lookup(c, 1));
     if (c->key == ~0ull)
         c->key = key;
@@ -240,8 +243,11 @@ static bool must_step(const struct cpu *c)
 
 static enum stop run_loop(struct cpu *c)
 {
-    setjmp(c->fault);
+    if (setjmp(c->fault) && c->op)
+        c->ninsn += c->op->cnt - 1u; /* those before the one that was left */
     for (;;) {
+        c->op = NULL;
+        c->step = false;
         if (c->deliver) {
             c->deliver = false;
             event_deliver(c);
