@@ -168,7 +168,7 @@ static int parse_bzimage(struct kernel *k, size_t len, uint64_t ram, struct err 
         return err_set(e, EINVAL, "corrupt bzImage: the payload unpacks to %zu bytes, not %u", n,
                        k->bz.unpacked_len);
     rc = elf_parse(&k->elf, k->unpacked, n, e);
-    return err_prefix(e, rc, "payload");
+    return rc ? err_prefix(e, rc, "payload") : 0;
 }
 
 /* Which way in? */
