@@ -86,6 +86,8 @@ static void test_wall(void **state)
     fake_real += 5000;
     fake_mono += 5000;
     assert_int_equal(clock_wall(&c), frozen);
+    clock_freeze(&c);
+    assert_int_equal(clock_wall(&c), frozen);
     clock_thaw(&c);
     assert_int_equal(clock_wall(&c), fake_real);
 }

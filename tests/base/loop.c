@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,15 @@
 #include <unistd.h>
 
 #include "base/loop.h"
+
+/* Counts how often the loop looks for events. */
+static unsigned waits;
+
+int epoll_wait(int epfd, struct epoll_event *ev, int max, int timeout)
+{
+    waits++;
+    return epoll_pwait(epfd, ev, max, timeout, NULL);
+}
 
 static int setup(void **state)
 {
@@ -149,6 +159,32 @@ static void test_mod(void **state)
     assert_true(a.got & EPOLLIN);
     watch_fini(&a);
     watch_fini(&b);
+}
+
+static void *stop_later(void *arg)
+{
+    for (int i = 0; i < 10000; i++)
+        sched_yield();
+    loop_stop(arg);
+    return NULL;
+}
+
+/* A hang-up that nobody wants to hear of wakes the loop once at most. */
+static void test_no_spin(void **state)
+{
+    struct watch a;
+    pthread_t t;
+
+    watch_init(&a, *state, 0);
+    close(a.p[1]);
+    a.p[1] = -1;
+    waits = 0;
+    pthread_create(&t, NULL, stop_later, *state);
+    assert_int_equal(loop_run(*state, NULL), 0);
+    pthread_join(t, NULL);
+    assert_true(waits <= 2);
+    assert_int_equal(a.calls, 0);
+    watch_fini(&a);
 }
 
 /* What epoll refuses is always ready for what is asked. */
@@ -301,6 +337,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_remove_other, setup, teardown),
         cmocka_unit_test_setup_teardown(test_remove_self, setup, teardown),
         cmocka_unit_test_setup_teardown(test_mod, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_no_spin, setup, teardown),
         cmocka_unit_test_setup_teardown(test_regular_file, setup, teardown),
         cmocka_unit_test_setup_teardown(test_errors, setup, teardown),
         cmocka_unit_test_setup_teardown(test_posts, setup, teardown),

@@ -117,6 +117,7 @@ static void test_faults(void **state)
     struct fixture *f = *state;
     uint8_t buf[64] = {1};
 
+    memset(f->a->host, 0x77, f->a->size);
     assert_int_equal(mem_read(f->m, 0x6000, buf, 1), -EFAULT);
     assert_int_equal(mem_read(f->m, 0x5fff, buf, 1), 0);
     assert_int_equal(mem_read(f->m, 0x5fff, buf, 2), -EFAULT);
@@ -129,6 +130,11 @@ static void test_faults(void **state)
     assert_int_equal(mem_write(f->m, UINT64_MAX - 3, buf, 64), -EFAULT);
     assert_int_equal(mem_zero(f->m, 0, UINT64_MAX), -EFAULT);
     assert_int_equal(mem_zero(f->m, 0x1000, UINT64_MAX - 0xfff), -EFAULT);
+    buf[0] = 1;
+    assert_int_equal(mem_read(f->m, 0x1000, buf, UINT64_MAX - 0xfff), -EFAULT);
+    assert_int_equal(buf[0], 1);
+    for (uint64_t i = 0; i < f->a->size; i++)
+        assert_int_equal(f->a->host[i], 0x77);
     assert_null(mem_map(f->m, 0x1000, UINT64_MAX - 0xfff, false));
     assert_null(mem_map(f->m, UINT64_MAX, 1, false));
 }
