@@ -18,6 +18,11 @@
     X(cpu_exception, "exception or interrupt delivered: vector, error code, RIP, CR2")             \
     X(cpu_msr, "MSR read or write: index, value, and whether it faulted")                          \
     X(cpu_mode, "CPU mode change: CR0, CR4, EFER")                                                 \
-    X(cpu_reset, "INIT, SIPI or triple fault")
+    X(cpu_reset, "INIT, SIPI or triple fault")                                                     \
+    /* irq */                                                                                      \
+    X(ioapic_deliver, "I/O APIC message sent: pin, vector, delivery mode, destination")            \
+    X(lapic_accept, "vector accepted into a local APIC's IRR: APIC, vector, trigger mode")         \
+    X(lapic_eoi, "end of interrupt at a local APIC: APIC, vector")                                 \
+    X(pic_ack, "8259 interrupt acknowledged: vector")
 
 #endif

@@ -24,6 +24,9 @@
 #define STIBP_BIT BIT(27)
 #define ARCH_CAPABILITIES_BIT BIT(29)
 #define SSBD_BIT BIT(31)
+/* Leaf 7 subleaf 2 EDX. Guests of a hypervisor distrust BHI_NO: Linux then clears the branch history
+ * in software at every system call, unless this bit offers it one bit of IA32_SPEC_CTRL instead. */
+#define BHI_CTRL_BIT BIT(4)
 
 /* IA32_ARCH_CAPABILITIES (SDM vol. 4 table 2-2). */
 #define ARCH_CAPABILITIES                                                                          \
@@ -101,7 +104,7 @@ static void addresses(struct cpuid_draft *d)
     cpuid_host_leaf(d, 0x80000008, 0, r);
     if (r[EAX] & 0xff)
         host_bits = r[EAX] & 0xff;
-    d->p->maxphys = MIN(host_bits, MAXPHYS_LIMIT);
+    d->p->maxphys = MAX(36, MIN(host_bits, MAXPHYS_LIMIT));
     cpuid_draft_leaf(d, 0x80000008, 0)->eax = d->p->maxphys | LINEAR_BITS << 8;
 }
 
@@ -230,13 +233,16 @@ static void speculation(struct cpuid_draft *d)
         d->p->arch_capabilities = ARCH_CAPABILITIES;
         cpuid_draft_leaf(d, 7, 0)->edx |=
             (uint32_t)(SPEC_CTRL_BIT | STIBP_BIT | ARCH_CAPABILITIES_BIT | SSBD_BIT);
+        cpuid_draft_leaf(d, 7, 0)->eax = 2; /* highest subleaf */
+        cpuid_draft_leaf(d, 7, 2)->edx = BHI_CTRL_BIT;
         return;
     }
     l = cpuid_draft_leaf(d, 0x80000008, 0);
     l->ebx |= BIT(12)   /* IBPB */
               | BIT(14) /* IBRS */
               | BIT(26) /* SSB_NO */
-              | BIT(29) /* BTC_NO */;
+              | BIT(29) /* BTC_NO */
+              | BIT(30) /* IBPB clears return predictions too */;
     l = cpuid_draft_leaf(d, 0x80000021, 0);
     l->eax = BIT(2)    /* LFENCE is serialising */
              | BIT(6)  /* a null selector clears the base */

@@ -6,7 +6,6 @@
 #include <sys/mman.h>
 
 #include "engine/interp/op.h"
-#include "engine/interp/simd.h"
 
 /* Values longjmp() brings to the run loop. */
 enum { LEAVE_EVENT = 1, LEAVE_RESTART };
@@ -15,6 +14,19 @@ enum { LEAVE_EVENT = 1, LEAVE_RESTART };
 #define DR6_BS BIT(14)
 
 _Noreturn void cpu_restart(struct cpu *c) { longjmp(c->fault, LEAVE_RESTART); }
+
+_Noreturn void cpu_raise(struct cpu *c, enum vector vec, uint32_t error)
+{
+    c->event = (struct event){ .kind = EV_FAULT, .vector = (uint8_t)vec, .error = error };
+    c->deliver = true;
+    longjmp(c->fault, LEAVE_EVENT);
+}
+
+_Noreturn void cpu_raise_pf(struct cpu *c, uint64_t la, uint32_t error)
+{
+    c->s.cr2 = la;
+    cpu_raise(c, X_PF, error);
+}
 
 /* ---- what is cached of the state ---- */
 
