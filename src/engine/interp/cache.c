@@ -40,10 +40,16 @@ static const struct op *leave(struct cpu *c, const struct op *o)
 const struct op op_leave = { .fn = leave };
 const struct block block_unlinked = { .live = false };
 
+/* What every instruction of a killed block becomes: finds the block anew. */
 static const struct op *refetch(struct cpu *c, const struct op *o)
 {
+    uint64_t rip = op_rip(c, o);
+    struct jump_entry *j = jump_slot(c->jc, rip);
+
+    if (j->rip == rip && j->key == c->key && !j->block->live)
+        j->key = 0;
     c->ninsn += o->cnt - 1u;
-    return enter_rip(c, op_rip(c, o));
+    return enter_rip(c, rip);
 }
 
 /* Behind an instruction that may have changed the mode, mappings or interruptibility. */
