@@ -9,6 +9,7 @@
  * instruction at a time under a budget, so that both of an engine's paths are covered, and with the
  * plain functions' state read and written back now and then.
  */
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
