@@ -293,11 +293,16 @@ int simd_init(struct cpu *c, struct err *e)
         free(s);
         return rc;
     }
-    for (uint32_t n = 0; n < p->n; n++)
-        if (p->leaf[n].leaf == 7 && p->leaf[n].subleaf == 0) {
-            s->fdp_excptn_only = p->leaf[n].ebx >> 6 & 1;
-            s->no_fcs_fds = p->leaf[n].ebx >> 13 & 1;
+    s->la_bits = 48;
+    for (uint32_t n = 0; n < p->n; n++) {
+        const struct cpuid_leaf *l = &p->leaf[n];
+        if (l->leaf == 7 && l->subleaf == 0) {
+            s->fdp_excptn_only = l->ebx >> 6 & 1;
+            s->no_fcs_fds = l->ebx >> 13 & 1;
+        } else if (l->leaf == 0x80000008) {
+            s->la_bits = bits(l->eax, 15, 8);
         }
+    }
     c->simd = s;
     return 0;
 }
