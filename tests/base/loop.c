@@ -80,10 +80,7 @@ static void watch_fini(struct watch *w)
     close(w->p[1]);
 }
 
-static void ready(struct watch *w)
-{
-    assert_int_equal(write(w->p[1], "x", 1), 1);
-}
+static void ready(struct watch *w) { assert_int_equal(write(w->p[1], "x", 1), 1); }
 
 static void test_event(void **state)
 {
@@ -118,10 +115,7 @@ static void test_remove_other(void **state)
     watch_fini(&b);
 }
 
-static void stop_loop(void *arg)
-{
-    loop_stop(arg);
-}
+static void stop_loop(void *arg) { loop_stop(arg); }
 
 static void test_remove_self(void **state)
 {
@@ -137,8 +131,8 @@ static void test_remove_self(void **state)
     watch_fini(&a);
 }
 
-/* Nothing wanted: neither data nor the hang-up that epoll always reports gets through, and the loop does
- * not spin on it. Wanted again: it does. */
+/* Nothing wanted: neither data nor the hang-up that epoll always reports gets through. Wanted
+ * again: it does. */
 static void test_mod(void **state)
 {
     struct watch a, b;
@@ -311,15 +305,9 @@ static void test_stop_first(void **state)
 
 static struct loop *signal_loop; /* a handler has no argument */
 
-static void on_signal(int sig)
-{
-    loop_stop(signal_loop);
-}
+static void on_signal(int sig) { loop_stop(signal_loop); }
 
-static void raise_signal(void *arg)
-{
-    raise(SIGUSR1);
-}
+static void raise_signal(void *arg) { raise(SIGUSR1); }
 
 static void test_signal(void **state)
 {

@@ -35,9 +35,11 @@ static void on_code_write(void *arg, uint64_t gpa, uint64_t len)
 static void add(struct fixture *f, enum region_kind kind, uint64_t base, uint64_t size,
                 struct ram *ram, int prio)
 {
-    assert_non_null(physmap_add(f->m, &(struct region){.name = "r", .kind = kind, .base = base,
-                                                       .size = size, .ram = ram, .prio = prio},
-                                NULL));
+    assert_non_null(physmap_add(
+        f->m,
+        &(struct region){
+            .name = "r", .kind = kind, .base = base, .size = size, .ram = ram, .prio = prio},
+        NULL));
 }
 
 static int setup(void **state)
@@ -51,8 +53,7 @@ static int setup(void **state)
     assert_int_equal(ram_new(&f->c, "c", 0x1000, NULL), 0);
     assert_int_equal(physmap_new(&f->m, 36, NULL), 0);
     f->p = physmap_p2m(f->m);
-    physmap_set_listener(f->m,
-                         &(struct physmap_listener){.code_write = on_code_write, .arg = f});
+    physmap_set_listener(f->m, &(struct physmap_listener){.code_write = on_code_write, .arg = f});
     add(f, REGION_RAM, 0, 0x4000, f->a, 0);
     add(f, REGION_RAM, 0x4000, 0x2000, f->b, 0);
     add(f, REGION_ROM, 0x8000, 0x2000, f->rom, 0);
