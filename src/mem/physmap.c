@@ -105,7 +105,8 @@ static void fill_view(struct physmap *m, struct flat_view *v)
         r = winner(m, border[i]);
         if (!r)
             continue;
-        if (last && last->region == r && last->end + 1 == border[i])
+        /* There is no gap within a region, so what follows its own range adjoins it. */
+        if (last && last->region == r)
             last->end = border[i + 1] - 1;
         else
             v->r[v->n++] = (struct flat_range){.start = border[i],
