@@ -22,7 +22,11 @@
 static void identity(uint64_t la, struct walk *w)
 {
     *w = (struct walk){
-        .gpa = la & 0xffffffff, .page_shift = 12, .user = true, .write = true, .dirty = true,
+        .gpa = la & 0xffffffff,
+        .page_shift = 12,
+        .user = true,
+        .write = true,
+        .dirty = true,
     };
 }
 
@@ -116,8 +120,9 @@ enum purpose { TRANSLATE, PROBE };
 
 enum outcome { WALK_OK, WALK_FAULT, WALK_AGAIN };
 
-static enum outcome finish(const struct paging *p, struct p2m *mem, const struct step *st, unsigned n, unsigned size,
-       enum access a, bool user, bool ac, enum purpose purpose, struct walk *w)
+static enum outcome finish(const struct paging *p, struct p2m *mem, const struct step *st,
+                           unsigned n, unsigned size, enum access a, bool user, bool ac,
+                           enum purpose purpose, struct walk *w)
 {
     uint64_t all = ~0ull, leaf = st[n - 1].e;
 
@@ -142,8 +147,9 @@ static enum outcome finish(const struct paging *p, struct p2m *mem, const struct
 }
 
 /* PAE and 4-level tables: entries of 8 bytes, 9 bits of address each. */
-static enum outcome walk_long(const struct paging *p, struct p2m *mem, uint64_t la, enum access a, bool user, bool ac,
-          unsigned levels, enum purpose purpose, struct walk *w)
+static enum outcome walk_long(const struct paging *p, struct p2m *mem, uint64_t la, enum access a,
+                              bool user, bool ac, unsigned levels, enum purpose purpose,
+                              struct walk *w)
 {
     /* Bits 62..52 are ignored in long mode and reserved in PAE mode. */
     const uint64_t rsvd = p->rsvd | (p->nxe ? 0 : PTE_NX) | (levels == 3 ? 0x7ffull << 52 : 0);
@@ -168,7 +174,7 @@ static enum outcome walk_long(const struct paging *p, struct p2m *mem, uint64_t 
         uint64_t gpa = table + (la >> shift & 511) * 8, e = entry_load(mem, gpa, 8), must0 = rsvd;
         bool is_leaf = level == 1;
 
-        st[n++] = (struct step){ gpa, e };
+        st[n++] = (struct step){gpa, e};
         if (unlikely(!(e & PTE_P))) {
             w->error = error_base(p, a, user);
             return WALK_FAULT;
@@ -190,9 +196,9 @@ static enum outcome walk_long(const struct paging *p, struct p2m *mem, uint64_t 
             uint64_t mask = BIT(shift) - 1;
             w->gpa = (e & PTE_ADDR & ~mask) | (la & mask);
             w->page_shift = (uint8_t)shift;
-            w->user = and & PTE_U;
-            w->write = and & PTE_W;
-            w->nx = or & PTE_NX;
+            w->user = and&PTE_U;
+            w->write = and&PTE_W;
+            w->nx = or &PTE_NX;
             w->global = p->pge && (e & PTE_G);
             w->dirty = e & PTE_D;
             return finish(p, mem, st, n, 8, a, user, ac, purpose, w);
@@ -202,15 +208,15 @@ static enum outcome walk_long(const struct paging *p, struct p2m *mem, uint64_t 
 }
 
 /* 32-bit tables: entries of 4 bytes, 10 bits of address each, 4 MiB pages with PSE (-36). */
-static enum outcome walk_short(const struct paging *p, struct p2m *mem, uint64_t la, enum access a, bool user, bool ac,
-           enum purpose purpose, struct walk *w)
+static enum outcome walk_short(const struct paging *p, struct p2m *mem, uint64_t la, enum access a,
+                               bool user, bool ac, enum purpose purpose, struct walk *w)
 {
     struct step st[2];
     uint64_t gpa = (p->cr3 & 0xfffff000) + (la >> 22 & 1023) * 4, e = entry_load(mem, gpa, 4);
     uint64_t and = e;
     unsigned n = 1, shift = 22;
 
-    st[0] = (struct step){ gpa, e };
+    st[0] = (struct step){gpa, e};
     if (!(e & PTE_P)) {
         w->error = error_base(p, a, user);
         return WALK_FAULT;
@@ -225,7 +231,7 @@ static enum outcome walk_short(const struct paging *p, struct p2m *mem, uint64_t
     } else {
         gpa = (e & 0xfffff000) + (la >> 12 & 1023) * 4;
         e = entry_load(mem, gpa, 4);
-        st[n++] = (struct step){ gpa, e };
+        st[n++] = (struct step){gpa, e};
         if (!(e & PTE_P)) {
             w->error = error_base(p, a, user);
             return WALK_FAULT;
@@ -235,17 +241,16 @@ static enum outcome walk_short(const struct paging *p, struct p2m *mem, uint64_t
         w->gpa = (e & 0xfffff000) | (la & 0xfff);
     }
     w->page_shift = (uint8_t)shift;
-    w->user = and & PTE_U;
-    w->write = and & PTE_W;
+    w->user = and&PTE_U;
+    w->write = and&PTE_W;
     w->nx = false;
     w->global = p->pge && (e & PTE_G);
     w->dirty = e & PTE_D;
     return finish(p, mem, st, n, 4, a, user, ac, purpose, w);
 }
 
-static enum outcome
-walk_once(const struct paging *p, struct p2m *mem, uint64_t la, enum access a, bool user, bool ac,
-          enum purpose purpose, struct walk *w)
+static enum outcome walk_once(const struct paging *p, struct p2m *mem, uint64_t la, enum access a,
+                              bool user, bool ac, enum purpose purpose, struct walk *w)
 {
     if (p->levels == 4)
         return walk_long(p, mem, la, a, user, ac, 4, purpose, w);
