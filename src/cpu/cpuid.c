@@ -281,15 +281,17 @@ void cpuid_query(const struct cpuid_policy *p, const struct cpu_state *s, uint32
         break;
     case 0xb:
     case 0x1f:
+        if (!find(p, leaf, 0))
+            break;
         if (!l)
             out[ECX] = subleaf & 0xff;
         out[EDX] = apic_id;
         break;
     case 0xd:
         if (subleaf == 0)
-            out[EBX] = xsave_bytes(p, s->xcr0, false);
+            out[EBX] = xsave_bytes(p, s->xcr0 & p->xcr0_mask, false);
         else if (subleaf == 1 && cpuid_has(p, CPUF_XSAVEC))
-            out[EBX] = xsave_bytes(p, s->xcr0 | s->xss, true);
+            out[EBX] = xsave_bytes(p, s->xcr0 & p->xcr0_mask, true);
         break;
     case 0x80000001:
         /* Intel shows SYSCALL in 64-bit mode only. */

@@ -47,7 +47,7 @@ static const struct row rows[] = {
     { 0x2a, 1, IGNORED, INTEL, 0, 0, 0 },                   /* EBL_CR_POWERON */
     { 0x3a, 1, CONSTANT, INTEL, 0, 0, 1 },                  /* IA32_FEATURE_CONTROL: locked */
     { 0x3b, 1, RULE_TSC_ADJUST, BOTH, 0, 0, 0 },
-    { MSR_SPEC_CTRL, 1, PLAIN, INTEL, 0, AT(spec_ctrl), BIT(0) | BIT(1) | BIT(2) },
+    { MSR_SPEC_CTRL, 1, PLAIN, INTEL, 0, AT(spec_ctrl), MSR_SPEC_CTRL_DEFINED },
     { MSR_SPEC_CTRL, 1, PLAIN, AMD, 0, AT(spec_ctrl), BIT(0) },
     { MSR_PRED_CMD, 1, COMMAND, INTEL, 0, 0, BIT(0) },
     { MSR_PRED_CMD, 1, COMMAND, AMD, 0, 0, BIT(0) | BIT(7) },

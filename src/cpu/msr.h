@@ -34,7 +34,8 @@
 /* Fast strings on; no BTS, no PEBS. */
 #define MSR_MISC_ENABLE_RESET (BIT(0) | BIT(11) | BIT(12))
 #define MSR_MISC_ENABLE_DEFINED MSR_MISC_ENABLE_RESET
-#define MSR_SPEC_CTRL_DEFINED (BIT(0) | BIT(1) | BIT(2)) /* IBRS, STIBP, SSBD; AMD model: IBRS */
+/* IBRS, STIBP, SSBD, BHI_DIS_S; the AMD model has IBRS only. */
+#define MSR_SPEC_CTRL_DEFINED (BIT(0) | BIT(1) | BIT(2) | BIT(10))
 #define MSR_DEBUGCTL_DEFINED (BIT(0) | BIT(1))           /* LBR, BTF */
 #define MSR_MTRR_DEF_DEFINED (0xffull | BIT(10) | BIT(11))
 #define MSR_MTRRCAP (ARRAY_LEN(((struct cpu_state *)0)->mtrr_var) / 2 | BIT(8) | BIT(10))

@@ -168,17 +168,13 @@ void machine_failed(struct machine *m, const struct err *why)
 
 /* ---- reset and end ---- */
 
-/* Power-on state of everything, with the kernel loaded anew. vCPUs are parked or not started. */
-static int reset_all(struct machine *m, struct err *e)
+/* Loads tables and kernel into memory and brings vCPUs into their power-on state. They are parked or not
+ * started. */
+static int load(struct machine *m, struct err *e)
 {
     struct cpu_state boot, ap;
-    int rc;
+    int rc = pc_write_tables(m, e);
 
-    for (struct device *d = m->devices; d; d = d->next)
-        device_reset(d, RESET_COLD);
-    pic_reset(m->pic);
-    ioapic_reset(m->ioapic);
-    rc = pc_write_tables(m, e);
     if (!rc)
         rc = boot_load(m->boot, m->map, &m->layout, &boot, e);
     if (rc)
@@ -209,7 +205,9 @@ static void restart(struct machine *m)
 
     log_msg(m->log, LOG_INFO, "%s: the guest reboots", m->name);
     machine_quiesce(m);
-    if (reset_all(m, &e))
+    for (struct device *d = m->devices; d; d = d->next)
+        device_reset(d, RESET_COLD);
+    if (load(m, &e))
         end(m, MACHINE_FAILED, 0, &e);
     else
         machine_resume(m);
@@ -329,8 +327,9 @@ static int make_memory(struct machine *m, const struct machine_cfg *cfg, struct 
         .changed = on_map_changed, .code_write = on_code_write, .arg = m};
     int rc;
 
-    if (cfg->memory > BIT(m->cpuid.maxphys) - (MEMORY_HIGH - MEMORY_LOW_MAX))
-        return err_set(e, EINVAL, "--memory: more than %u physical address bits can address",
+    /* The upper half of the address space is for PCI. */
+    if (cfg->memory > BIT(m->cpuid.maxphys - 1) - (MEMORY_HIGH - MEMORY_LOW_MAX))
+        return err_set(e, EINVAL, "--memory: more than %u physical address bits allow",
                        m->cpuid.maxphys);
     rc = ram_new(&m->ram, "ram", cfg->memory, e);
     if (rc)
@@ -421,17 +420,14 @@ static int build(struct machine *m, const struct machine_cfg *cfg, struct err *e
     if (!rc)
         rc = make_vcpus(m, cfg, e);
     if (!rc)
-        rc = pc_make_devices(m, e);
+        rc = pc_reserve(m, e);
     if (!rc)
-        rc = reset_all(m, e);
-    /* Last, so that the terminal is not touched before everything else is known to be good. */
-    if (!rc) {
-        rc = chardev_open(&m->serial, cfg->serial, &host, e);
-        err_prefix(e, rc, "--serial");
-    }
-    if (!rc)
-        pc_attach_serial(m);
-    return rc;
+        rc = load(m, e);
+    if (rc)
+        return rc;
+    /* After the kernel is known to be good: this touches the terminal or truncates a file. */
+    rc = chardev_open(&m->serial, cfg->serial, &host, e);
+    return rc ? err_prefix(e, rc, "--serial") : pc_make_devices(m, e);
 }
 
 int machine_new(struct machine **out, const struct machine_cfg *cfg, struct err *e)

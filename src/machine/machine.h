@@ -34,6 +34,7 @@
 #include "machine/vcpu.h"
 
 struct chardev;
+struct pci_bus;
 
 #define MACHINE_CPUS_MAX 1u
 #define MACHINE_MEMORY_MIN (2 * MIB)
@@ -89,6 +90,7 @@ struct machine {
 
     struct dev_ctx ctx;
     struct pio_bus *pio;
+    struct pci_bus *pci;
     struct device *devices; /* newest first */
     struct pic *pic;
     struct apic_bus *apics;

@@ -41,7 +41,8 @@ static void on_apic(void *owner, enum lapic_event ev, uint32_t arg)
     case LAPIC_EV_NMI:
         vcpu_wake(h, VCPU_EV_NMI);
         break;
-    case LAPIC_EV_INIT:
+    case LAPIC_EV_INIT: /* resets the APIC along with its processor (SDM vol. 3 §11.4.7.3) */
+        lapic_reset(h->lapic, true);
         vcpu_wake(h, VCPU_EV_INIT);
         break;
     case LAPIC_EV_SIPI:
@@ -89,13 +90,26 @@ void vcpu_fini(struct vcpu_host *h)
     h->lapic = NULL;
 }
 
+/* What firmware leaves behind in the boot processor's APIC: enabled in virtual-wire mode, so that the PIC and NMI
+ * reach it (MultiProcessor Specification 1.4 §3.6.2.2). */
+static void virtual_wire(struct lapic *l)
+{
+    const uint32_t enabled = 0x1ff, extint = 0x700, nmi = 0x400;
+
+    lapic_mmio_write(l, 0xf0, enabled);
+    lapic_mmio_write(l, 0x350, extint);
+    lapic_mmio_write(l, 0x360, nmi);
+}
+
 int vcpu_reset(struct vcpu_host *h, const struct cpu_state *s, struct err *e)
 {
     int rc;
 
     lapic_reset(h->lapic, false);
+    if (h->v.index == 0)
+        virtual_wire(h->lapic);
     pvclock_reset(&h->pvclock);
-    atomic_store(&h->v.events, 0);
+    atomic_fetch_and(&h->v.events, VCPU_EV_FLUSH);
     rc = h->v.engine->set_state(&h->v, s);
     return rc ? err_set(e, -rc, "engine %s refuses the reset state", h->v.engine->name) : 0;
 }

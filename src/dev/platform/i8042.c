@@ -1,8 +1,6 @@
 /* Keyboard controller. */
 #include "dev/platform/i8042.h"
 
-#include <errno.h>
-
 #include "base/util.h"
 #include "dev/platform/ps2kbd.h"
 
@@ -80,15 +78,6 @@ static bool takes_parameter(uint8_t command)
            (command >= CMD_WRITE_OUTPORT && command <= CMD_WRITE_AUX);
 }
 
-static int i8042_validate(const void *p, struct err *e)
-{
-    const struct i8042_state *s = p;
-
-    if (s->command != 0 && !takes_parameter(s->command))
-        return err_set(e, EINVAL, "i8042: command %#x takes no parameter", s->command);
-    return 0;
-}
-
 static const struct state_field i8042_fields[] = {
     STATE_ARRAY(struct i8042_state, ram),
     STATE_FIELD(struct i8042_state, out),
@@ -106,7 +95,6 @@ static const struct state_desc i8042_state_desc = {
     .size = sizeof(struct i8042_state),
     .fields = i8042_fields,
     .nfields = ARRAY_LEN(i8042_fields),
-    .validate = i8042_validate,
 };
 
 static void update_irq(struct i8042 *c)
@@ -174,7 +162,7 @@ static void parameter(struct i8042 *c, uint8_t command, uint8_t byte)
     case CMD_WRITE_AUX: /* to nobody */
         break;
     default:
-        c->s.ram[command - CMD_WRITE_RAM] = byte;
+        c->s.ram[command % RAM_SIZE] = byte;
         pump(c);
         break;
     }
@@ -231,7 +219,7 @@ static void command_write(struct device *d, uint64_t off, unsigned size, uint64_
         return;
     }
     if (command >= CMD_READ_RAM && command < CMD_READ_RAM + RAM_SIZE) {
-        put(c, s->ram[command - CMD_READ_RAM]);
+        put(c, s->ram[command % RAM_SIZE]);
         return;
     }
     if (command >= CMD_PULSE) { /* pulses low those of the output port's low lines that are 0 */

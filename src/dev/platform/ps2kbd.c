@@ -1,7 +1,6 @@
 /* PS/2 keyboard. */
 #include "dev/platform/ps2kbd.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "base/util.h"
@@ -31,18 +30,6 @@ enum { /* what the host says */
 #define DEFAULT_TYPEMATIC 0x2b /* 10.9 characters per second after 500 ms */
 #define BREAK 0xf0             /* set 2: the key went up */
 
-static int ps2kbd_validate(const void *p, struct err *e)
-{
-    const struct ps2kbd_state *k = p;
-
-    if (k->set != 1 && k->set != 2)
-        return err_set(e, EINVAL, "keyboard: no scan code set %u", k->set);
-    if (k->command != 0 && k->command != CMD_LEDS && k->command != CMD_SET &&
-        k->command != CMD_TYPEMATIC)
-        return err_set(e, EINVAL, "keyboard: command %#x takes no parameter", k->command);
-    return 0;
-}
-
 static const struct state_field ps2kbd_fields[] = {
     STATE_FIELD_MAX(struct ps2kbd_state, scanning, 1),
     STATE_FIELD_MAX(struct ps2kbd_state, set, 2),
@@ -64,7 +51,6 @@ const struct state_desc ps2kbd_state_desc = {
     .size = sizeof(struct ps2kbd_state),
     .fields = ps2kbd_fields,
     .nfields = ARRAY_LEN(ps2kbd_fields),
-    .validate = ps2kbd_validate,
 };
 
 /* Set 2 to set 1. The table is a fact of the 8042's firmware. */

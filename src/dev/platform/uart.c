@@ -1,7 +1,6 @@
 /* 16550A UART; section numbers refer to the PC16550D data sheet. */
 #include "dev/platform/uart.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "base/util.h"
@@ -97,34 +96,17 @@ struct uart {
     bool quiesced;
 };
 
-static int uart_validate(const void *p, struct err *e)
-{
-    const struct uart_state *s = p;
-    unsigned cap = s->fcr & FCR_ENABLE ? FIFO_SIZE : 1;
-
-    if (s->rx_len > cap || s->tx_len > cap)
-        return err_set(e, EINVAL, "uart: more bytes than the FIFO holds");
-    if (s->fcr & ~FCR_KEPT)
-        return err_set(e, EINVAL, "uart: bad FIFO control");
-    if (s->lsr_errors & ~LSR_ERRORS)
-        return err_set(e, EINVAL, "uart: bad line status");
-    for (unsigned i = 0; i < FIFO_SIZE; i++) {
-        if (s->rx_errors[i] & ~LSR_CHAR_ERRORS)
-            return err_set(e, EINVAL, "uart: bad character status");
-    }
-    return 0;
-}
-
+/* Any state within these limits is safe: what only the guest would miss is not checked further. */
 static const struct state_field uart_fields[] = {
     STATE_FIELD(struct uart_state, timeout_at),
     STATE_FIELD(struct uart_state, divisor),
     STATE_FIELD_MAX(struct uart_state, ier, 0x0f),
-    STATE_FIELD(struct uart_state, fcr),
+    STATE_FIELD_MAX(struct uart_state, fcr, FCR_KEPT),
     STATE_FIELD(struct uart_state, lcr),
     STATE_FIELD_MAX(struct uart_state, mcr, 0x1f),
     STATE_FIELD(struct uart_state, msr),
     STATE_FIELD(struct uart_state, scr),
-    STATE_FIELD(struct uart_state, lsr_errors),
+    STATE_FIELD_MAX(struct uart_state, lsr_errors, LSR_ERRORS),
     STATE_FIELD_MAX(struct uart_state, thre_pending, 1),
     STATE_FIELD_MAX(struct uart_state, timed_out, 1),
     STATE_FIELD_MAX(struct uart_state, rx_head, FIFO_SIZE - 1),
@@ -132,7 +114,7 @@ static const struct state_field uart_fields[] = {
     STATE_FIELD_MAX(struct uart_state, tx_head, FIFO_SIZE - 1),
     STATE_FIELD_MAX(struct uart_state, tx_len, FIFO_SIZE),
     STATE_ARRAY(struct uart_state, rx),
-    STATE_ARRAY(struct uart_state, rx_errors),
+    STATE_ARRAY_MAX(struct uart_state, rx_errors, LSR_CHAR_ERRORS),
     STATE_ARRAY(struct uart_state, tx),
     STATE_PAD(struct uart_state, pad),
 };
@@ -143,7 +125,6 @@ static const struct state_desc uart_state_desc = {
     .size = sizeof(struct uart_state),
     .fields = uart_fields,
     .nfields = ARRAY_LEN(uart_fields),
-    .validate = uart_validate,
 };
 
 static bool fifos_on(const struct uart_state *s) { return s->fcr & FCR_ENABLE; }
@@ -225,7 +206,7 @@ static void reveal_errors(struct uart_state *s)
  * of a UART without FIFOs is overwritten (§8.4, OE). */
 static void rx_push(struct uart_state *s, uint8_t byte, uint8_t errors)
 {
-    if (s->rx_len == capacity(s)) {
+    if (s->rx_len >= capacity(s)) {
         s->lsr_errors |= LSR_OE;
         if (fifos_on(s))
             return;
@@ -334,7 +315,7 @@ static void write_thr(struct uart *u, uint8_t byte)
     struct uart_state *s = &u->s;
 
     /* The guest ignored THRE: a full FIFO drops the byte, the holding register is overwritten. */
-    if (s->tx_len == capacity(s)) {
+    if (s->tx_len >= capacity(s)) {
         if (fifos_on(s))
             return;
         s->tx_len = 0;

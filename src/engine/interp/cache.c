@@ -40,10 +40,16 @@ static const struct op *leave(struct cpu *c, const struct op *o)
 const struct op op_leave = { .fn = leave };
 const struct block block_unlinked = { .live = false };
 
+/* What every op of a dead block becomes. The jump cache may still lead to one: forget that. */
 static const struct op *refetch(struct cpu *c, const struct op *o)
 {
+    uint64_t rip = op_rip(c, o);
+    struct jump_entry *j = jump_slot(c->jc, rip);
+
     c->ninsn += o->cnt - 1u;
-    return enter_rip(c, op_rip(c, o));
+    if (j->block && !j->block->live)
+        j->key = 0;
+    return enter_rip(c, rip);
 }
 
 /* Behind an instruction that may have changed the mode, mappings or interruptibility. */
@@ -81,6 +87,18 @@ static const struct op *plain(struct cpu *c, const struct op *o)
         }
         return enter_rip(c, c->next_rip);
     }
+    NEXT();
+}
+
+/* As plain, for vector instructions: they neither branch nor end a block. */
+static const struct op *vector(struct cpu *c, const struct op *o)
+{
+    struct plain *p = o->plain;
+
+    c->op = o;
+    c->s.rip = op_rip(c, o);
+    c->next_rip = c->s.rip + o->len;
+    p->simd.run(c, &p->insn, &p->simd);
     NEXT();
 }
 
@@ -342,7 +360,7 @@ static insn_fn plain_fn(const struct cpu *c, const struct insn *i)
 /* Can an observer see the flags as they are before this instruction if it does not read them? */
 static bool exposes_flags(const struct insn *i, const struct op *o)
 {
-    if (o->fn == plain)
+    if (o->fn == plain || o->fn == vector)
         return true;
     for (unsigned k = 0; k < i->nops; k++)
         if (i->op[k].kind == OP_MEM && i->id != INSN_LEA)
@@ -451,9 +469,9 @@ static struct block *build(struct cpu *c, struct fetch *f, const struct draft *d
             struct plain *p = arena_alloc(cc, sizeof(*p));
 
             p->fn = plain_fn(c, i);
-            p->arg = 0;
             p->insn = *i;
-            o->fn = plain;
+            o->fn = p->fn != raise_ud && simd_prepare(c, i, &p->simd) &&
+                    c->bits == CPU_64 && !(i->row->flags & IF_SYS) ? vector : plain;
             o->plain = p;
         }
         live = (uint16_t)((live & ~i->row->fl_write) | i->row->fl_read);

@@ -10,6 +10,7 @@
 
 #include "engine/interp/cache.h"
 #include "engine/interp/interp.h"
+#include "engine/interp/simd.h"
 
 #define G_ZERO (sizeof(struct cpu_state) / 8)
 #define G_RIP (G_ZERO + 1) /* RIP of the running block's first instruction */
@@ -23,7 +24,7 @@
 /* A fully general instruction: its plain function and decoded form. */
 struct plain {
     insn_fn fn;
-    uint64_t arg; /* for the function's own use: simd.c keeps its stub here */
+    struct simd_op simd; /* vector instructions: prepared once */
     struct insn insn;
 };
 

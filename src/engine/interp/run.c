@@ -6,7 +6,6 @@
 #include <sys/mman.h>
 
 #include "engine/interp/op.h"
-#include "engine/interp/simd.h"
 
 /* Values longjmp() brings to the run loop. */
 enum { LEAVE_EVENT = 1, LEAVE_RESTART };

@@ -151,7 +151,7 @@ static void kernel_free(struct kernel *k)
 
 static int parse_bzimage(struct kernel *k, size_t len, uint64_t ram, struct err *e)
 {
-    size_t n;
+    size_t n = 0;
     int rc = bzimage_parse(&k->bz, k->file, len, e);
 
     if (rc)
@@ -168,7 +168,7 @@ static int parse_bzimage(struct kernel *k, size_t len, uint64_t ram, struct err 
         return err_set(e, EINVAL, "corrupt bzImage: the payload unpacks to %zu bytes, not %u", n,
                        k->bz.unpacked_len);
     rc = elf_parse(&k->elf, k->unpacked, n, e);
-    return err_prefix(e, rc, "payload");
+    return rc ? err_prefix(e, rc, "payload") : 0;
 }
 
 /* Which way in? */
@@ -209,7 +209,7 @@ static int check_place(struct kernel *k, const struct memory_layout *mem, struct
 static int load_kernel(struct boot *b, struct kernel *k, struct physmap *map,
                        const struct memory_layout *mem, struct err *e)
 {
-    uint64_t len;
+    uint64_t len = 0;
     int rc = source_size(&b->kernel, &len, e);
 
     if (rc)
@@ -243,7 +243,7 @@ static int load_kernel(struct boot *b, struct kernel *k, struct physmap *map,
 static int load_initrd(struct boot *b, const struct kernel *k, struct physmap *map,
                        struct boot_content *c, struct err *e)
 {
-    uint64_t size, base, floor = ALIGN_UP(k->end, PAGE_SIZE);
+    uint64_t size = 0, base, floor = ALIGN_UP(k->end, PAGE_SIZE);
     void *p;
     int rc = source_size(&b->initrd, &size, e);
 

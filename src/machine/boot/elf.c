@@ -129,7 +129,7 @@ bool elf_contains(const struct elf_image *o, uint64_t addr)
 
 int elf_parse(struct elf_image *o, const uint8_t *data, size_t len, struct err *e)
 {
-    struct header h;
+    struct header h = {0};
     int rc;
 
     *o = (struct elf_image){.data = data};

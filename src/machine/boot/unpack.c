@@ -198,12 +198,13 @@ static int unpack_lz4(struct in in, struct out *o, struct err *e)
 
 static int unpack_none(struct in in, struct out *o, struct err *e)
 {
-    int rc = in.len > o->max ? too_big(o, e) : out_room(o, in.len, e);
+    size_t n = in.len >= 8 ? in.len - 4 : 0;
+    int rc = n > o->max ? too_big(o, e) : out_room(o, MAX(n, 1u), e);
 
     if (rc)
         return rc;
-    memcpy(o->data, in.p, in.len);
-    o->len = in.len;
+    memcpy(o->data, in.p, n);
+    o->len = n;
     return 0;
 }
 

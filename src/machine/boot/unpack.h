@@ -1,7 +1,9 @@
 /*
  * Unpacking of compressed kernel payloads (the formats of Linux' lib/decompress*.c) on the host. The
- * input is a hostile file: output is bounded, and every malformed stream ends in one error. Bytes
- * after the end of the stream are ignored, because kernel builds append the unpacked size.
+ * input is a hostile file: output is bounded, and every malformed stream ends in one error.
+ *
+ * Kernel builds append the unpacked size, four bytes, to every payload. Formats that mark their own end ignore
+ * what follows it; lz4 and uncompressed payloads end before their last four bytes.
  */
 #ifndef RING3_MACHINE_BOOT_UNPACK_H
 #define RING3_MACHINE_BOOT_UNPACK_H
