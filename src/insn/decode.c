@@ -83,7 +83,7 @@ static int check_vector(const struct dec *d, const struct insn *i)
         return INSN_E_UD;
     if (d->space != SPACE_EVEX)
         return INSN_OK;
-    if (d->l == 3 && !attr_has(d, AT_LIG) && !(i->evex_b && !mem))
+    if (d->l == 3 && !(i->evex_b && !mem))
         return INSN_E_UD;
     if (i->evex_b) {
         if (mem ? !i->bcst : !attr_has(d, AT_SAE | AT_ER))
