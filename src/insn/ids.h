@@ -1,2 +1,35 @@
-/* Instruction ids; grows with the table. */
-enum insn_id { INSN_INVALID = 0, INSN_COUNT };
+/* Instruction ids, alphabetical. mktable refuses an id without a row, the compiler a row without an id. */
+#ifndef RING3_INSN_IDS_H
+#define RING3_INSN_IDS_H
+
+#define INSN_IDS(X)                                                                                \
+    X(AAA) X(AAD) X(AAM) X(AAS) X(ADC) X(ADCX) X(ADD) X(ADOX) X(AND) X(ANDN) X(ARPL) X(BEXTR)      \
+    X(BLSI) X(BLSMSK) X(BLSR) X(BOUND) X(BSF) X(BSR) X(BSWAP) X(BT) X(BTC) X(BTR) X(BTS) X(BZHI)   \
+    X(CALL) X(CALL_FAR) X(CALL_FAR_IND) X(CALL_IND) X(CBW) X(CLAC) X(CLC) X(CLD) X(CLFLUSH)        \
+    X(CLFLUSHOPT) X(CLI) X(CLTS) X(CLWB) X(CMC) X(CMOVCC) X(CMP) X(CMPS) X(CMPXCHG) X(CMPXCHG16B)  \
+    X(CMPXCHG8B) X(CPUID) X(CRC32) X(CWD) X(DAA) X(DAS) X(DEC) X(DIV) X(ENDBR) X(ENTER) X(FWAIT)   \
+    X(FXRSTOR) X(FXSAVE) X(HLT) X(IDIV) X(IMUL) X(IN) X(INC) X(INS) X(INT) X(INT1) X(INT3)         \
+    X(INTO) X(INVD) X(INVLPG) X(INVPCID) X(IRET) X(JCC) X(JCXZ) X(JMP) X(JMP_FAR) X(JMP_FAR_IND)   \
+    X(JMP_IND) X(LAHF) X(LAR) X(LDMXCSR) X(LDS) X(LEA) X(LEAVE) X(LES) X(LFENCE) X(LFS) X(LGDT)    \
+    X(LGS) X(LIDT) X(LLDT) X(LMSW) X(LODS) X(LOOP) X(LOOPE) X(LOOPNE) X(LSL) X(LSS) X(LTR)         \
+    X(LZCNT) X(MFENCE) X(MONITOR) X(MOV) X(MOVBE) X(MOVNTI) X(MOVS) X(MOVSX) X(MOVSXD) X(MOVZX)    \
+    X(MOV_CR) X(MOV_DR) X(MOV_SREG) X(MUL) X(MULX) X(MWAIT) X(NEG) X(NOP) X(NOT) X(OR) X(OUT)      \
+    X(OUTS) X(PAUSE) X(PDEP) X(PEXT) X(POP) X(POPA) X(POPCNT) X(POPF) X(POP_SREG) X(PUSH)          \
+    X(PUSHA) X(PUSHF) X(PUSH_SREG) X(RCL) X(RCR) X(RDFSBASE) X(RDGSBASE) X(RDMSR) X(RDPID)         \
+    X(RDPMC) X(RDRAND) X(RDSEED) X(RDTSC) X(RDTSCP) X(RET) X(RET_FAR) X(ROL) X(ROR) X(RORX)        \
+    X(RSM) X(SAHF) X(SALC) X(SAR) X(SARX) X(SBB) X(SCAS) X(SETCC) X(SFENCE) X(SGDT) X(SHL)         \
+    X(SHLD) X(SHLX) X(SHR) X(SHRD) X(SHRX) X(SIDT) X(SLDT) X(SMSW) X(STAC) X(STC) X(STD) X(STI)    \
+    X(STMXCSR) X(STOS) X(STR) X(SUB) X(SWAPGS) X(SYSCALL) X(SYSENTER) X(SYSEXIT) X(SYSRET)         \
+    X(TEST) X(TZCNT) X(UD0) X(UD1) X(UD2) X(VERR) X(VERW) X(VMCALL) X(VMMCALL) X(WBINVD)           \
+    X(WRFSBASE) X(WRGSBASE) X(WRMSR) X(XADD) X(XCHG) X(XGETBV) X(XLAT) X(XOR) X(XRSTOR)            \
+    X(XRSTORS) X(XSAVE) X(XSAVEC) X(XSAVEOPT) X(XSAVES) X(XSETBV)
+
+enum insn_id {
+    INSN_INVALID = 0,
+#define X(name) INSN_##name,
+    INSN_IDS(X)
+#undef X
+    INSN_COUNT
+};
+
+#endif

@@ -145,8 +145,8 @@ struct insn_row {
     uint16_t fl_read, fl_write, fl_undef;
     const char *mnemonic; /* lower case */
     /* encoding part, private to decode.c */
-    uint32_t enc[3];
-    uint8_t opspec[INSN_MAX_OPS];
+    uint32_t enc[4];
+    uint16_t opspec[INSN_MAX_OPS];
 };
 
 enum insn_error {

@@ -1,0 +1,165 @@
+/* Choosing the row for an encoding, and the rules that hold for whole instructions. */
+#include "insn/decode.h"
+
+#include <string.h>
+
+static uint32_t match_key(const struct dec *d, const struct insn *i)
+{
+    uint32_t mod3 = (i->modrm & 0xc0) == 0xc0;
+    /* Rounding control and SAE take the place of L'L: such instructions are 512 bits long. */
+    uint32_t l = d->space == SPACE_EVEX && i->evex_b && mod3 ? 2 : d->l;
+
+    return (uint32_t)(i->modrm >> 3 & 7) << KEY_REG | (uint32_t)(i->modrm & 7) << KEY_RM |
+           mod3 << KEY_MOD3 | (uint32_t)i->pp << KEY_PP | (uint32_t)d->w << KEY_W | l << KEY_L |
+           (uint32_t)(d->bits == CPU_64) << KEY_64 | (uint32_t)(d->b != 0) << KEY_REXB;
+}
+
+static const struct insn_row *find_row(const struct insn_index *ix, uint32_t key)
+{
+    const struct insn_cand *c = &insn_cands[ix->first];
+
+    for (unsigned n = ix->n; n; n--, c++)
+        if ((key & c->mask) == c->value)
+            return &insn_table[c->row];
+    return NULL;
+}
+
+static void set_sizes(const struct dec *d, struct insn *i)
+{
+    bool is64 = d->bits == CPU_64;
+    bool small = d->p66 ^ (d->bits == CPU_16);
+
+    i->opsize = small ? 2 : 4;
+    if (d->space != SPACE_LEGACY)
+        i->opsize = 4;
+    if (is64 && d->w)
+        i->opsize = 8;
+    switch (d->attr & 7) {
+    case OS_BYTE:
+        i->opsize = 1;
+        break;
+    case OS_D64:
+        if (is64)
+            i->opsize = d->p66 && !d->w ? 2 : 8;
+        break;
+    case OS_F64:
+        if (is64)
+            i->opsize = 8;
+        break;
+    case OS_CR:
+        i->opsize = is64 ? 8 : 4;
+        break;
+    case OS_Z:
+        if (i->opsize == 8)
+            i->opsize = 4;
+        break;
+    default:
+        break;
+    }
+    if (i->row->flags & (IF_SSE | IF_AVX | IF_AVX512)) {
+        i->vlen = 16;
+        if (d->space != SPACE_LEGACY && !attr_has(d, AT_LIG))
+            i->vlen = (uint8_t)(16u << (d->space == SPACE_EVEX && i->evex_b && i->modrm >= 0xc0 ? 2 : d->l));
+    }
+}
+
+/* Rules of VEX and EVEX beyond what the rows match. */
+static int check_vector(const struct dec *d, const struct insn *i)
+{
+    bool mem = i->modrm < 0xc0;
+    unsigned unused = d->bits == CPU_64 ? 31 : 7;
+
+    if (!attr_has(d, AT_VVVV) && (d->vvvv & (attr_has(d, AT_GATHER) ? 15 : unused)))
+        return INSN_E_UD;
+    if (d->space != SPACE_EVEX)
+        return INSN_OK;
+    if (d->l == 3 && !attr_has(d, AT_LIG) && !(i->evex_b && !mem))
+        return INSN_E_UD;
+    if (i->evex_b) {
+        if (mem ? !i->bcst : !attr_has(d, AT_SAE | AT_ER))
+            return INSN_E_UD;
+    }
+    switch (d->attr >> 7 & 3) {
+    case MASK_NONE:
+        if (i->evex_aaa || i->evex_z)
+            return INSN_E_UD;
+        break;
+    case MASK_NEEDED:
+        if (!i->evex_aaa || i->evex_z)
+            return INSN_E_UD;
+        break;
+    case MASK_MERGE:
+        if (i->evex_z)
+            return INSN_E_UD;
+        break;
+    default:
+        if (i->evex_z && (!i->evex_aaa || i->op[0].kind == OP_MEM))
+            return INSN_E_UD;
+        break;
+    }
+    return INSN_OK;
+}
+
+static int decode(struct dec *d, struct insn *i)
+{
+    int e = insn_decode_prefixes(d, i);
+    if (e != INSN_OK)
+        return e;
+
+    const struct insn_index *ix = &insn_index[d->space][d->map][i->opcode];
+    if (!ix->n)
+        return INSN_E_UD;
+    if (ix->modrm) {
+        i->off_modrm = d->pos;
+        i->has_modrm = true;
+        if (!dec_u8(d, &i->modrm))
+            return dec_short(d);
+    }
+    uint32_t key = match_key(d, i);
+    i->row = find_row(ix, key);
+    if (!i->row)
+        return INSN_E_UD;
+    i->id = i->row->id;
+    d->attr = i->row->enc[2];
+    if (attr_has(d, AT_NOMOD))
+        i->modrm |= 0xc0;
+    if (attr_has(d, AT_CC))
+        i->cond = i->opcode & 15;
+    if (d->rep && !(i->row->enc[0] & 2u << KEY_PP))
+        i->prefix |= d->rep == 0xf3 ? PFX_REP : PFX_REPNE;
+    i->map = d->map;
+    i->vex_w = d->w;
+    i->addrsize = d->bits == CPU_64 ? (d->p67 ? 4 : 8) : (d->p67 ^ (d->bits == CPU_16)) ? 2 : 4;
+    set_sizes(d, i);
+    if (d->space == SPACE_EVEX && i->evex_b && i->modrm < 0xc0)
+        i->bcst = (uint8_t)((d->attr >> 3 & 3) << 2);
+    e = insn_decode_operands(d, i);
+    if (e != INSN_OK)
+        return e;
+    if (d->lock && (!(i->row->flags & IF_LOCK) || i->op[0].kind != OP_MEM))
+        return INSN_E_UD;
+    return d->space == SPACE_LEGACY ? INSN_OK : check_vector(d, i);
+}
+
+int insn_decode(struct insn *i, const uint8_t *code, size_t avail, enum cpu_bits bits)
+{
+    struct dec d = { .code = code, .bits = (uint8_t)bits };
+
+    d.max = (uint8_t)MIN(avail, (size_t)INSN_MAX_LEN);
+    memset(i, 0, sizeof(*i));
+    i->bits = (uint8_t)bits;
+    int e = decode(&d, i);
+    i->len = d.pos;
+    i->vvvv = d.vvvv;
+    memcpy(i->raw, code, d.pos);
+    return e;
+}
+
+bool insn_supported(const struct insn *i, const struct cpuid_policy *p)
+{
+    if (!cpuid_has(p, i->row->feature) || !cpuid_has(p, i->row->feature2))
+        return false;
+    if (!(i->prefix & PFX_EVEX) || i->vlen == 64)
+        return true;
+    return (i->row->enc[2] & (uint32_t)((AT_LIG | AT_NOVL) >> 32)) || cpuid_has(p, CPUF_AVX512VL);
+}
