@@ -183,46 +183,35 @@ static void xsave(struct cpuid_draft *d)
     l->ecx = end;
 }
 
-/*
- * The best fraction *num / *den for v / w with num <= max (continued fractions). Linux multiplies the
- * crystal's kHz by the numerator in 32 bits, so the plain ratio of two frequencies will not do; whole
- * megahertz come out exact, anything else within a millionth.
- */
-static void ratio(uint64_t v, uint64_t w, uint64_t max, uint32_t *num, uint32_t *den)
+static uint64_t gcd(uint64_t a, uint64_t b)
 {
-    uint64_t n0 = 0, n1 = 1, d0 = 1, d1 = 0;
-
-    while (w) {
-        uint64_t q = v / w, r = v % w, n2 = q * n1 + n0, d2 = q * d1 + d0;
-        if (n2 > max || d2 > UINT32_MAX)
-            break;
-        n0 = n1;
-        n1 = n2;
-        d0 = d1;
-        d1 = d2;
-        v = w;
-        w = r;
+    while (b) {
+        uint64_t r = a % b;
+        a = b;
+        b = r;
     }
-    *num = (uint32_t)n1;
-    *den = (uint32_t)d1;
+    return a;
 }
 
 /*
  * Leaf 0x15: Linux takes the crystal's frequency for the TSC's base and for the APIC timer's input
- * clock, so the crystal is the APIC bus: 1 GHz. Leaf 0x16 in MHz. The hypervisor's timing leaf
+ * clock, so the crystal is the APIC bus. Linux also multiplies its kHz by the numerator in 32 bits:
+ * a ratio that would overflow there is not enumerated at all (guests then calibrate or use
+ * kvmclock). Any whole number of MHz is fine. Leaf 0x16 in MHz; the hypervisor's timing leaf
  * 0x40000010 says the same in kHz.
  */
 static void clocks(struct cpuid_draft *d)
 {
-    uint64_t khz = d->cfg->tsc_khz;
-    uint32_t num, den, mhz = (uint32_t)MIN(khz / 1000, 0xffffull);
+    uint64_t khz = d->cfg->tsc_khz, bus_khz = APIC_BUS_HZ / 1000, g = gcd(khz, bus_khz);
+    uint32_t mhz = (uint32_t)MIN(khz / 1000, 0xffffull);
 
     cpuid_draft_leaf(d, 0x80000007, 0)->edx = BIT(8); /* invariant TSC */
-    if (!d->p->amd) {
-        ratio(khz * 1000, APIC_BUS_HZ, UINT32_MAX / (APIC_BUS_HZ / 1000), &num, &den);
-        cpuid_draft_set(d, 0x15, 0, (uint32_t[]){ den, num, APIC_BUS_HZ, 0 });
-        cpuid_draft_set(d, 0x16, 0, (uint32_t[]){ mhz, mhz, APIC_BUS_HZ / 1000000, 0 });
-    }
+    if (d->p->amd)
+        return;
+    if (khz / g * bus_khz <= UINT32_MAX)
+        cpuid_draft_set(d, 0x15, 0, (uint32_t[]){ (uint32_t)(bus_khz / g), (uint32_t)(khz / g),
+                                                  APIC_BUS_HZ, 0 });
+    cpuid_draft_set(d, 0x16, 0, (uint32_t[]){ mhz, mhz, APIC_BUS_HZ / 1000000, 0 });
 }
 
 static void speculation(struct cpuid_draft *d)

@@ -63,13 +63,23 @@ static void set_sizes(const struct dec *d, struct insn *i)
     }
 }
 
+/* Gathers are #UD when destination, index and (VEX) mask are not different registers. */
+static bool gather_conflict(const struct insn *i)
+{
+    uint8_t dest = i->op[0].reg, index = i->mem.index;
+
+    return dest == index || (i->nops > 2 && (i->op[2].reg == dest || i->op[2].reg == index));
+}
+
 /* Rules of VEX and EVEX beyond what the rows match. */
 static int check_vector(const struct dec *d, const struct insn *i)
 {
     bool mem = i->modrm < 0xc0;
     unsigned unused = d->bits == CPU_64 ? 31 : 7;
 
-    if (!attr_has(d, AT_VVVV) && (d->vvvv & (attr_has(d, AT_GATHER) ? 15 : unused)))
+    if (!attr_has(d, AT_VVVV) && (d->vvvv & (i->mem.vsib ? 15 : unused)))
+        return INSN_E_UD;
+    if (attr_has(d, AT_GATHER) && gather_conflict(i))
         return INSN_E_UD;
     if (d->space != SPACE_EVEX)
         return INSN_OK;
@@ -158,6 +168,8 @@ int insn_decode(struct insn *i, const uint8_t *code, size_t avail, enum cpu_bits
 bool insn_supported(const struct insn *i, const struct cpuid_policy *p)
 {
     if (!cpuid_has(p, i->row->feature) || !cpuid_has(p, i->row->feature2))
+        return false;
+    if (i->vlen == 32 && (i->row->enc[2] & (uint32_t)(AT_YMM2 >> 32)) && !cpuid_has(p, CPUF_AVX2))
         return false;
     if (!(i->prefix & PFX_EVEX) || i->vlen == 64)
         return true;

@@ -465,6 +465,9 @@ int insn_decode_operands(struct dec *d, struct insn *i)
             return e;
         i->nops++;
     }
+    /* Merge-masking keeps elements of the destination, so it is read as well. */
+    if (i->evex_aaa && !i->evex_z && i->op[0].kind == OP_REG && i->op[0].cls == RC_VEC && i->op[0].write)
+        i->op[0].read = 1;
     if (i->mem.seg == SREG_COUNT)
         i->mem.seg = DS;
     return INSN_OK;

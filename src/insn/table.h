@@ -62,8 +62,8 @@ enum { MAP_COUNT = 4 };
 #define W1 MATCH(KEY_W, 1, 1)
 #define L0 MATCH(KEY_L, 2, 0)
 #define L1 MATCH(KEY_L, 2, 1)
+#define L01 MATCH(KEY_L + 1, 1, 0)
 #define L2 MATCH(KEY_L, 2, 2)
-#define LNOT0 MATCH(KEY_L, 1, 1) /* VEX only */
 #define X64 MATCH(KEY_64, 1, 1)
 #define N64 MATCH(KEY_64, 1, 0)
 #define NOREXB MATCH(KEY_REXB, 1, 0)
@@ -109,6 +109,7 @@ enum { MASK_NONE, MASK_MERGE, MASK_FULL, MASK_NEEDED };
 #define AT_WIG32 AT(17)    /* W means nothing outside 64-bit code */
 #define AT_CC AT(18)       /* the opcode's low four bits are a condition */
 #define AT_NOVL AT(19)     /* EVEX: a vector shorter than 512 bits does not need AVX512VL */
+#define AT_YMM2 AT(21)     /* VEX: the 256-bit form needs AVX2 */
 #define AT_MODRM AT(20)    /* has ModRM though no operand and no match shows it */
 
 /* ---- operand specs: location << 6 | size, role in bits 13..12 ---- */
@@ -204,7 +205,21 @@ enum {
     Jb = SPEC(LOC_J, SZ_b), Jz = SPEC(LOC_J, SZ_z), Ap = SPEC(LOC_AP, SZ_p),
     Ob = SPEC(LOC_O, SZ_b), Ov = SPEC(LOC_O, SZ_v),
     Xb = SPEC(LOC_XSI, SZ_b), Xv = SPEC(LOC_XSI, SZ_v), Xz = SPEC(LOC_XSI, SZ_z),
-    Yb = SPEC(LOC_YDI, SZ_b), Yv = SPEC(LOC_YDI, SZ_v), Yz = SPEC(LOC_YDI, SZ_z)
+    ST0 = SPEC(LOC_ST0, SZ_t), STi = SPEC(LOC_STI, SZ_t),
+    Yb = SPEC(LOC_YDI, SZ_b), Yv = SPEC(LOC_YDI, SZ_v), Yz = SPEC(LOC_YDI, SZ_z),
+    /* vectors, MMX, opmasks */
+    DDIo = SPEC(LOC_DDI, SZ_o), DDIq = SPEC(LOC_DDI, SZ_q), Ho = SPEC(LOC_H, SZ_o),
+    Hx = SPEC(LOC_H, SZ_x), Hx2 = SPEC(LOC_H, SZ_x2), Hyy = SPEC(LOC_H, SZ_yy),
+    Hzz = SPEC(LOC_H, SZ_zz), KB = SPEC(LOC_KB, SZ_q), KEb = SPEC(LOC_KE, SZ_b),
+    KEd = SPEC(LOC_KE, SZ_d), KEq = SPEC(LOC_KE, SZ_q), KEw = SPEC(LOC_KE, SZ_w),
+    KG = SPEC(LOC_KG, SZ_q), Lx = SPEC(LOC_L, SZ_x), MVd = SPEC(LOC_MV, SZ_d),
+    MVq = SPEC(LOC_MV, SZ_q), Pq = SPEC(LOC_P, SZ_q), Qd = SPEC(LOC_Q, SZ_d),
+    Qq = SPEC(LOC_Q, SZ_q), Vo = SPEC(LOC_V, SZ_o), Vx = SPEC(LOC_V, SZ_x),
+    Vx2 = SPEC(LOC_V, SZ_x2), Vyy = SPEC(LOC_V, SZ_yy), Vzz = SPEC(LOC_V, SZ_zz),
+    Wb = SPEC(LOC_W, SZ_b), Wd = SPEC(LOC_W, SZ_d), Wo = SPEC(LOC_W, SZ_o), Wq = SPEC(LOC_W, SZ_q),
+    Ww = SPEC(LOC_W, SZ_w), Wx = SPEC(LOC_W, SZ_x), Wx2 = SPEC(LOC_W, SZ_x2),
+    Wx4 = SPEC(LOC_W, SZ_x4), Wx8 = SPEC(LOC_W, SZ_x8), Wyy = SPEC(LOC_W, SZ_yy),
+    Wzz = SPEC(LOC_W, SZ_zz)
 };
 
 /* ---- what mktable makes ---- */

@@ -327,8 +327,9 @@ static int make_memory(struct machine *m, const struct machine_cfg *cfg, struct 
         .changed = on_map_changed, .code_write = on_code_write, .arg = m};
     int rc;
 
-    if (cfg->memory > BIT(m->cpuid.maxphys) - (MEMORY_HIGH - MEMORY_LOW_MAX))
-        return err_set(e, EINVAL, "--memory: more than %u physical address bits can address",
+    /* The upper half of the address space is for PCI. */
+    if (cfg->memory > BIT(m->cpuid.maxphys - 1) - (MEMORY_HIGH - MEMORY_LOW_MAX))
+        return err_set(e, EINVAL, "--memory: more than %u physical address bits allow",
                        m->cpuid.maxphys);
     rc = ram_new(&m->ram, "ram", cfg->memory, e);
     if (rc)

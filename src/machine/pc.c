@@ -16,8 +16,7 @@
 #include "machine/memory.h"
 
 #define LAPIC_BASE 0xfee00000u
-#define IOAPIC_BASE 0xfec00000u
-#define APIC_PAGE 0x1000u
+#define LAPIC_SIZE 0x1000u
 #define IOAPIC_ID 0
 #define ECAM_BASE 0xe0000000u
 #define ECAM_BUSES_LOG2 8
@@ -131,19 +130,18 @@ int pc_make_devices(struct machine *m, struct err *e)
     struct wiring w = {m, e, make_pci_bus(m, e)};
     struct device *d;
 
-    d = add(&w, &pic_class, "pic", &(struct pic_dev_cfg){m->pic});
-    ports(&w, 0x20, 2, d, &pic_master_ops);
-    ports(&w, 0xa0, 2, d, &pic_slave_ops);
-    ports(&w, 0x4d0, 2, d, &pic_elcr_ops);
-
-    d = add(&w, &ioapic_class, "ioapic", &(struct ioapic_dev_cfg){m->ioapic});
-    mmio(&w, IOAPIC_BASE, APIC_PAGE, d, &ioapic_ops);
+    d = add(&w, &irqchip_class, "irqchip", &(struct irqchip_cfg){m->pic, m->ioapic});
+    ports(&w, 0x20, 2, d, &irqchip_master_ops);
+    ports(&w, 0xa0, 2, d, &irqchip_slave_ops);
+    ports(&w, 0x4d0, 2, d, &irqchip_elcr_ops);
+    mmio(&w, IOAPIC_BASE, IOAPIC_SIZE, d, &irqchip_ioapic_ops);
 
     d = add(&w, &pit_class, "pit", &(struct pit_cfg){.irq = isa(m, 0)});
     ports(&w, 0x40, 4, d, &pit_ops);
     ports(&w, 0x61, 1, d, &pit_port61_ops);
 
-    d = add(&w, &rtc_class, "rtc", &(struct rtc_cfg){.irq = isa(m, 8)});
+    d = add(&w, &rtc_class, "rtc", &(struct rtc_cfg){.irq = isa(m, 8), m->layout.low_end,
+                                                    m->layout.total - m->layout.low_end});
     ports(&w, 0x70, 2, d, &rtc_ops);
 
     d = add(&w, &i8042_class, "i8042", &(struct i8042_cfg){.kbd_irq = isa(m, 1)});
@@ -174,8 +172,16 @@ int pc_reserve(struct machine *m, struct err *e)
     int rc = memory_layout_reserve(&m->layout, ECAM_BASE, ECAM_SIZE, e);
 
     if (!rc)
-        rc = memory_layout_reserve(&m->layout, IOAPIC_BASE, APIC_PAGE, e);
-    return rc ? rc : memory_layout_reserve(&m->layout, LAPIC_BASE, APIC_PAGE, e);
+        rc = memory_layout_reserve(&m->layout, IOAPIC_BASE, IOAPIC_SIZE, e);
+    return rc ? rc : memory_layout_reserve(&m->layout, LAPIC_BASE, LAPIC_SIZE, e);
+}
+
+/* Room for large PCI BARs: the upper half of the address space, which no RAM reaches. */
+static struct acpi_range mmio64(const struct machine *m)
+{
+    uint64_t half = BIT(m->cpuid.maxphys - 1);
+
+    return (struct acpi_range){half, half};
 }
 
 int pc_write_tables(struct machine *m, struct err *e)
@@ -190,12 +196,12 @@ int pc_write_tables(struct machine *m, struct err *e)
         .pm_base = PM_BASE,
         .reset_port = PCI_CFG_PORT + PCIHOST_RESET_OFF,
         .reset_value = PCIHOST_RESET_VALUE,
-        .rtc_century = RTC_CENTURY,
+        .rtc_century = 0x32,
         .pci_buses_log2 = ECAM_BUSES_LOG2,
         .ecam_base = ECAM_BASE,
         .pci_intx_gsi = PCI_INTX_GSI,
         .mmio32 = {MMIO32_BASE, ECAM_BASE - MMIO32_BASE},
-        .mmio64 = pc_mmio64(m),
+        .mmio64 = mmio64(m),
         .com1_port = COM1_PORT,
         .com1_irq = COM1_IRQ,
         .i8042 = true,
