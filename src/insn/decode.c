@@ -75,15 +75,14 @@ static bool gather_conflict(const struct insn *i)
 static int check_vector(const struct dec *d, const struct insn *i)
 {
     bool mem = i->modrm < 0xc0;
-    unsigned unused = d->bits == CPU_64 ? 31 : 7;
 
-    if (!attr_has(d, AT_VVVV) && (d->vvvv & (i->mem.vsib ? 15 : unused)))
+    if (!attr_has(d, AT_VVVV) && (d->vvvv & (i->mem.vsib ? 15 : 31)))
         return INSN_E_UD;
     if (attr_has(d, AT_GATHER) && gather_conflict(i))
         return INSN_E_UD;
     if (d->space != SPACE_EVEX)
         return INSN_OK;
-    if (d->l == 3 && !attr_has(d, AT_LIG) && !(i->evex_b && !mem))
+    if (d->l == 3 && !(i->evex_b && !mem))
         return INSN_E_UD;
     if (i->evex_b) {
         if (mem ? !i->bcst : !attr_has(d, AT_SAE | AT_ER))

@@ -466,7 +466,8 @@ int insn_decode_operands(struct dec *d, struct insn *i)
         i->nops++;
     }
     /* Merge-masking keeps elements of the destination, so it is read as well. */
-    if (i->evex_aaa && !i->evex_z && i->op[0].kind == OP_REG && i->op[0].cls == RC_VEC && i->op[0].write)
+    if (i->evex_aaa && !i->evex_z && i->op[0].kind == OP_REG && i->op[0].cls == RC_VEC && i->op[0].write &&
+        !attr_has(d, AT_SELECT))
         i->op[0].read = 1;
     if (i->mem.seg == SREG_COUNT)
         i->mem.seg = DS;

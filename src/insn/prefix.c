@@ -125,7 +125,9 @@ static int vector_prefix(struct dec *d, struct insn *i, uint8_t first)
     if (e != INSN_OK)
         return e;
     if (d->bits != CPU_64) {
-        /* Eight registers only; the inverted extension bits that can be zero here are ignored. */
+        /* Eight registers only; R', B and vvvv[3] are ignored, but V' is not. */
+        if (d->v2)
+            return INSN_E_UD;
         d->r = d->x = d->b = d->r2 = d->x2 = 0;
     }
     if (!dec_u8(d, &i->opcode))

@@ -110,6 +110,7 @@ enum { MASK_NONE, MASK_MERGE, MASK_FULL, MASK_NEEDED };
 #define AT_CC AT(18)       /* the opcode's low four bits are a condition */
 #define AT_NOVL AT(19)     /* EVEX: a vector shorter than 512 bits does not need AVX512VL */
 #define AT_YMM2 AT(21)     /* VEX: the 256-bit form needs AVX2 */
+#define AT_SELECT AT(22)   /* the opmask selects a source: nothing of the destination is kept */
 #define AT_MODRM AT(20)    /* has ModRM though no operand and no match shows it */
 
 /* ---- operand specs: location << 6 | size, role in bits 13..12 ---- */
