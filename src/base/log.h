@@ -28,7 +28,13 @@ void log_msg(struct log *l, enum log_level lv, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 void log_vmsg(struct log *l, enum log_level lv, const char *fmt, va_list ap);
 
-/* For what a guest can provoke: at most `burst` lines per second through one struct, then a count. */
+/* Writes "ring3: " tag text whatever the level (traces, which the user chose by name). */
+void log_vtagged(struct log *l, const char *tag, const char *fmt, va_list ap)
+    __attribute__((format(printf, 3, 0)));
+
+/* For what a guest can provoke: at most LOG_LIMIT_BURST lines per second through one struct, then a
+ * count with the first line of a later second. Starts zeroed. */
+#define LOG_LIMIT_BURST 10u
 struct log_limit {
     _Atomic uint64_t second;
     _Atomic uint32_t count;

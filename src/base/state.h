@@ -44,11 +44,13 @@ struct state_desc {
     int (*validate)(const void *s, struct err *e);
 };
 
-#define STATE_FIELD(type, m) STATE_FIELD_MAX(type, m, 0)
+/* A bool that is neither 0 nor 1 is undefined behaviour, so its range is always checked. */
+#define STATE_TYPE_MAX(lvalue) _Generic((lvalue), _Bool: 1, default: 0)
+#define STATE_FIELD(type, m) STATE_FIELD_MAX(type, m, STATE_TYPE_MAX(((type *)0)->m))
 #define STATE_FIELD_MAX(type, m, mx)                                                               \
     { .name = #m, .off = offsetof(type, m), .size = sizeof(((type *)0)->m), .count = 1,            \
       .kind = STATE_UINT, .max = (mx) }
-#define STATE_ARRAY(type, m) STATE_ARRAY_MAX(type, m, 0)
+#define STATE_ARRAY(type, m) STATE_ARRAY_MAX(type, m, STATE_TYPE_MAX(((type *)0)->m[0]))
 #define STATE_ARRAY_MAX(type, m, mx)                                                               \
     { .name = #m, .off = offsetof(type, m), .size = sizeof(((type *)0)->m[0]),                     \
       .count = sizeof(((type *)0)->m) / sizeof(((type *)0)->m[0]), .kind = STATE_UINT,             \

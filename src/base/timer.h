@@ -25,15 +25,17 @@ struct timer {
     void (*fn)(void *arg);
     void *arg;
     uint64_t deadline; /* guest ns, TIMER_OFF when not armed; guarded by the queue's lock */
-    size_t slot;       /* place in the queue's heap */
+    size_t slot;       /* place in the queue's heap, or in its batch (timer.c) */
 };
 
 struct timerq {
     const struct clock *clock;
     pthread_mutex_t lock;
     pthread_cond_t idle;
-    struct timer **heap;
-    size_t n, cap;
+    struct timer **heap;    /* armed, by deadline */
+    struct timer **batch;   /* due ones that the timerq_run under way has yet to run, in order */
+    size_t n, nbatch;       /* entries of heap and batch */
+    size_t attached, cap;   /* timers attached; room in heap and in batch, never less */
     struct timer *running;
     pthread_t runner;
     uint64_t armed; /* host deadline the timerfd is set to */
@@ -42,7 +44,8 @@ struct timerq {
 
 int timerq_init(struct timerq *q, const struct clock *c, struct err *e);
 void timerq_fini(struct timerq *q);
-void timerq_run(struct timerq *q);          /* runs all that are due by clock_now */
+/* Runs all that are due by clock_now, earliest first. One thread at a time, not from a callback. */
+void timerq_run(struct timerq *q);
 void timerq_resync(struct timerq *q);       /* after clock_freeze/thaw/step: reprogram the timerfd */
 uint64_t timerq_next(struct timerq *q);     /* earliest guest deadline or TIMER_OFF */
 
@@ -50,7 +53,9 @@ void timer_init(struct timer *t, void (*fn)(void *), void *arg);
 /* deadline is absolute guest ns; one in the past fires at the next timerq_run. Re-arming moves it.
  * Never fails: heap growth is reserved by timer_attach, which every timer needs once first. */
 int timer_attach(struct timerq *q, struct timer *t, struct err *e);
-void timer_detach(struct timerq *q, struct timer *t); /* cancels too */
+/* Cancels, and waits for a running callback unless called from it: t may be freed afterwards. Not
+ * with a lock held that the callback takes. */
+void timer_detach(struct timerq *q, struct timer *t);
 void timer_arm(struct timerq *q, struct timer *t, uint64_t deadline);
 void timer_cancel(struct timerq *q, struct timer *t);
 void timer_cancel_sync(struct timerq *q, struct timer *t); /* not from its own callback */

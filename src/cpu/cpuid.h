@@ -68,14 +68,24 @@ struct cpuid_policy {
 
 struct cpuid_cfg {
     uint32_t cpus;    /* vCPUs, for topology leaves */
-    uint64_t tsc_khz; /* for leaf 0x40000010 */
+    uint64_t tsc_khz; /* for leaves 0x15, 0x16 and 0x40000010 */
     bool kvm_leaves;  /* offer the KVM paravirtual leaves at 0x40000000 */
+};
+
+/* Where a policy starts from: a processor's CPUID, and the XCR0 its operating system enabled. */
+struct cpuid_host {
+    void (*query)(const void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+    const void *ctx;
+    uint64_t xcr0;
 };
 
 /* Builds the policy of the host CPU restricted to what ring3 supports, with the choices of
  * docs (PCID on, not vulnerable, invariant TSC). Fails with a message naming a baseline feature
  * (x86-64-v1 plus CX16, XSAVE, FXSR) the host lacks. */
 int cpuid_build(struct cpuid_policy *p, const struct cpuid_cfg *cfg, struct err *e);
+/* The same for any processor's CPUID (tests, models). */
+int cpuid_build_from(struct cpuid_policy *p, const struct cpuid_cfg *cfg,
+                     const struct cpuid_host *host, struct err *e);
 
 static inline bool cpuid_has(const struct cpuid_policy *p, enum cpu_feature f)
 {
@@ -86,6 +96,18 @@ static inline bool cpuid_has(const struct cpuid_policy *p, enum cpu_feature f)
  * initial APIC ID `apic_id`) are filled in. Out-of-range leaves answer as the vendor does. */
 void cpuid_query(const struct cpuid_policy *p, const struct cpu_state *s, uint32_t apic_id,
                  bool apic_enabled, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+
+/* Leaf 1 EAX: family, model, stepping; what RDX holds after RESET and INIT. */
+uint32_t cpuid_signature(const struct cpuid_policy *p);
+
+/* Control-register bits that this processor has; all others are reserved (#GP when set). XCR0's
+ * are in xcr0_mask. */
+uint64_t cpuid_cr4_mask(const struct cpuid_policy *p);
+uint64_t cpuid_efer_mask(const struct cpuid_policy *p);
+/* Can this processor be in that state? To be asked after cpu_state_validate about a state that
+ * comes from outside: reserved bits of CR3, CR4, EFER, XCR0 and the MTRRs. 0, or -EINVAL with e
+ * naming the field. */
+int cpuid_check_state(const struct cpuid_policy *p, const struct cpu_state *s, struct err *e);
 
 const char *cpu_feature_name(enum cpu_feature f); /* "avx2", lower case */
 

@@ -71,6 +71,11 @@ enum sreg { ES, CS, SS, DS, FS, GS, SREG_COUNT };
 #define EFER_LMA BIT(10)
 #define EFER_NXE BIT(11)
 #define EFER_FFXSR BIT(14)
+#define EFER_AUTOIBRS BIT(21) /* AMD */
+
+/* DR6 and DR7: bits that always read as 1 */
+#define DR6_FIXED 0xffff0ff0ull
+#define DR7_FIXED 0x400ull
 
 /* XCR0 */
 #define XCR0_X87 BIT(0)
@@ -189,9 +194,11 @@ static inline enum cpu_bits cpu_code_bits(const struct cpu_state *s)
     return s->seg[CS].attr & SEG_DB ? CPU_32 : CPU_16;
 }
 
-/* Power-on reset state (SDM vol. 3 table 10-1): real mode, CS F000:FFF0 base FFFF0000. */
+/* Power-on reset state (SDM vol. 3 table 10-1): real mode, CS F000:FFF0 base FFFF0000, running.
+ * RDX is the processor's signature after RESET and INIT: callers set it from cpuid_signature(),
+ * and activity to CPU_WAIT_SIPI for application processors. */
 void cpu_state_reset(struct cpu_state *s);
-/* INIT: as reset but keeps the MSRs, caches' and FPU/SSE state the manual says INIT keeps. */
+/* INIT: as reset but keeps the MSRs (all but EFER), CR0.CD/NW, XCR0, TSC and FPU/SSE state. */
 void cpu_state_init(struct cpu_state *s);
 
 struct err;

@@ -6,6 +6,14 @@
  * ioapic or device is held while it is taken or while it calls out; cross-lapic and EOI-broadcast
  * work is done after dropping it. lapic_pending() is lock-free. Everything may be called from any
  * thread; register accesses come from the owning vCPU's thread.
+ *
+ * Choices where the manuals leave one: the version register says 0x14, six LVT entries (no CMCI) and
+ * EOI-broadcast suppression; APIC IDs are read-only; the timer's base clock is 1 GHz, its periodic
+ * expiries closer than 200 us are thinned out to about that without affecting the current count, and
+ * expiries that a late host missed are discarded; the polarity of the LINT pins is stored but the
+ * level passed to lapic_set_lint() always means "asserted"; a vector is acknowledged atomically, so
+ * the spurious vector is stored but never needed. The power-on state is the architectural one: what
+ * firmware does (SVR enable, LINT0 = ExtINT, LINT1 = NMI) is up to the machine's boot code.
  */
 #ifndef RING3_IRQ_LAPIC_H
 #define RING3_IRQ_LAPIC_H
@@ -38,6 +46,7 @@ struct apic_bus;
 struct lapic_cfg {
     uint32_t id;                /* initial APIC ID = x2APIC ID */
     bool bsp;
+    uint8_t maxphys;            /* physical address bits, for reserved bits of IA32_APIC_BASE; 0: 52 */
     struct timerq *timers;
     struct trace *trace;
     void (*event)(void *owner, enum lapic_event ev, uint32_t arg); /* any thread, no lapic lock held */
@@ -64,14 +73,18 @@ void apic_bus_free(struct apic_bus *b);
 /* hook(owner, vector) is called at each EOI of a level-triggered vector (I/O APIC broadcast), with no
  * lock held. */
 void apic_bus_set_eoi(struct apic_bus *b, void (*hook)(void *owner, uint8_t vector), void *owner);
-/* Delivers to every addressed lapic. Returns how many accepted it (lowest priority: 0 or 1). */
-int apic_bus_deliver(struct apic_bus *b, const struct apic_msg *m, const struct lapic *self);
+/* Delivers to every addressed lapic but `not` (the "all excluding self" shorthand; else NULL). Returns
+ * how many accepted it (lowest priority: 0 or 1). A member's lapic_new and lapic_free must not run
+ * at the same time as this. */
+int apic_bus_deliver(struct apic_bus *b, const struct apic_msg *m, const struct lapic *not);
 /* Decodes an MSI write (address 0xFEExxxxx, SDM vol. 3 §11.11) and delivers it. */
 int apic_bus_msi(struct apic_bus *b, uint64_t addr, uint32_t data);
 
 int lapic_new(struct lapic **out, struct apic_bus *bus, const struct lapic_cfg *cfg, struct err *e);
 void lapic_free(struct lapic *l);
-void lapic_reset(struct lapic *l, bool init); /* init: INIT IPI (keeps the APIC ID), else power-on */
+/* init: INIT IPI (keeps IA32_APIC_BASE and so the mode), else power-on. The pins keep their levels. The
+ * lapic does not reset itself on INIT: the vCPU calls this when it takes LAPIC_EV_INIT. */
+void lapic_reset(struct lapic *l, bool init);
 
 /* The page at APIC_BASE (0xFEE00000 by default); off 0..0xfff. Sizes other than 4 at 16-byte steps
  * behave as undefined accesses do on silicon (reads 0, writes ignored). */
@@ -82,6 +95,10 @@ void lapic_mmio_write(struct lapic *l, uint32_t off, uint32_t val);
 int lapic_rdmsr(struct lapic *l, uint32_t msr, uint64_t *val);
 int lapic_wrmsr(struct lapic *l, uint32_t msr, uint64_t val);
 uint64_t lapic_base(struct lapic *l); /* IA32_APIC_BASE; lock-free */
+
+/* The guest's TSC minus clock_tsc() of the machine (IA32_TSC_ADJUST and TSC writes end up here). An armed
+ * TSC deadline moves with it. Not part of the saved state: set it again before lapic_resume. */
+void lapic_set_tsc_offset(struct lapic *l, uint64_t off);
 
 uint8_t lapic_get_cr8(struct lapic *l);
 void lapic_set_cr8(struct lapic *l, uint8_t v);
@@ -97,7 +114,9 @@ void lapic_set_lint(struct lapic *l, int lint, bool level);
 extern const struct state_desc lapic_state_desc;
 int lapic_save(struct lapic *l, struct sbuf *out);
 int lapic_load(struct lapic *l, const uint8_t *data, size_t len, size_t *used, struct err *e);
-void lapic_quiesce(struct lapic *l); /* stops the timer; state keeps the deadline */
+/* Stops the timer until lapic_resume; the state keeps the deadline. lapic_load is for quiesced ones, and
+ * refuses the state of an APIC with another ID. lapic_resume also reports what is pending. */
+void lapic_quiesce(struct lapic *l);
 void lapic_resume(struct lapic *l);
 
 #endif

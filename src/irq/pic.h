@@ -1,7 +1,12 @@
 /*
  * The 8259A pair (Intel 8259A data sheet), cascaded on IR2, with ELCR (ports 0x4D0/0x4D1). One mutex
  * for both. A `struct irq` for line n (0..15) has set = pic_set. The INTR output is reported through
- * `out`, called without the mutex held.
+ * `intr`, called without the state's mutex held, in the order of the changes, and low then high for a
+ * request that is still waiting after an INTA. `intr` must not call back into the pic.
+ *
+ * As on the chip, a line must stay high until the interrupt is acknowledged, in edge mode too: a
+ * device that lowers it earlier takes its request back (so irq_pulse() is not for PIC lines). Line 2 is
+ * the cascade and cannot be set. MCS-80 mode (ICW4 bit 0 clear) is not distinguished from 8086 mode.
  */
 #ifndef RING3_IRQ_PIC_H
 #define RING3_IRQ_PIC_H

@@ -28,6 +28,9 @@ struct region {
     struct ram *ram;  /* RAM, ROM: backing, not owned */
     uint64_t ram_off; /* offset in ram of the region's first byte (two regions may alias one ram) */
     void *io;         /* I/O: what dev/bus.h dispatches to; opaque here */
+    /* Called once with io when no view can refer to the region any more (physmap_reclaim or
+     * physmap_free after physmap_del). May be NULL. */
+    void (*io_free)(void *io);
 };
 
 /* One piece of a flat view: [start, end], both inclusive. */
@@ -64,12 +67,19 @@ unsigned physmap_width(const struct physmap *m);
 
 /* The map copies *r; returns its handle for physmap_del, or NULL with e set. */
 struct region *physmap_add(struct physmap *m, const struct region *r, struct err *e);
+/* 0, or -ENOENT when r is not in the map. Needs no memory, so it cannot fail otherwise. The
+ * region's struct stays valid until physmap_reclaim. */
 int physmap_del(struct physmap *m, struct region *r, struct err *e);
 void physmap_reclaim(struct physmap *m); /* frees retired views; no reader may hold one */
 
 const struct flat_view *physmap_view(const struct physmap *m);
 /* The range that holds gpa, or NULL. Binary search. */
 const struct flat_range *physmap_find(const struct flat_view *v, uint64_t gpa);
+
+/* The host address of gpa within r, a RAM or ROM range that holds it. */
+uint8_t *physmap_host(const struct flat_range *r, uint64_t gpa);
+/* Calls the listener's code_write. */
+void physmap_code_write(const struct physmap *m, uint64_t gpa, uint64_t len);
 
 struct p2m *physmap_p2m(struct physmap *m);
 
@@ -83,8 +93,8 @@ int mem_write(struct physmap *m, uint64_t gpa, const void *buf, uint64_t len);
 int mem_write_rom(struct physmap *m, uint64_t gpa, const void *buf, uint64_t len);
 int mem_zero(struct physmap *m, uint64_t gpa, uint64_t len);
 
-/* A host pointer to [gpa, gpa+len) for direct use, or NULL when it is not RAM, is not contiguous in
- * the host or may not be written. For writing, the range is marked dirty now and again by
+/* A host pointer to [gpa, gpa+len) for direct use, or NULL when len is 0 or the range is not RAM (or
+ * ROM, if only read), is not contiguous in the host or may not be written. For writing, the range is marked dirty now and again by
  * mem_unmap, which must follow every successful mem_map. */
 void *mem_map(struct physmap *m, uint64_t gpa, uint64_t len, bool write);
 void mem_unmap(struct physmap *m, uint64_t gpa, uint64_t len, bool write);

@@ -16,6 +16,7 @@
 #ifndef RING3_ENGINE_INTERP_INTERP_H
 #define RING3_ENGINE_INTERP_INTERP_H
 
+#include <pthread.h>
 #include <setjmp.h>
 
 #include "base/util.h"
@@ -28,7 +29,7 @@
 struct op;
 struct block;
 struct code_cache;
-struct x87_live; /* x87.c */
+struct simd; /* simd.h */
 
 /* An exception or interrupt on its way to being delivered. */
 struct event {
@@ -39,7 +40,13 @@ struct event {
 };
 
 struct cpu {
-    struct cpu_state s; /* rip, status flags and x87 may live elsewhere while running: see below */
+    /* rip, status flags and x87 may live elsewhere while running: see below. g views the state as
+     * 64-bit words so that one index names a base or index register, a segment base (G_FSBASE),
+     * the running block's RIP (G_RIP) or zero (G_ZERO): see op.h. */
+    union {
+        struct cpu_state s;
+        uint64_t g[sizeof(struct cpu_state) / 8 + 2];
+    };
 
     /* Status flags in LAHF/SETO form: bits 15..8 = SF ZF 0 AF 0 PF 1 CF, bit 0 = OF. While run() is
      * inside, the status bits of s.rflags are stale; use cpu_flags(). */
@@ -49,26 +56,37 @@ struct cpu {
     uint8_t bits;      /* cached cpu_code_bits() */
     bool flat;         /* 64-bit code: only FS and GS have bases */
     uint64_t next_rip;
-    struct tlb_set *tlb; /* the set for CPL, SMAP and PCID now */
-    uint64_t block_rip;  /* linear RIP of the running block's start */
-    struct block *block;
+    struct tlb_set *tlb; /* the set for CPL, SMAP and PCID now; an always empty one while `align` or `watch` */
+    uint64_t key;        /* what a jump-cache entry must match beside RIP: mode and TLB generation */
+    const _Atomic uint32_t *events; /* v->events */
+    const struct op *op; /* last fast handler that took a slow path */
 
     jmp_buf fault;       /* where cpu_raise goes */
     struct event event;  /* what it raised */
+    bool deliver;        /* event waits for event_deliver() */
     bool in_delivery;    /* an event is being delivered: for #DF */
     uint8_t deliver_class; /* its class: 0 benign, 1 contributory, 2 page fault, 3 double fault */
     bool shutdown;
     bool mode_changed;   /* leave the block: CPL, CS, paging or flags that matter changed */
 
     struct paging pg;
+    uint64_t pg_cr0, pg_cr4, pg_efer; /* what pg was made from, with pg.cr3 */
     struct tlbs tlbs;
     struct vcpu *v;
     struct vm *vm;
     struct code_cache *code;
     struct jump_cache *jc;
+    struct tlb_set *no_tlb; /* the always empty set */
+    bool align;          /* CR0.AM, RFLAGS.AC and CPL 3: unaligned accesses raise #AC */
+    bool watch;          /* a data breakpoint is armed: accesses are compared with DR0..DR3 */
+    bool step;           /* one instruction at a time: TF, shadows, breakpoints, budget */
+    struct simd *simd;   /* vector routines and buffers (simd_init, simd_fini) */
     bool x87_live;       /* the host's x87 unit holds s.x87 (x87.c) */
     uint64_t ninsn;      /* retired, flushed to v->insns */
     uint64_t stop_at;    /* ninsn at which the budget ends, UINT64_MAX without one */
+    uint64_t rmw_gpa;    /* what lin_map_rw mapped, for the code check after the store */
+    bool trap_taken;     /* set by an instruction that consumes its own single-step trap (SYSCALL, INT n) */
+    pthread_t thread;    /* that runs it */
     bool no_fast;        /* tests: use the plain functions for everything */
 };
 
@@ -80,6 +98,9 @@ _Noreturn void cpu_raise_pf(struct cpu *c, uint64_t la, uint32_t error); /* sets
 /* Leaves the current instruction without completing it, to run it again after events were looked at
  * (REP string instructions after a batch, long waits). State must be consistent for a restart. */
 _Noreturn void cpu_restart(struct cpu *c);
+/* The same between two iterations of a repeated string instruction: single-stepping traps after each, and
+ * an instruction breakpoint does not hit again (SDM vol. 3 §18.3.1.1: RF is set in the image). */
+_Noreturn void cpu_restart_rep(struct cpu *c);
 
 /* ---- flags ---- */
 static inline uint64_t cc_to_flags(uint16_t cc)
@@ -118,6 +139,8 @@ void lin_check(struct cpu *c, uint64_t la, unsigned n, enum access a, enum priv 
 /* Host address of [la, la+n) for read-modify-write after full write checks, dirty and code handling done,
  * or NULL if it is I/O, ROM or crosses a page whose frames are not adjacent in the host. */
 void *lin_map_rw(struct cpu *c, uint64_t la, unsigned n);
+/* The same for reading only. */
+const void *lin_map_ro(struct cpu *c, uint64_t la, unsigned n);
 static inline uint64_t lin_ld(struct cpu *c, uint64_t la, unsigned n, enum priv p)
 {
     uint64_t v = 0;

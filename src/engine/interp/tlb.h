@@ -20,17 +20,14 @@
 
 /* A tag that no page-aligned address equals. */
 #define TLB_EMPTY 1ull
-/* Low tag bits that make the fast path miss while keeping the page number. */
-#define TLB_SLOW 2ull   /* I/O, watched by a debug register, alignment-checked */
 
 struct tlb_entry {
-    uint64_t rtag, wtag;  /* page of la, or with TLB_EMPTY/TLB_SLOW set */
+    uint64_t rtag, wtag;  /* page of la, or TLB_EMPTY */
     uint64_t addend;      /* host address - la */
     uint64_t info;        /* gpa of the page | TLB_INFO_* */
 };
 #define TLB_INFO_GLOBAL BIT(0)
 #define TLB_INFO_LARGE BIT(1) /* from a 2 MiB, 4 MiB or 1 GiB mapping */
-#define TLB_INFO_CLEAN BIT(2) /* writable, but the D bit, COW or code flag needs the slow path */
 
 enum tlb_kind { TLB_SUPER, TLB_USER, TLB_SUPER_AC, TLB_KINDS };
 

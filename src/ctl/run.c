@@ -1,0 +1,370 @@
+/* ring3 run: one virtual machine from the command line. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/trace.h"
+#include "base/util.h"
+#include "ctl/cli.h"
+#include "ctl/option.h"
+#include "ctl/signals.h"
+#include "engine/engine.h"
+#include "machine/machine.h"
+
+#define NS_PER_S 1000000000ull
+
+struct run_cfg {
+    struct machine_cfg m;
+    const char *engine;
+    uint64_t timeout; /* ns, 0 = none */
+    const char *trace;
+    enum log_level level;
+};
+
+static int set_name(void *cfg, const char *val, struct err *e)
+{
+    ((struct run_cfg *)cfg)->m.name = val;
+    return *val ? 0 : err_set(e, EINVAL, "is empty");
+}
+
+static int set_engine(void *cfg, const char *val, struct err *e)
+{
+    ((struct run_cfg *)cfg)->engine = val;
+    if (strcmp(val, "auto") != 0 && !engine_find(val))
+        return err_set(e, EINVAL, "unknown engine '%s'; 'ring3 engines' lists them", val);
+    return 0;
+}
+
+static int set_cpus(void *cfg, const char *val, struct err *e)
+{
+    uint64_t n = 0;
+    int rc = option_uint(val, UINT32_MAX, &n, e);
+
+    if (!rc && n == 0)
+        return err_set(e, EINVAL, "a machine has at least one");
+    if (!rc && n > MACHINE_CPUS_MAX)
+        return err_set(e, EINVAL, "this version runs one vCPU");
+    ((struct run_cfg *)cfg)->m.cpus = (uint32_t)n;
+    return rc;
+}
+
+static int set_memory(void *cfg, const char *val, struct err *e)
+{
+    return option_size(val, &((struct run_cfg *)cfg)->m.memory, e);
+}
+
+static int set_kernel(void *cfg, const char *val, struct err *e)
+{
+    ((struct run_cfg *)cfg)->m.boot.kernel = val;
+    return 0;
+}
+
+static int set_initrd(void *cfg, const char *val, struct err *e)
+{
+    ((struct run_cfg *)cfg)->m.boot.initrd = val;
+    return 0;
+}
+
+static int set_append(void *cfg, const char *val, struct err *e)
+{
+    ((struct run_cfg *)cfg)->m.boot.cmdline = val;
+    return 0;
+}
+
+static int set_serial(void *cfg, const char *val, struct err *e)
+{
+    ((struct run_cfg *)cfg)->m.serial = val;
+    if (strcmp(val, "stdio") != 0 && strcmp(val, "none") != 0 &&
+        (strncmp(val, "file:", 5) != 0 || !val[5]))
+        return err_set(e, EINVAL, "'%s' is none of stdio, file:PATH, none", val);
+    return 0;
+}
+
+static int set_no_reboot(void *cfg, const char *val, struct err *e)
+{
+    ((struct run_cfg *)cfg)->m.no_reboot = true;
+    return 0;
+}
+
+static int set_timeout(void *cfg, const char *val, struct err *e)
+{
+    return option_seconds(val, &((struct run_cfg *)cfg)->timeout, e);
+}
+
+static int set_trace(void *cfg, const char *val, struct err *e)
+{
+    ((struct run_cfg *)cfg)->trace = val;
+    return 0;
+}
+
+static int set_log_level(void *cfg, const char *val, struct err *e)
+{
+    if (log_level_parse(val, &((struct run_cfg *)cfg)->level))
+        return err_set(e, EINVAL, "'%s' is none of error, warn, info, debug", val);
+    return 0;
+}
+
+static const struct option_desc options[] = {
+    {"name", "NAME", "Name of the VM in messages. Default: ring3.", set_name},
+    {"engine", "ENGINE",
+     "CPU engine: auto (the best this host offers) or a name that\n"
+     "'ring3 engines' lists, such as interp. Default: auto.",
+     set_engine},
+    {"cpus", "N", "Number of vCPUs; this version runs one. Default: 1.", set_cpus},
+    {"memory", "SIZE",
+     "Guest memory, with K, M or G; a multiple of 4K, at least 2M.\n"
+     "Default: 512M.",
+     set_memory},
+    {"kernel", "FILE",
+     "Linux kernel: a bzImage (payload gzip, xz, lzma, zstd, lz4 or not\n"
+     "compressed) or an ELF file (vmlinux, or any kernel with a PVH entry).\n"
+     "Required.",
+     set_kernel},
+    {"initrd", "FILE", "Initial RAM file system.", set_initrd},
+    {"append", "TEXT",
+     "The whole kernel command line, instead of the default\n"
+     "console=ttyS0.",
+     set_append},
+    {"serial", "stdio|file:PATH|none",
+     "Where the first serial port (ttyS0, COM1) is connected. On stdio a\n"
+     "terminal is raw: Ctrl-A X leaves, Ctrl-A H prints help. Default: stdio.",
+     set_serial},
+    {"no-reboot", NULL, "End, with status 0, when the guest reboots.", set_no_reboot},
+    {"timeout", "SECONDS",
+     "End, with status 4, if the guest has not ended by itself after this\n"
+     "time (fractions allowed).",
+     set_timeout},
+    {"trace", "GLOB[,GLOB]...",
+     "Print trace events whose names match, on standard error.\n"
+     "--trace help lists them.",
+     set_trace},
+    {"log-level", "error|warn|info|debug", "Least important messages to print. Default: warn.",
+     set_log_level},
+};
+
+static void help(void)
+{
+    printf("usage: ring3 run --kernel FILE [OPTION]...\n\n"
+           "Runs a virtual machine until the guest powers off.\n\n"
+           "options:\n");
+    option_help(options, ARRAY_LEN(options), stdout);
+    printf("\nexit status:\n"
+           "  0     the guest powered off, or rebooted under --no-reboot, or the user left\n"
+           "  1     ring3 or the host failed\n"
+           "  2     bad usage or configuration\n"
+           "  3     the guest died of a triple fault\n"
+           "  4     the time given by --timeout is over\n"
+           "  64+N  the guest wrote N to the debug-exit port 0xf4 (127 for N of 63 and more)\n"
+           "SIGINT, SIGTERM and SIGHUP end the VM and then ring3 by that signal.\n");
+}
+
+/* A running command. */
+struct run {
+    struct run_cfg cfg;
+    struct log log;
+    struct trace trace;
+    struct loop *loop;
+    struct signals signals;
+    struct machine *m;
+    int timeout_fd;
+    struct loop_fd *timeout_reg;
+    int signo;      /* the signal that ended it, or 0 */
+    bool timed_out;
+};
+
+static void on_signal(void *arg, int signo)
+{
+    struct run *r = arg;
+
+    r->signo = signo;
+    machine_stop(r->m);
+}
+
+static void on_timeout(void *arg, uint32_t events)
+{
+    struct run *r = arg;
+    uint64_t count;
+
+    if (read(r->timeout_fd, &count, sizeof(count)) == sizeof(count)) {
+        r->timed_out = true;
+        machine_stop(r->m);
+    }
+}
+
+static void on_ended(void *arg)
+{
+    loop_stop(((struct run *)arg)->loop);
+}
+
+static int choose_engine(struct run *r, struct err *e)
+{
+    bool automatic = !strcmp(r->cfg.engine, "auto");
+    struct err why;
+
+    for (const struct engine_ops *const *x = engine_list; *x; x++) {
+        if (!automatic && strcmp((*x)->name, r->cfg.engine) != 0)
+            continue;
+        if (!(*x)->probe || (*x)->probe(&why) == 0) {
+            r->cfg.m.engine = *x;
+            log_msg(&r->log, LOG_INFO, "engine %s", (*x)->name);
+            return 0;
+        }
+        if (!automatic)
+            return err_set(e, ENOTSUP, "--engine: %s: %s", (*x)->name, why.msg);
+        log_msg(&r->log, LOG_INFO, "engine %s is missing: %s", (*x)->name, why.msg);
+    }
+    return err_set(e, ENOTSUP, "--engine: this host offers none");
+}
+
+static int start_timeout(struct run *r, struct err *e)
+{
+    const struct itimerspec t = {.it_value = {.tv_sec = (time_t)(r->cfg.timeout / NS_PER_S),
+                                              .tv_nsec = (long)(r->cfg.timeout % NS_PER_S)}};
+
+    if (!r->cfg.timeout)
+        return 0;
+    r->timeout_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (r->timeout_fd < 0 || timerfd_settime(r->timeout_fd, 0, &t, NULL))
+        return err_sys(e, "timerfd");
+    return loop_add(r->loop, r->timeout_fd, EPOLLIN, on_timeout, r, &r->timeout_reg, e);
+}
+
+/* Did the configuration make it fail, or the host? */
+static int status_of(int rc)
+{
+    static const int host[] = {ENOMEM, EMFILE, ENFILE, EAGAIN, EIO, ENOSPC};
+
+    for (size_t i = 0; i < ARRAY_LEN(host); i++) {
+        if (rc == -host[i])
+            return CLI_FAILED;
+    }
+    return CLI_USAGE;
+}
+
+/* What the end of the machine means for the process. */
+static int status_of_end(const struct run *r, struct err *e)
+{
+    const struct machine_result *res = machine_result(r->m);
+
+    switch (res->end) {
+    case MACHINE_POWERED_OFF:
+    case MACHINE_REBOOTED:
+        return CLI_OK;
+    case MACHINE_EXITED:
+        return CLI_EXIT + (int)MIN((unsigned)res->status, 63u);
+    case MACHINE_DIED:
+        *e = res->error;
+        return CLI_DIED;
+    case MACHINE_STOPPED:
+        if (r->timed_out)
+            err_set(e, ETIMEDOUT, "the time given by --timeout is over");
+        return r->timed_out ? CLI_TIMEOUT : CLI_OK;
+    case MACHINE_ALIVE:
+    case MACHINE_FAILED:
+        break;
+    }
+    *e = res->error;
+    return CLI_FAILED;
+}
+
+/* From a checked configuration to the end of the machine. */
+static int run_machine(struct run *r, struct err *e)
+{
+    int status = CLI_FAILED;
+    int rc = signals_init(&r->signals, r->loop, on_signal, r, e);
+
+    if (rc)
+        return CLI_FAILED;
+    rc = machine_new(&r->m, &r->cfg.m, e);
+    if (rc) {
+        status = status_of(rc);
+        goto out;
+    }
+    rc = start_timeout(r, e);
+    if (!rc)
+        rc = machine_start(r->m, e);
+    if (!rc)
+        rc = loop_run(r->loop, e);
+    if (!rc)
+        status = status_of_end(r, e);
+    machine_free(r->m);
+out:
+    if (r->timeout_reg)
+        loop_del(r->timeout_reg);
+    if (r->timeout_fd >= 0)
+        close(r->timeout_fd);
+    signals_fini(&r->signals);
+    return status;
+}
+
+static int run_configured(struct run *r, struct err *e)
+{
+    int status, rc;
+
+    if (!r->cfg.m.boot.kernel) {
+        err_set(e, EINVAL, "--kernel: no kernel given");
+        return CLI_USAGE;
+    }
+    if (r->cfg.trace) {
+        rc = trace_enable(&r->trace, r->cfg.trace, e);
+        if (rc) {
+            err_prefix(e, rc, "--trace");
+            return CLI_USAGE;
+        }
+    }
+    if (choose_engine(r, e))
+        return CLI_USAGE;
+    if (loop_new(&r->loop, e))
+        return CLI_FAILED;
+    r->cfg.m.loop = r->loop;
+    status = run_machine(r, e);
+    loop_free(r->loop);
+    return status;
+}
+
+int cli_run(int argc, char **argv)
+{
+    struct run r = {
+        .cfg = {.m = {.name = "ring3",
+                      .cpus = 1,
+                      .memory = 512 * MIB,
+                      .boot = {.cmdline = "console=ttyS0"},
+                      .serial = "stdio"},
+                .engine = "auto",
+                .level = LOG_WARN},
+        .timeout_fd = -1,
+    };
+    struct err e = {""};
+    bool want_help;
+    int status;
+
+    if (option_parse(options, ARRAY_LEN(options), argc, argv, &r.cfg, &want_help, &e))
+        return cli_usage("run", &e);
+    if (want_help) {
+        help();
+        return cli_printed();
+    }
+    if (r.cfg.trace && !strcmp(r.cfg.trace, "help")) {
+        trace_list(stdout);
+        return cli_printed();
+    }
+    log_init(&r.log, r.cfg.level, STDERR_FILENO);
+    trace_init(&r.trace, &r.log);
+    r.cfg.m.log = &r.log;
+    r.cfg.m.trace = &r.trace;
+    r.cfg.m.ended = on_ended;
+    r.cfg.m.arg = &r;
+
+    status = run_configured(&r, &e);
+    if (r.signo)
+        signals_die(r.signo);
+    if (e.msg[0])
+        fprintf(stderr, "ring3: %s\n", e.msg);
+    return status;
+}

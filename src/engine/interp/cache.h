@@ -1,0 +1,88 @@
+/*
+ * The interpreter's code cache: decoded blocks keyed by guest-physical address and mode, so that they
+ * survive remapping and are shared by address spaces. One cache per vm.
+ *
+ * A block lies in one guest frame, except that its only instruction may continue into a second one.
+ * Writing to a frame with P2M_CODE kills the blocks whose bytes were touched: each op of a dead block
+ * is turned into a `refetch`, so a vCPU that is running it (or jumps to it through an old link)
+ * looks the code up again at the next instruction. Dead blocks' memory stays until the cache is
+ * reset as a whole, which happens outside of blocks.
+ *
+ * Locking: one mutex around building, killing and reset; ops of live blocks are read without it.
+ */
+#ifndef RING3_ENGINE_INTERP_CACHE_H
+#define RING3_ENGINE_INTERP_CACHE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/util.h"
+
+struct cpu;
+struct op;
+struct block;
+struct vm;
+typedef const struct op *(*op_fn)(struct cpu *c, const struct op *o);
+
+struct op {
+    op_fn fn;
+    union {
+        uint64_t imm;
+        struct plain *plain;
+        const struct block *link; /* direct branches within the page: where they go, if live */
+    };
+    int32_t disp;   /* of the address; direct branches: target relative to the block's start */
+    uint16_t off;   /* of the instruction in the block, bytes */
+    uint16_t b, x;  /* address: indices into cpu.g */
+    uint8_t r, r2;  /* registers: index into cpu.g, or byte offset for 8-bit ones */
+    uint8_t sc;     /* scale shift; sizes for some */
+    uint8_t len;    /* of the instruction(s), bytes */
+    uint8_t cnt;    /* instructions from the block's start to this one, itself included */
+    uint8_t pad;
+};
+
+#define BLOCK_MAX_INSNS 64
+
+struct block {
+    bool live;
+    uint8_t mode;
+    uint16_t nops, bytes;
+    uint64_t gpa;        /* of the first byte */
+    uint64_t gpa2;       /* frame of the part beyond the page end, or ~0 */
+    struct block *hash_next;
+    struct block *page_next[2]; /* in the frames' lists */
+    struct op op[];
+};
+
+/* Jump cache: RIP -> block, valid for one key (mode, privilege, TLB generation). Per vCPU. */
+#define JUMP_BITS 12
+struct jump_entry {
+    uint64_t rip, key;
+    struct block *block;
+};
+struct jump_cache {
+    struct jump_entry e[1u << JUMP_BITS];
+};
+static inline struct jump_entry *jump_slot(struct jump_cache *jc, uint64_t rip)
+{
+    return &jc->e[(rip ^ rip >> JUMP_BITS) & ((1u << JUMP_BITS) - 1)];
+}
+
+extern const struct op op_leave;   /* returns to the run loop, RIP in g[G_RIP] */
+extern const struct block block_unlinked; /* what an unlinked branch points to: never live */
+
+struct code_cache;
+int cache_new(struct code_cache **out, struct vm *vm, struct err *e);
+void cache_free(struct code_cache *cc);
+/* The block for the code at the current RIP in the current mode, built if need be. Raises the fetch's
+ * page fault, #UD ... through cpu_raise. max: most instructions it may have (1 to step). */
+struct block *cache_lookup(struct cpu *c, unsigned max);
+/* [gpa, gpa+len) was written: kills the blocks it touches. Any thread. */
+void cache_write(struct code_cache *cc, uint64_t gpa, uint64_t len);
+/* Drops everything; no vCPU may be inside a block. */
+void cache_reset(struct code_cache *cc);
+/* Has the arena run low? The run loop resets it at its next safe point. */
+bool cache_full(const struct code_cache *cc);
+
+#endif

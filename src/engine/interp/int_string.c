@@ -1,0 +1,188 @@
+/* String instructions: element by element, restartable at each, and page-wise in 64-bit code. */
+#include <string.h>
+
+#include "engine/interp/alu.h"
+#include "engine/interp/integer.h"
+
+/* Elements between two looks at pending events. */
+#define BATCH 4096u
+
+static uint64_t advance(const struct cpu *c, const struct insn *i, uint64_t reg, uint64_t n, unsigned size)
+{
+    uint64_t step = c->s.rflags & FL_DF ? -(uint64_t)(n * size) : n * size;
+
+    return reg + step;
+}
+
+static void move_on(struct cpu *c, const struct insn *i, unsigned reg, uint64_t n, unsigned size)
+{
+    gpr_write(c, reg, i->addrsize, advance(c, i, c->s.gpr[reg], n, size));
+}
+
+static uint64_t index_of(const struct cpu *c, const struct insn *i, unsigned reg)
+{
+    return gpr_read(c, reg, i->addrsize);
+}
+
+/* Runs one step of `elements` at a time under REP; step() does up to `max` and says how many. */
+typedef uint64_t (*string_step)(struct cpu *c, const struct insn *i, uint64_t max, bool *stop);
+
+static void repeat(struct cpu *c, const struct insn *i, string_step step)
+{
+    uint64_t done = 0;
+    bool stop = false;
+
+    if (!(i->prefix & (PFX_REP | PFX_REPNE))) {
+        step(c, i, 1, &stop);
+        return;
+    }
+    while (!stop) {
+        uint64_t left = gpr_read(c, RCX, i->addrsize), n;
+
+        if (!left)
+            return;
+        /* Between elements the state is consistent: events and single-step see RIP at the
+         * instruction and the remaining count. */
+        if (done >= BATCH || (done && c->step))
+            cpu_restart_rep(c);
+        n = step(c, i, c->step ? 1 : MIN(left, (uint64_t)BATCH), &stop);
+        gpr_write(c, RCX, i->addrsize, left - n);
+        done += n;
+    }
+}
+
+/* How many elements at linear address la lie in its page, going up. */
+static uint64_t room(uint64_t la, unsigned size) { return (PAGE_SIZE - (la & PAGE_MASK)) / size; }
+
+/* May elements be handled a page at a time? */
+static bool bulk(const struct cpu *c, const struct insn *i, uint64_t max)
+{
+    return max > 1 && c->bits == CPU_64 && i->addrsize == 8 && !(c->s.rflags & FL_DF) &&
+           c->tlb != c->no_tlb;
+}
+
+static uint64_t movs_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop)
+{
+    unsigned size = i->op[0].size;
+    uint64_t src = index_of(c, i, RSI), dst = index_of(c, i, RDI), n = 1;
+    uint64_t from = seg_lin(c, i->mem.seg, src, size, ACCESS_READ);
+    uint64_t to = seg_lin(c, ES, dst, size, ACCESS_WRITE);
+
+    if (bulk(c, i, max)) {
+        n = MIN(max, MIN(room(from, size), room(to, size)));
+        if (n > 1) {
+            const void *p = lin_map_ro(c, from, (unsigned)(n * size));
+            void *q = lin_map_rw(c, to, (unsigned)(n * size));
+
+            if (p && q) {
+                /* A destination just above the source repeats the pattern, element by element. */
+                if ((uintptr_t)q - (uintptr_t)p < n * size) {
+                    if ((uintptr_t)q - (uintptr_t)p < size && q != p)
+                        goto single;
+                    for (uint64_t k = 0; k < n; k++)
+                        memcpy((char *)q + k * size, (const char *)p + k * size, size);
+                } else {
+                    memmove(q, p, n * size);
+                }
+                move_on(c, i, RSI, n, size);
+                move_on(c, i, RDI, n, size);
+                return n;
+            }
+        }
+    }
+single:
+    lin_st(c, to, size, lin_ld(c, from, size, PRIV_CPL), PRIV_CPL);
+    move_on(c, i, RSI, 1, size);
+    move_on(c, i, RDI, 1, size);
+    return 1;
+}
+
+static void fill(void *p, uint64_t v, unsigned size, uint64_t n)
+{
+    switch (size) {
+    case 1: memset(p, (int)v, n); break;
+    case 2:
+        for (uint64_t k = 0; k < n; k++)
+            memcpy((char *)p + 2 * k, &v, 2);
+        break;
+    case 4:
+        for (uint64_t k = 0; k < n; k++)
+            memcpy((char *)p + 4 * k, &v, 4);
+        break;
+    default:
+        for (uint64_t k = 0; k < n; k++)
+            memcpy((char *)p + 8 * k, &v, 8);
+    }
+}
+
+static uint64_t stos_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop)
+{
+    unsigned size = i->op[0].size;
+    uint64_t to = seg_lin(c, ES, index_of(c, i, RDI), size, ACCESS_WRITE);
+    uint64_t v = gpr_read(c, RAX, size), n = 1;
+
+    if (bulk(c, i, max)) {
+        n = MIN(max, room(to, size));
+        if (n > 1) {
+            void *p = lin_map_rw(c, to, (unsigned)(n * size));
+
+            if (p) {
+                fill(p, v, size, n);
+                move_on(c, i, RDI, n, size);
+                return n;
+            }
+        }
+    }
+    lin_st(c, to, size, v, PRIV_CPL);
+    move_on(c, i, RDI, 1, size);
+    return 1;
+}
+
+static uint64_t lods_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop)
+{
+    unsigned size = i->op[0].size;
+
+    gpr_write(c, RAX, size, seg_ld(c, i->mem.seg, index_of(c, i, RSI), size));
+    move_on(c, i, RSI, 1, size);
+    return 1;
+}
+
+/* REPE goes on while equal, REPNE while different. */
+static void compare(struct cpu *c, const struct insn *i, unsigned size, uint64_t a, uint64_t b, bool *stop)
+{
+    switch (size) {
+    case 1: alu_cmp8((uint8_t)a, (uint8_t)b, &c->cc); break;
+    case 2: alu_cmp16((uint16_t)a, (uint16_t)b, &c->cc); break;
+    case 4: alu_cmp32((uint32_t)a, (uint32_t)b, &c->cc); break;
+    default: alu_cmp64(a, b, &c->cc); break;
+    }
+    *stop = (i->prefix & PFX_REPNE) ? a == b : a != b;
+}
+
+static uint64_t cmps_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop)
+{
+    unsigned size = i->op[0].size;
+    uint64_t a = seg_ld(c, i->mem.seg, index_of(c, i, RSI), size);
+    uint64_t b = seg_ld(c, ES, index_of(c, i, RDI), size);
+
+    compare(c, i, size, a, b, stop);
+    move_on(c, i, RSI, 1, size);
+    move_on(c, i, RDI, 1, size);
+    return 1;
+}
+
+static uint64_t scas_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop)
+{
+    unsigned size = i->op[0].size;
+    uint64_t b = seg_ld(c, ES, index_of(c, i, RDI), size);
+
+    compare(c, i, size, gpr_read(c, RAX, size), b, stop);
+    move_on(c, i, RDI, 1, size);
+    return 1;
+}
+
+PLAIN(int_movs) { repeat(c, i, movs_step); }
+PLAIN(int_stos) { repeat(c, i, stos_step); }
+PLAIN(int_lods) { repeat(c, i, lods_step); }
+PLAIN(int_cmps) { repeat(c, i, cmps_step); }
+PLAIN(int_scas) { repeat(c, i, scas_step); }

@@ -1,0 +1,478 @@
+/* The interpreter as an engine: the run loop, events and interrupts between instructions, state. */
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "engine/interp/op.h"
+
+/* Values longjmp() brings to the run loop. */
+enum { LEAVE_EVENT = 1, LEAVE_RESTART };
+
+#define DR7_ARMED 0xffull
+#define DR6_BS BIT(14)
+
+_Noreturn void cpu_restart(struct cpu *c) { longjmp(c->fault, LEAVE_RESTART); }
+
+_Noreturn void cpu_restart_rep(struct cpu *c)
+{
+    if (c->s.rflags & FL_TF)
+        c->s.pending_dbg |= DR6_BS;
+    c->s.rflags |= FL_RF;
+    cpu_restart(c);
+}
+
+_Noreturn void cpu_raise(struct cpu *c, enum vector vec, uint32_t error)
+{
+    c->event = (struct event){ .kind = EV_FAULT, .vector = (uint8_t)vec, .error = error };
+    c->deliver = true;
+    longjmp(c->fault, LEAVE_EVENT);
+}
+
+_Noreturn void cpu_raise_pf(struct cpu *c, uint64_t la, uint32_t error)
+{
+    c->s.cr2 = la;
+    cpu_raise(c, X_PF, error);
+}
+
+/* ---- what is cached of the state ---- */
+
+static void update_tlb(struct cpu *c)
+{
+    struct tlb_context *x = &c->tlbs.ctx[c->tlbs.cur];
+    bool armed = c->s.dr[7] & DR7_ARMED;
+
+    c->align = c->cpl == 3 && (c->s.cr0 & CR0_AM) && (c->s.rflags & FL_AC);
+    c->watch = armed;
+    if (c->align || c->watch)
+        c->tlb = c->no_tlb;
+    else if (c->cpl == 3)
+        c->tlb = &x->set[TLB_USER];
+    else
+        c->tlb = &x->set[c->pg.smap && (c->s.rflags & FL_AC) ? TLB_SUPER_AC : TLB_SUPER];
+    c->key = x->gen << 8 | (uint64_t)c->cpl << 4 | c->bits << 2 | (uint64_t)c->no_fast << 1;
+}
+
+void cpu_update_mode(struct cpu *c)
+{
+    const struct cpu_state *s = &c->s;
+
+    c->cpl = (uint8_t)cpu_cpl(s);
+    c->bits = (uint8_t)cpu_code_bits(s);
+    c->flat = c->bits == CPU_64;
+    if (s->cr0 != c->pg_cr0 || s->cr3 != c->pg.cr3 || s->cr4 != c->pg_cr4 ||
+        s->efer != c->pg_efer) {
+        uint64_t pdpte[4];
+
+        memcpy(pdpte, c->pg.pdpte, sizeof(pdpte));
+        paging_init(&c->pg, s, c->vm->cpuid->maxphys, cpuid_has(c->vm->cpuid, CPUF_PDPE1GB));
+        memcpy(c->pg.pdpte, pdpte, sizeof(pdpte));
+        c->pg_cr0 = s->cr0;
+        c->pg_cr4 = s->cr4;
+        c->pg_efer = s->efer;
+    }
+    update_tlb(c);
+    c->mode_changed = true;
+}
+
+void cpu_set_flags(struct cpu *c, uint64_t f)
+{
+    uint64_t keep = FL_STATUS | FL_DF;
+    uint64_t old = c->s.rflags;
+
+    c->s.rflags = (f & 0x3f7fd5) | FL_R1;
+    cpu_set_status(c, f);
+    if ((old ^ c->s.rflags) & ~keep) {
+        update_tlb(c);
+        c->mode_changed = true;
+    }
+}
+
+void cpu_flush_tlb(struct cpu *c, bool global)
+{
+    if (global)
+        tlbs_flush(&c->tlbs);
+    else
+        tlbs_flush_nonglobal(&c->tlbs);
+    update_tlb(c);
+    c->mode_changed = true;
+}
+
+/* ---- events ---- */
+
+static void raise_event(struct cpu *c, int kind, uint8_t vector)
+{
+    c->event.kind = kind;
+    c->event.vector = vector;
+    c->event.has_error = false;
+    c->event.error = 0;
+    c->deliver = true;
+}
+
+static void take_init(struct cpu *c)
+{
+    uint64_t base = 0;
+
+    x87_sync(c);
+    cpu_state_init(&c->s);
+    c->cc = flags_to_cc(c->s.rflags);
+    /* The bootstrap processor restarts at the reset vector, the others wait for SIPI. */
+    if (c->vm->env->rdmsr(c->v, 0x1b, &base) == 0 && !(base & BIT(8)))
+        c->s.activity = CPU_WAIT_SIPI;
+    tlbs_flush(&c->tlbs);
+    tlbs_switch(&c->tlbs, c->s.cr3, 0, true);
+    cpu_update_mode(c);
+    trace(c->vm->trace, cpu_reset, "cpu%u INIT", c->v->index);
+}
+
+static void take_sipi(struct cpu *c, uint8_t vector)
+{
+    if (c->s.activity != CPU_WAIT_SIPI)
+        return;
+    c->s.seg[CS].sel = (uint16_t)(vector << 8);
+    c->s.seg[CS].base = (uint64_t)vector << 12;
+    c->s.rip = 0;
+    c->s.activity = CPU_RUNNING;
+    cpu_update_mode(c);
+    trace(c->vm->trace, cpu_reset, "cpu%u SIPI %#x", c->v->index, vector);
+}
+
+/* Looks at posted events. True: return from run() now. */
+static bool take_events(struct cpu *c)
+{
+    uint32_t ev = atomic_exchange(&c->v->events, 0);
+
+    if (ev & VCPU_EV_FLUSH) {
+        cache_reset(c->code);
+        memset(c->jc, 0, sizeof(*c->jc));
+        tlbs_flush(&c->tlbs);
+        update_tlb(c);
+    }
+    if (ev & VCPU_EV_INIT)
+        c->s.init_pending = 1;
+    if (ev & VCPU_EV_NMI)
+        c->s.nmi_pending = 1;
+    if (c->s.init_pending) {
+        c->s.init_pending = 0;
+        take_init(c);
+    }
+    if (ev & VCPU_EV_SIPI)
+        take_sipi(c, atomic_load(&c->v->sipi));
+    return ev & VCPU_EV_KICK;
+}
+
+/* Interrupts and debug traps that are due before the next instruction. True if one was raised. */
+static bool take_interrupt(struct cpu *c)
+{
+    struct cpu_state *s = &c->s;
+
+    if (s->pending_dbg && !s->mov_ss_shadow) {
+        s->dr[6] |= s->pending_dbg;
+        s->pending_dbg = 0;
+        raise_event(c, EV_TRAP, X_DB);
+        return true;
+    }
+    if (s->nmi_pending && !s->nmi_blocked && !s->mov_ss_shadow) {
+        s->nmi_pending = 0;
+        s->nmi_blocked = 1;
+        raise_event(c, EV_NMI_INT, X_NMI);
+    } else if ((s->rflags & FL_IF) && !s->sti_shadow && !s->mov_ss_shadow &&
+               c->vm->env->irq_pending(c->v)) {
+        int vec = c->vm->env->irq_ack(c->v);
+
+        if (vec < 0)
+            return false;
+        raise_event(c, EV_EXT_INT, (uint8_t)vec);
+    } else {
+        return false;
+    }
+    s->activity = CPU_RUNNING;
+    return true;
+}
+
+/* ---- running ---- */
+
+static void run_block(struct cpu *c, const struct block *b)
+{
+    const struct op *o = b->op;
+
+    c->g[G_RIP] = c->s.rip;
+    while (o)
+        o = o->fn(c, o);
+}
+
+static void run_fast(struct cpu *c)
+{
+    struct jump_entry *j = jump_slot(c->jc, c->s.rip);
+
+    if (j->rip != c->s.rip || j->key != c->key) {
+        struct block *b = cache_lookup(c, BLOCK_MAX_INSNS);
+
+        if (!b->live) {
+            run_block(c, b);
+            return;
+        }
+        *j = (struct jump_entry){ .rip = c->s.rip, .key = c->key, .block = b };
+    }
+    run_block(c, j->block);
+}
+
+/* An execution breakpoint on this instruction? (SDM vol. 3 §18.3.1.1) */
+static bool exec_breakpoint(struct cpu *c)
+{
+    uint64_t la = c->bits == CPU_64 ? c->s.rip : (c->s.seg[CS].base + c->s.rip) & 0xffffffff;
+    uint64_t hit = 0;
+
+    for (unsigned k = 0; k < 4; k++)
+        if ((c->s.dr[7] >> (2 * k) & 3) && bits(c->s.dr[7], 17 + 4 * k, 16 + 4 * k) == 0 &&
+            c->s.dr[k] == la)
+            hit |= BIT(k);
+    if (!hit || (c->s.rflags & FL_RF))
+        return false;
+    c->s.dr[6] |= hit;
+    return true;
+}
+
+/* One instruction, with everything that only matters between two. */
+static void run_step(struct cpu *c)
+{
+    struct cpu_state *s = &c->s;
+    bool tf = s->rflags & FL_TF;
+    uint64_t key = c->key;
+
+    if ((s->dr[7] & DR7_ARMED) && exec_breakpoint(c))
+        cpu_raise(c, X_DB, 0);
+    s->rflags &= ~FL_RF;
+    s->sti_shadow = s->mov_ss_shadow = 0;
+    c->key = ~0ull; /* nothing in the jump cache matches: control comes back after one instruction */
+    c->trap_taken = false;
+    c->step = true;
+    run_block(c, cache_lookup(c, 1));
+    if (c->key == ~0ull)
+        c->key = key;
+    if (tf && !c->trap_taken)
+        s->pending_dbg |= DR6_BS;
+}
+
+static bool must_step(const struct cpu *c)
+{
+    return (c->s.rflags & (FL_TF | FL_RF)) || c->s.sti_shadow || c->s.mov_ss_shadow ||
+           (c->s.dr[7] & DR7_ARMED) || c->stop_at != UINT64_MAX;
+}
+
+static enum stop run_loop(struct cpu *c)
+{
+    if (setjmp(c->fault) && c->op)
+        c->ninsn += c->op->cnt - 1u; /* those before the one that was left */
+    for (;;) {
+        c->op = NULL;
+        c->step = false;
+        if (c->deliver) {
+            c->deliver = false;
+            event_deliver(c);
+        }
+        if (unlikely(c->shutdown))
+            return STOP_SHUTDOWN;
+        c->mode_changed = false;
+        if (unlikely(atomic_load_explicit(c->events, memory_order_relaxed)) && take_events(c))
+            return STOP_KICK;
+        if (take_interrupt(c))
+            continue;
+        if (unlikely(c->s.activity != CPU_RUNNING))
+            return c->s.activity == CPU_SHUTDOWN ? STOP_SHUTDOWN : STOP_HLT;
+        if (unlikely(c->ninsn >= c->stop_at))
+            return STOP_BUDGET;
+        if (unlikely(cache_full(c->code))) {
+            cache_reset(c->code);
+            memset(c->jc, 0, sizeof(*c->jc));
+        }
+        update_tlb(c);
+        /* With no breakpoint armed RF has nothing to suppress. */
+        if (!(c->s.dr[7] & DR7_ARMED))
+            c->s.rflags &= ~FL_RF;
+        if (likely(!must_step(c)))
+            run_fast(c);
+        else
+            run_step(c);
+    }
+}
+
+static enum stop interp_run(struct vcpu *v)
+{
+    struct cpu *c = v->priv;
+    enum stop st;
+
+    c->thread = pthread_self();
+    c->stop_at = v->budget ? c->ninsn + v->budget : UINT64_MAX;
+    st = run_loop(c);
+    v->insns = c->ninsn;
+    return st;
+}
+
+/* ---- engine_ops ---- */
+
+static int interp_probe(struct err *e) { return 0; }
+
+static int interp_vm_init(struct vm *vm, struct err *e)
+{
+    struct code_cache *cc;
+    int rc = cache_new(&cc, vm, e);
+
+    if (rc == 0)
+        vm->engine_priv = cc;
+    return rc;
+}
+
+static void interp_vm_fini(struct vm *vm)
+{
+    cache_free(vm->engine_priv);
+    vm->engine_priv = NULL;
+}
+
+static void interp_vcpu_fini(struct vcpu *v)
+{
+    struct cpu *c = v->priv;
+
+    if (!c)
+        return;
+    x87_sync(c);
+    simd_fini(c);
+    tlbs_fini(&c->tlbs);
+    free(c->jc);
+    free(c->no_tlb);
+    free(c);
+    v->priv = NULL;
+}
+
+static int interp_vcpu_init(struct vcpu *v, struct err *e)
+{
+    struct cpu *c = aligned_alloc(64, ALIGN_UP(sizeof(*c), 64));
+    int rc;
+
+    if (!c)
+        return err_set(e, ENOMEM, "out of memory for a vCPU");
+    memset(c, 0, sizeof(*c));
+    v->priv = c;
+    c->v = v;
+    c->vm = v->vm;
+    c->events = &v->events;
+    c->code = v->vm->engine_priv;
+    c->jc = calloc(1, sizeof(*c->jc));
+    c->no_tlb = malloc(sizeof(*c->no_tlb));
+    c->stop_at = UINT64_MAX;
+    if (!c->jc || !c->no_tlb || tlbs_init(&c->tlbs) < 0) {
+        interp_vcpu_fini(v);
+        return err_set(e, ENOMEM, "out of memory for a vCPU's TLB");
+    }
+    for (unsigned i = 0; i < TLB_ENTRIES; i++)
+        c->no_tlb->e[i] = (struct tlb_entry){ .rtag = TLB_EMPTY, .wtag = TLB_EMPTY };
+    rc = simd_init(c, e);
+    if (rc < 0) {
+        interp_vcpu_fini(v);
+        return rc;
+    }
+    cpu_state_reset(&c->s);
+    c->pg_cr0 = ~0ull;
+    cpu_update_mode(c);
+    return 0;
+}
+
+static int interp_get_state(struct vcpu *v, struct cpu_state *s)
+{
+    struct cpu *c = v->priv;
+
+    x87_sync(c);
+    *s = c->s;
+    s->rflags = cpu_flags(c);
+    s->cr8 = v->vm->env->get_cr8(v);
+    return 0;
+}
+
+static int interp_set_state(struct vcpu *v, const struct cpu_state *s)
+{
+    struct cpu *c = v->priv;
+    int rc = cpu_state_validate(s, &v->error);
+
+    if (rc < 0)
+        return rc;
+    x87_sync(c);
+    c->s = *s;
+    c->cc = flags_to_cc(s->rflags);
+    v->vm->env->set_cr8(v, s->cr8);
+    c->shutdown = false;
+    c->deliver = false;
+    c->pg_cr0 = ~s->cr0;
+    tlbs_flush(&c->tlbs);
+    tlbs_switch(&c->tlbs, s->cr3, s->cr4 & CR4_PCIDE ? s->cr3 & 0xfff : 0, true);
+    cpu_update_mode(c);
+    if (c->pg.levels == 3 && !cpu_long_mode(s))
+        paging_load_pdptes(&c->pg, physmap_p2m(v->vm->map));
+    return 0;
+}
+
+static int interp_map_changed(struct vm *vm, const struct flat_view *view)
+{
+    for (uint32_t i = 0; i < vm->nvcpu; i++) {
+        struct vcpu *v = vm->vcpu[i];
+        struct cpu *c = v->priv;
+
+        if (!c)
+            continue;
+        /* A vCPU whose own register write moved something must not see the old map again, not even
+         * in the rest of its block. */
+        if (pthread_equal(c->thread, pthread_self()))
+            tlbs_flush(&c->tlbs);
+        vcpu_post(v, VCPU_EV_FLUSH);
+    }
+    return 0;
+}
+
+static void interp_code_write(struct vm *vm, uint64_t gpa, uint64_t len)
+{
+    if (vm->engine_priv)
+        cache_write(vm->engine_priv, gpa, len);
+}
+
+static int interp_dirty_fetch(struct vm *vm, struct ram *ram, uint64_t *bits_out)
+{
+    const struct flat_view *view = physmap_view(vm->map);
+
+    for (uint32_t i = 0; i < view->n; i++) {
+        const struct flat_range *r = &view->r[i];
+        uint64_t first = r->start >> PAGE_SHIFT, n = (r->end - r->start + 1) >> PAGE_SHIFT;
+        uint64_t off, *tmp;
+
+        if (r->kind == REGION_IO || r->region->ram != ram)
+            continue;
+        off = (r->region->ram_off + r->off) >> PAGE_SHIFT;
+        tmp = calloc((n + 63) / 64, sizeof(*tmp));
+        if (!tmp)
+            return -ENOMEM;
+        p2m_dirty_fetch(physmap_p2m(vm->map), first, n, tmp);
+        for (uint64_t k = 0; k < n; k++)
+            if (tmp[k / 64] >> (k % 64) & 1)
+                bits_out[(off + k) / 64] |= BIT((off + k) % 64);
+        free(tmp);
+    }
+    for (uint32_t i = 0; i < vm->nvcpu; i++)
+        if (vm->vcpu[i]->priv)
+            tlbs_flush_writes(&((struct cpu *)vm->vcpu[i]->priv)->tlbs);
+    return 0;
+}
+
+const struct engine_ops interp_engine = {
+    .name = "interp",
+    .summary = "interpreter with a decoded-code cache; any host",
+    .probe = interp_probe,
+    .vm_init = interp_vm_init,
+    .vcpu_init = interp_vcpu_init,
+    .run = interp_run,
+    .get_state = interp_get_state,
+    .set_state = interp_set_state,
+    .map_changed = interp_map_changed,
+    .code_write = interp_code_write,
+    .dirty_fetch = interp_dirty_fetch,
+    .vcpu_fini = interp_vcpu_fini,
+    .vm_fini = interp_vm_fini,
+};

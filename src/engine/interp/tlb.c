@@ -1,0 +1,162 @@
+/* The soft TLB: contexts by PCID and the flushes between them. The hit path is inline in tlb.h's
+ * users; refilling is mem.c's. */
+#include "engine/interp/tlb.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static void set_empty(struct tlb_set *s)
+{
+    for (unsigned i = 0; i < TLB_ENTRIES; i++) {
+        s->e[i].rtag = TLB_EMPTY;
+        s->e[i].wtag = TLB_EMPTY;
+        s->e[i].info = 0;
+    }
+}
+
+static void ctx_empty(struct tlbs *t, struct tlb_context *x)
+{
+    for (unsigned k = 0; k < TLB_KINDS; k++)
+        set_empty(&x->set[k]);
+    x->large = false;
+    x->gen = ++t->next_gen;
+}
+
+int tlbs_init(struct tlbs *t)
+{
+    memset(t, 0, sizeof(*t));
+    t->ctx = calloc(TLB_CONTEXTS, sizeof(*t->ctx));
+    if (!t->ctx)
+        return -ENOMEM;
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+        ctx_empty(t, &t->ctx[i]);
+    t->ctx[0].valid = true;
+    return 0;
+}
+
+void tlbs_fini(struct tlbs *t)
+{
+    free(t->ctx);
+    t->ctx = NULL;
+}
+
+void tlbs_switch(struct tlbs *t, uint64_t cr3, uint16_t pcid, bool flush)
+{
+    struct tlb_context *x = NULL, *victim = &t->ctx[0];
+
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+        struct tlb_context *y = &t->ctx[i];
+
+        if (y->valid && y->pcid == pcid) {
+            x = y;
+            break;
+        }
+        if (!y->valid || (victim->valid && y->used < victim->used))
+            victim = y;
+    }
+    if (!x) {
+        x = victim;
+        ctx_empty(t, x);
+    } else if (flush) {
+        /* Global entries survive: the kernel half is the same in every address space. */
+        for (unsigned k = 0; k < TLB_KINDS; k++)
+            for (unsigned i = 0; i < TLB_ENTRIES; i++) {
+                struct tlb_entry *e = &x->set[k].e[i];
+
+                if (!(e->info & TLB_INFO_GLOBAL))
+                    e->rtag = e->wtag = TLB_EMPTY;
+            }
+        x->gen = ++t->next_gen;
+    }
+    x->valid = true;
+    x->pcid = pcid;
+    x->cr3 = cr3;
+    x->used = ++t->clock;
+    t->cur = (unsigned)(x - t->ctx);
+}
+
+void tlbs_flush(struct tlbs *t)
+{
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+        ctx_empty(t, &t->ctx[i]);
+        t->ctx[i].valid = i == t->cur;
+    }
+}
+
+void tlbs_flush_nonglobal(struct tlbs *t)
+{
+    struct tlb_context *x = &t->ctx[t->cur];
+
+    tlbs_switch(t, x->cr3, x->pcid, true);
+}
+
+void tlbs_flush_pcid(struct tlbs *t, uint16_t pcid)
+{
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
+        struct tlb_context *x = &t->ctx[i];
+
+        if (!x->valid || x->pcid != pcid)
+            continue;
+        ctx_empty(t, x);
+        x->valid = i == t->cur;
+    }
+}
+
+/* Drops la from one context. A large mapping may have put up to 262,144 small entries in, so any entry
+ * that came from one and lies within the same 1 GiB goes too (invalidating more is always allowed). */
+static void ctx_flush_page(struct tlbs *t, struct tlb_context *x, uint64_t la, bool global_only)
+{
+    uint64_t page = la & ~PAGE_MASK;
+
+    for (unsigned k = 0; k < TLB_KINDS; k++) {
+        struct tlb_entry *e = tlb_slot(&x->set[k], la);
+
+        if (!global_only || (e->info & TLB_INFO_GLOBAL))
+            e->rtag = e->wtag = TLB_EMPTY;
+        if (!x->large)
+            continue;
+        for (unsigned i = 0; i < TLB_ENTRIES; i++) {
+            e = &x->set[k].e[i];
+            if ((e->info & TLB_INFO_LARGE) && (((e->rtag ^ page) >> 30) == 0 ||
+                                               ((e->wtag ^ page) >> 30) == 0))
+                e->rtag = e->wtag = TLB_EMPTY;
+        }
+    }
+    x->gen = ++t->next_gen;
+}
+
+void tlbs_flush_page(struct tlbs *t, uint64_t la)
+{
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+        if (t->ctx[i].valid)
+            ctx_flush_page(t, &t->ctx[i], la, i != t->cur);
+}
+
+void tlbs_flush_page_pcid(struct tlbs *t, uint64_t la, uint16_t pcid)
+{
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+        if (t->ctx[i].valid && t->ctx[i].pcid == pcid)
+            ctx_flush_page(t, &t->ctx[i], la, false);
+}
+
+void tlbs_flush_writes(struct tlbs *t)
+{
+    for (unsigned c = 0; c < TLB_CONTEXTS; c++)
+        for (unsigned k = 0; t->ctx[c].valid && k < TLB_KINDS; k++)
+            for (unsigned i = 0; i < TLB_ENTRIES; i++)
+                t->ctx[c].set[k].e[i].wtag = TLB_EMPTY;
+}
+
+void tlbs_flush_write_gpa(struct tlbs *t, uint64_t gpa)
+{
+    for (unsigned c = 0; c < TLB_CONTEXTS; c++)
+        for (unsigned k = 0; t->ctx[c].valid && k < TLB_KINDS; k++)
+            for (unsigned i = 0; i < TLB_ENTRIES; i++) {
+                struct tlb_entry *e = &t->ctx[c].set[k].e[i];
+
+                if (e->info >> PAGE_SHIFT == gpa >> PAGE_SHIFT)
+                    e->wtag = TLB_EMPTY;
+            }
+}

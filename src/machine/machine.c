@@ -1,0 +1,509 @@
+#include "machine/machine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "back/chardev.h"
+#include "machine/env.h"
+#include "machine/memory.h"
+#include "machine/pc.h"
+
+/* The guest's TSC ticks once a nanosecond on every host: conversions are exact and machines can move. */
+#define TSC_KHZ 1000000u
+/* How long the end of a machine waits for the serial port's last output. */
+#define FLUSH_MS 1000u
+
+enum gate { GATE_CLOSED, GATE_OPEN, GATE_QUIT };
+
+/* What the loop's thread is asked to do; where several meet, the greatest wins. */
+enum action {
+    ACTION_NONE,
+    ACTION_RESET,
+    ACTION_POWEROFF,
+    ACTION_DEBUG_EXIT,
+    ACTION_DIED,
+    ACTION_FAILED,
+    ACTION_STOP
+};
+
+/* ---- the gate ---- */
+
+static void gate_set(struct machine *m, enum gate g)
+{
+    pthread_mutex_lock(&m->lock);
+    atomic_store(&m->gate, g);
+    pthread_cond_broadcast(&m->changed);
+    pthread_mutex_unlock(&m->lock);
+}
+
+static void kick_all(struct machine *m)
+{
+    for (uint32_t i = 0; i < m->nstarted; i++)
+        vcpu_wake(&m->cpu[i], VCPU_EV_KICK);
+}
+
+bool machine_gate(struct machine *m)
+{
+    bool go;
+
+    if (likely(atomic_load(&m->gate) == GATE_OPEN))
+        return true;
+    pthread_mutex_lock(&m->lock);
+    m->nparked++;
+    pthread_cond_broadcast(&m->changed);
+    while (atomic_load(&m->gate) == GATE_CLOSED)
+        pthread_cond_wait(&m->changed, &m->lock);
+    m->nparked--;
+    go = atomic_load(&m->gate) == GATE_OPEN;
+    pthread_mutex_unlock(&m->lock);
+    return go;
+}
+
+/* Closes the gate and waits until every vCPU thread is parked. */
+static void vcpus_stop(struct machine *m)
+{
+    gate_set(m, GATE_CLOSED);
+    kick_all(m);
+    pthread_mutex_lock(&m->lock);
+    while (m->nparked < m->nstarted)
+        pthread_cond_wait(&m->changed, &m->lock);
+    pthread_mutex_unlock(&m->lock);
+    physmap_reclaim(m->map);
+}
+
+/* Opens the gate, unless something waits that closed it. */
+static void vcpus_go(struct machine *m)
+{
+    pthread_mutex_lock(&m->lock);
+    if (m->action == ACTION_NONE)
+        atomic_store(&m->gate, GATE_OPEN);
+    pthread_cond_broadcast(&m->changed);
+    pthread_mutex_unlock(&m->lock);
+}
+
+void machine_quiesce(struct machine *m)
+{
+    if (m->quiesced)
+        return;
+    vcpus_stop(m);
+    for (struct device *d = m->devices; d; d = d->next)
+        device_quiesce(d);
+    for (uint32_t i = 0; i < m->ncpu; i++)
+        lapic_quiesce(m->cpu[i].lapic);
+    clock_freeze(&m->clock);
+    timerq_resync(&m->timers);
+    m->quiesced = true;
+}
+
+void machine_resume(struct machine *m)
+{
+    if (!m->quiesced)
+        return;
+    clock_thaw(&m->clock);
+    timerq_resync(&m->timers);
+    for (uint32_t i = 0; i < m->ncpu; i++) {
+        lapic_resume(m->cpu[i].lapic);
+        pvclock_update(&m->cpu[i].pvclock, vcpu_tsc_offset(&m->cpu[i]));
+    }
+    for (struct device *d = m->devices; d; d = d->next)
+        device_resume(d);
+    m->quiesced = false;
+    vcpus_go(m);
+}
+
+/* ---- requests ---- */
+
+static void post(struct machine *m, enum action a, int arg, const struct err *why)
+{
+    const uint64_t one = 1;
+
+    pthread_mutex_lock(&m->lock);
+    if ((int)a > m->action) {
+        m->action = a;
+        m->action_arg = arg;
+        if (why)
+            m->action_error = *why;
+    }
+    if (atomic_load(&m->gate) == GATE_OPEN)
+        atomic_store(&m->gate, GATE_CLOSED);
+    pthread_mutex_unlock(&m->lock);
+    kick_all(m);
+    while (write(m->action_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+}
+
+void machine_request(void *machine, int request, int arg)
+{
+    static const enum action actions[] = {
+        [MACHINE_POWEROFF] = ACTION_POWEROFF,
+        [MACHINE_RESET] = ACTION_RESET,
+        [MACHINE_DEBUG_EXIT] = ACTION_DEBUG_EXIT,
+    };
+
+    post(machine, actions[request], arg, NULL);
+}
+
+void machine_stop(struct machine *m)
+{
+    post(m, ACTION_STOP, 0, NULL);
+}
+
+void machine_died(struct machine *m, uint32_t cpu, uint16_t cs, uint64_t rip)
+{
+    struct err e;
+
+    err_set(&e, EFAULT, "the guest died: triple fault of vCPU %u at %04x:%#llx", cpu, cs,
+            (unsigned long long)rip);
+    post(m, ACTION_DIED, 0, &e);
+}
+
+void machine_failed(struct machine *m, const struct err *why)
+{
+    post(m, ACTION_FAILED, 0, why);
+}
+
+/* ---- reset and end ---- */
+
+/* Loads tables and kernel into memory and brings vCPUs into their power-on state. They are parked or not
+ * started. */
+static int load(struct machine *m, struct err *e)
+{
+    struct cpu_state boot, ap;
+    int rc = pc_write_tables(m, e);
+
+    if (!rc)
+        rc = boot_load(m->boot, m->map, &m->layout, &boot, e);
+    if (rc)
+        return rc;
+    cpu_state_reset(&ap);
+    ap.activity = CPU_WAIT_SIPI;
+    for (uint32_t i = 0; i < m->ncpu && !rc; i++)
+        rc = vcpu_reset(&m->cpu[i], i == 0 ? &boot : &ap, e);
+    return rc;
+}
+
+static void end(struct machine *m, enum machine_end how, int status, const struct err *why)
+{
+    if (m->result.end != MACHINE_ALIVE)
+        return;
+    m->result.end = how;
+    m->result.status = status;
+    if (why)
+        m->result.error = *why;
+    chardev_flush(m->serial, FLUSH_MS);
+    machine_quiesce(m);
+    m->ended(m->arg);
+}
+
+static void restart(struct machine *m)
+{
+    struct err e = {""};
+
+    log_msg(m->log, LOG_INFO, "%s: the guest reboots", m->name);
+    machine_quiesce(m);
+    for (struct device *d = m->devices; d; d = d->next)
+        device_reset(d, RESET_COLD);
+    if (load(m, &e))
+        end(m, MACHINE_FAILED, 0, &e);
+    else
+        machine_resume(m);
+}
+
+static void on_action(void *arg, uint32_t events)
+{
+    struct machine *m = arg;
+    struct err why;
+    uint64_t count;
+    int a, status;
+
+    if (read(m->action_fd, &count, sizeof(count)) < 0)
+        return;
+    vcpus_stop(m);
+    pthread_mutex_lock(&m->lock);
+    a = m->action;
+    status = m->action_arg;
+    why = m->action_error;
+    m->action = ACTION_NONE;
+    pthread_mutex_unlock(&m->lock);
+
+    switch ((enum action)a) {
+    case ACTION_NONE:
+        if (!m->quiesced && m->result.end == MACHINE_ALIVE)
+            vcpus_go(m);
+        break;
+    case ACTION_RESET:
+        if (m->no_reboot)
+            end(m, MACHINE_REBOOTED, 0, NULL);
+        else
+            restart(m);
+        break;
+    case ACTION_POWEROFF:
+        end(m, MACHINE_POWERED_OFF, 0, NULL);
+        break;
+    case ACTION_DEBUG_EXIT:
+        end(m, MACHINE_EXITED, status, NULL);
+        break;
+    case ACTION_DIED:
+        end(m, MACHINE_DIED, 0, &why);
+        break;
+    case ACTION_FAILED:
+        end(m, MACHINE_FAILED, 0, &why);
+        break;
+    case ACTION_STOP:
+        end(m, MACHINE_STOPPED, 0, NULL);
+        break;
+    }
+}
+
+const struct machine_result *machine_result(const struct machine *m)
+{
+    return &m->result;
+}
+
+/* ---- making and freeing ---- */
+
+struct device *machine_add_device(struct machine *m, const struct device_class *cls, const char *id,
+                                  const void *cfg, struct err *e)
+{
+    struct device *d = device_new(cls, id, &m->ctx, cfg, e);
+
+    if (d) {
+        d->next = m->devices;
+        m->devices = d;
+    }
+    return d;
+}
+
+static void on_timers(void *arg, uint32_t events)
+{
+    timerq_run(arg);
+}
+
+static void on_leave(void *arg)
+{
+    machine_stop(arg);
+}
+
+static void on_map_changed(void *arg, const struct flat_view *view)
+{
+    struct machine *m = arg;
+
+    if (m->engine)
+        m->engine->map_changed(&m->vm, view);
+}
+
+static void on_code_write(void *arg, uint64_t gpa, uint64_t len)
+{
+    struct machine *m = arg;
+
+    if (m->engine)
+        m->engine->code_write(&m->vm, gpa, len);
+}
+
+static int check_cfg(const struct machine_cfg *cfg, struct err *e)
+{
+    uint64_t limit = ram_host_limit();
+
+    if (cfg->cpus < 1 || cfg->cpus > MACHINE_CPUS_MAX)
+        return err_set(e, EINVAL, "--cpus: this version runs one vCPU");
+    if (cfg->memory < MACHINE_MEMORY_MIN)
+        return err_set(e, EINVAL, "--memory: at least %llu MiB are needed",
+                       MACHINE_MEMORY_MIN / MIB);
+    if (cfg->memory % PAGE_SIZE)
+        return err_set(e, EINVAL, "--memory: not a multiple of 4K");
+    if (cfg->memory > limit)
+        return err_set(e, EINVAL, "--memory: this host allows at most %llu MiB",
+                       (unsigned long long)(limit / MIB));
+    return 0;
+}
+
+static int make_memory(struct machine *m, const struct machine_cfg *cfg, struct err *e)
+{
+    const struct physmap_listener listener = {
+        .changed = on_map_changed, .code_write = on_code_write, .arg = m};
+    int rc;
+
+    /* The upper half of the address space is for PCI. */
+    if (cfg->memory > BIT(m->cpuid.maxphys - 1) - (MEMORY_HIGH - MEMORY_LOW_MAX))
+        return err_set(e, EINVAL, "--memory: more than %u physical address bits allow",
+                       m->cpuid.maxphys);
+    rc = ram_new(&m->ram, "ram", cfg->memory, e);
+    if (rc)
+        return err_prefix(e, rc, "--memory");
+    rc = physmap_new(&m->map, m->cpuid.maxphys, e);
+    if (rc)
+        return rc;
+    rc = memory_map_ram(m->map, m->ram, e);
+    if (rc)
+        return rc;
+    physmap_set_listener(m->map, &listener);
+    memory_layout_init(&m->layout, cfg->memory);
+    return 0;
+}
+
+static int make_loop_ends(struct machine *m, struct err *e)
+{
+    int rc;
+
+    m->action_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (m->action_fd < 0)
+        return err_sys(e, "eventfd");
+    rc = loop_add(m->loop, m->action_fd, EPOLLIN, on_action, m, &m->action_reg, e);
+    if (rc)
+        return rc;
+    return loop_add(m->loop, m->timers.fd, EPOLLIN, on_timers, &m->timers, &m->timer_fd, e);
+}
+
+static int make_vcpus(struct machine *m, const struct machine_cfg *cfg, struct err *e)
+{
+    int rc;
+
+    m->vm = (struct vm){.env = &machine_env,
+                        .map = m->map,
+                        .clock = &m->clock,
+                        .cpuid = &m->cpuid,
+                        .trace = cfg->trace,
+                        .vcpu = m->vcpus,
+                        .nvcpu = cfg->cpus,
+                        .owner = m};
+    for (uint32_t i = 0; i < cfg->cpus; i++)
+        m->vcpus[i] = &m->cpu[i].v;
+    rc = cfg->engine->vm_init(&m->vm, e);
+    if (rc)
+        return err_prefix(e, rc, "engine %s", cfg->engine->name);
+    m->engine = cfg->engine;
+    for (; m->ncpu < cfg->cpus; m->ncpu++) {
+        rc = vcpu_init(&m->cpu[m->ncpu], m, m->ncpu, cfg->engine, e);
+        if (rc) {
+            vcpu_fini(&m->cpu[m->ncpu]);
+            return rc;
+        }
+    }
+    return 0;
+}
+
+static int build(struct machine *m, const struct machine_cfg *cfg, struct err *e)
+{
+    const struct cpuid_cfg cpuid = {.cpus = cfg->cpus, .tsc_khz = TSC_KHZ, .kvm_leaves = true};
+    const struct chardev_host host = {
+        .loop = cfg->loop, .log = cfg->log, .leave = on_leave, .arg = m};
+    int rc = check_cfg(cfg, e);
+
+    if (!rc)
+        rc = boot_open(&m->boot, &cfg->boot, e);
+    if (!rc)
+        rc = cpuid_build(&m->cpuid, &cpuid, e);
+    if (!rc)
+        rc = make_memory(m, cfg, e);
+    if (rc)
+        return rc;
+    clock_init(&m->clock, TSC_KHZ);
+    rc = timerq_init(&m->timers, &m->clock, e);
+    if (rc)
+        return rc;
+    rc = make_loop_ends(m, e);
+    if (rc)
+        return rc;
+    m->ctx = (struct dev_ctx){.clock = &m->clock,
+                              .timers = &m->timers,
+                              .map = m->map,
+                              .loop = cfg->loop,
+                              .log = cfg->log,
+                              .trace = cfg->trace,
+                              .request = machine_request,
+                              .owner = m};
+    rc = pc_make_irq(m, e);
+    if (!rc)
+        rc = make_vcpus(m, cfg, e);
+    if (!rc)
+        rc = pc_reserve(m, e);
+    if (!rc)
+        rc = load(m, e);
+    if (rc)
+        return rc;
+    /* After the kernel is known to be good: this touches the terminal or truncates a file. */
+    rc = chardev_open(&m->serial, cfg->serial, &host, e);
+    return rc ? err_prefix(e, rc, "--serial") : pc_make_devices(m, e);
+}
+
+int machine_new(struct machine **out, const struct machine_cfg *cfg, struct err *e)
+{
+    struct machine *m = calloc(1, sizeof(*m));
+    int rc;
+
+    if (!m)
+        return err_set(e, ENOMEM, "no memory");
+    m->action_fd = m->timers.fd = -1;
+    m->no_reboot = cfg->no_reboot;
+    m->log = cfg->log;
+    m->loop = cfg->loop;
+    m->ended = cfg->ended;
+    m->arg = cfg->arg;
+    pthread_mutex_init(&m->lock, NULL);
+    pthread_cond_init(&m->changed, NULL);
+    m->name = strdup(cfg->name);
+    rc = m->name ? build(m, cfg, e) : err_set(e, ENOMEM, "no memory");
+    if (rc) {
+        machine_free(m);
+        return rc;
+    }
+    *out = m;
+    return 0;
+}
+
+int machine_start(struct machine *m, struct err *e)
+{
+    int rc = 0;
+
+    for (; m->nstarted < m->ncpu && !rc; m->nstarted += !rc)
+        rc = vcpu_start(&m->cpu[m->nstarted], e);
+    if (!rc)
+        vcpus_go(m);
+    return rc;
+}
+
+static void free_devices(struct machine *m)
+{
+    while (m->devices) {
+        struct device *d = m->devices;
+
+        m->devices = d->next;
+        device_free(d);
+    }
+}
+
+void machine_free(struct machine *m)
+{
+    if (!m)
+        return;
+    gate_set(m, GATE_QUIT);
+    kick_all(m);
+    for (uint32_t i = 0; i < m->nstarted; i++)
+        pthread_join(m->cpu[i].thread, NULL);
+    free_devices(m);
+    chardev_free(m->serial);
+    for (uint32_t i = 0; i < m->ncpu; i++)
+        vcpu_fini(&m->cpu[i]);
+    if (m->engine)
+        m->engine->vm_fini(&m->vm);
+    pc_free_irq(m);
+    if (m->timer_fd)
+        loop_del(m->timer_fd);
+    if (m->action_reg)
+        loop_del(m->action_reg);
+    if (m->action_fd >= 0)
+        close(m->action_fd);
+    if (m->timers.fd >= 0)
+        timerq_fini(&m->timers);
+    physmap_free(m->map);
+    ram_free(m->ram);
+    boot_close(m->boot);
+    pthread_cond_destroy(&m->changed);
+    pthread_mutex_destroy(&m->lock);
+    free(m->name);
+    free(m);
+}

@@ -1,0 +1,212 @@
+/* The PC, on one screen: a subset of Intel's Q35 with ISA devices. */
+#include "machine/pc.h"
+
+#include <errno.h>
+
+#include "dev/pci/pcihost.h"
+#include "dev/platform/acpi.h"
+#include "dev/platform/debugexit.h"
+#include "dev/platform/i8042.h"
+#include "dev/platform/irqchip.h"
+#include "dev/platform/pit.h"
+#include "dev/platform/rtc.h"
+#include "dev/platform/uart.h"
+#include "machine/acpi_tables.h"
+#include "machine/machine.h"
+#include "machine/memory.h"
+
+#define LAPIC_BASE 0xfee00000u
+#define LAPIC_SIZE 0x1000u
+#define IOAPIC_ID 0
+#define ECAM_BASE 0xe0000000u
+#define ECAM_BUSES_LOG2 8
+#define ECAM_SIZE (1u << (20 + ECAM_BUSES_LOG2))
+#define MMIO32_BASE MEMORY_LOW_MAX /* PCI BARs: from the end of RAM to the ECAM window */
+
+#define PM_BASE 0x600
+#define SCI_IRQ 9
+#define COM1_PORT 0x3f8
+#define COM1_IRQ 4
+#define PCI_CFG_PORT 0xcf8
+#define DEBUG_EXIT_PORT 0xf4
+#define PCI_INTX_GSI 16
+
+/* ---- interrupts ---- */
+
+void machine_isa_irq(void *machine, int line, bool level)
+{
+    struct machine *m = machine;
+
+    pic_set(m->pic, line, level);
+    ioapic_set(m->ioapic, line == 0 ? 2 : line, level);
+}
+
+static struct irq isa(struct machine *m, int line)
+{
+    return (struct irq){.set = machine_isa_irq, .owner = m, .n = line};
+}
+
+static struct irq gsi(struct machine *m, int pin)
+{
+    return (struct irq){.set = ioapic_set, .owner = m->ioapic, .n = pin};
+}
+
+/* The PIC's output goes to the boot processor. */
+static void pic_output(void *machine, int n, bool level)
+{
+    lapic_set_lint(((struct machine *)machine)->cpu[0].lapic, 0, level);
+}
+
+int pc_make_irq(struct machine *m, struct err *e)
+{
+    const struct irq intr = {.set = pic_output, .owner = m};
+    int rc = pic_new(&m->pic, &intr, m->ctx.trace, e);
+
+    if (!rc)
+        rc = apic_bus_new(&m->apics, e);
+    if (!rc)
+        rc = ioapic_new(&m->ioapic, m->apics, IOAPIC_ID, m->ctx.trace, e);
+    if (!rc)
+        rc = pio_bus_new(&m->pio, &m->ctx, e);
+    if (rc)
+        return rc;
+    apic_bus_set_eoi(m->apics, ioapic_eoi, m->ioapic);
+    return 0;
+}
+
+void pc_free_irq(struct machine *m)
+{
+    pci_bus_free(m->pci);
+    pio_bus_free(m->pio);
+    ioapic_free(m->ioapic);
+    apic_bus_free(m->apics);
+    pic_free(m->pic);
+}
+
+/* ---- devices ---- */
+
+/* The first failure makes the rest of the wiring do nothing. */
+struct wiring {
+    struct machine *m;
+    struct err *e;
+    int rc;
+};
+
+static struct device *add(struct wiring *w, const struct device_class *cls, const char *id,
+                          const void *cfg)
+{
+    struct device *d = w->rc ? NULL : machine_add_device(w->m, cls, id, cfg, w->e);
+
+    if (!d && !w->rc)
+        w->rc = -ENODEV;
+    return d;
+}
+
+static void ports(struct wiring *w, uint16_t port, unsigned n, struct device *d,
+                  const struct io_ops *ops)
+{
+    if (!w->rc)
+        w->rc = pio_map(w->m->pio, port, n, d, ops, w->e);
+}
+
+static void mmio(struct wiring *w, uint64_t gpa, uint64_t size, struct device *d,
+                 const struct io_ops *ops)
+{
+    if (!w->rc && !mmio_map(d, ops, gpa, size, w->e))
+        w->rc = -ENODEV;
+}
+
+static int make_pci_bus(struct machine *m, struct err *e)
+{
+    struct pci_bus_cfg cfg = {.ctx = &m->ctx, .pio = m->pio};
+
+    for (int i = 0; i < PCI_INTX_LINES; i++)
+        cfg.intx[i] = gsi(m, PCI_INTX_GSI + i);
+    return pci_bus_new(&m->pci, &cfg, e);
+}
+
+int pc_make_devices(struct machine *m, struct err *e)
+{
+    struct wiring w = {m, e, make_pci_bus(m, e)};
+    struct device *d;
+
+    d = add(&w, &irqchip_class, "irqchip", &(struct irqchip_cfg){m->pic, m->ioapic});
+    ports(&w, 0x20, 2, d, &irqchip_master_ops);
+    ports(&w, 0xa0, 2, d, &irqchip_slave_ops);
+    ports(&w, 0x4d0, 2, d, &irqchip_elcr_ops);
+    mmio(&w, IOAPIC_BASE, IOAPIC_SIZE, d, &irqchip_ioapic_ops);
+
+    d = add(&w, &pit_class, "pit", &(struct pit_cfg){.irq = isa(m, 0)});
+    ports(&w, 0x40, 4, d, &pit_ops);
+    ports(&w, 0x61, 1, d, &pit_port61_ops);
+
+    d = add(&w, &rtc_class, "rtc", &(struct rtc_cfg){.irq = isa(m, 8), m->layout.low_end,
+                                                    m->layout.total - m->layout.low_end});
+    ports(&w, 0x70, 2, d, &rtc_ops);
+
+    d = add(&w, &i8042_class, "i8042", &(struct i8042_cfg){.kbd_irq = isa(m, 1)});
+    ports(&w, 0x60, 1, d, &i8042_data_ops);
+    ports(&w, 0x64, 1, d, &i8042_command_ops);
+    ports(&w, 0x92, 1, d, &i8042_port92_ops);
+
+    d = add(&w, &uart_class, "uart0", &(struct uart_cfg){m->serial, isa(m, COM1_IRQ)});
+    ports(&w, COM1_PORT, 8, d, &uart_ops);
+
+    d = add(&w, &acpi_class, "acpi", &(struct acpi_dev_cfg){.sci = isa(m, SCI_IRQ)});
+    ports(&w, PM_BASE, ACPI_PORTS, d, &acpi_ops);
+
+    d = add(&w, &pcihost_class, "pcihost",
+            &(struct pcihost_cfg){m->pci, ECAM_BASE, ECAM_BUSES_LOG2});
+    ports(&w, PCI_CFG_PORT, PCIHOST_PORTS, d, &pcihost_cfg_ops);
+    mmio(&w, ECAM_BASE, ECAM_SIZE, d, &pcihost_ecam_ops);
+
+    d = add(&w, &debugexit_class, "debugexit", NULL);
+    ports(&w, DEBUG_EXIT_PORT, 4, d, &debugexit_ops);
+    return w.rc;
+}
+
+/* ---- what the guest is told ---- */
+
+int pc_reserve(struct machine *m, struct err *e)
+{
+    int rc = memory_layout_reserve(&m->layout, ECAM_BASE, ECAM_SIZE, e);
+
+    if (!rc)
+        rc = memory_layout_reserve(&m->layout, IOAPIC_BASE, IOAPIC_SIZE, e);
+    return rc ? rc : memory_layout_reserve(&m->layout, LAPIC_BASE, LAPIC_SIZE, e);
+}
+
+/* Room for large PCI BARs: the upper half of the address space, which no RAM reaches. */
+static struct acpi_range mmio64(const struct machine *m)
+{
+    uint64_t half = BIT(m->cpuid.maxphys - 1);
+
+    return (struct acpi_range){half, half};
+}
+
+int pc_write_tables(struct machine *m, struct err *e)
+{
+    const struct acpi_cfg cfg = {
+        .cpus = m->vm.nvcpu,
+        .lapic_base = LAPIC_BASE,
+        .ioapic_base = IOAPIC_BASE,
+        .ioapic_id = IOAPIC_ID,
+        .pit_gsi = 2,
+        .sci = SCI_IRQ,
+        .pm_base = PM_BASE,
+        .reset_port = PCI_CFG_PORT + PCIHOST_RESET_OFF,
+        .reset_value = PCIHOST_RESET_VALUE,
+        .rtc_century = 0x32,
+        .pci_buses_log2 = ECAM_BUSES_LOG2,
+        .ecam_base = ECAM_BASE,
+        .pci_intx_gsi = PCI_INTX_GSI,
+        .mmio32 = {MMIO32_BASE, ECAM_BASE - MMIO32_BASE},
+        .mmio64 = mmio64(m),
+        .com1_port = COM1_PORT,
+        .com1_irq = COM1_IRQ,
+        .i8042 = true,
+    };
+
+    return acpi_tables_build(m->map, MEMORY_FIRMWARE, MIB - MEMORY_FIRMWARE, &cfg, &m->layout.rsdp,
+                             e);
+}
