@@ -7,8 +7,8 @@
 #define FEAT GFNI
 #define FEAT2 AVX512F
 I(VGF2P8MULB, E38(0xcf), P66 | W0, VE | AT_MASK, NOFL, W(Vx), R(Hx), R(Wx))
-I(VGF2P8AFFINEQB, E3A(0xce), P66 | W1, VE | AT_MASK | AT_B8, NOFL, W(Vx), R(Hx), R(Wx), R(Ib))
-I(VGF2P8AFFINEINVQB, E3A(0xcf), P66 | W1, VE | AT_MASK | AT_B8, NOFL, W(Vx), R(Hx), R(Wx), R(Ib))
+I(VGF2P8AFFINEQB, E3A(0xce), P66 | W1, VE | AT_MASK | AT_B8 | IF_STRICT_WHOLE, NOFL, W(Vx), R(Hx), R(Wx), R(Ib))
+I(VGF2P8AFFINEINVQB, E3A(0xcf), P66 | W1, VE | AT_MASK | AT_B8 | IF_STRICT_WHOLE, NOFL, W(Vx), R(Hx), R(Wx), R(Ib))
 
 #undef FEAT
 #undef FEAT2

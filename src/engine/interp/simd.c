@@ -133,12 +133,13 @@ static void run_partial_in(struct cpu *c, const struct insn *i, const struct sim
 
     simd_avail(c, i);
     void *p = simd_fast_ptr(c, i, n, false);
-    if (!p && simd_partial(c, i, &el)) {
+    if (!p && (i->row->flags & IF_STRICT_WHOLE)) {
+        p = (void *)(uintptr_t)simd_load(c, i, n);
+    } else if (!p) {
         p = c->simd->bounce;
         memset(p, 0, sizeof(c->simd->bounce));
+        simd_partial(c, i, &el);
         simd_partial_load(c, i, &el, p);
-    } else if (!p) {
-        p = (void *)(uintptr_t)simd_load(c, i, n);
     }
     run_stub(c, i, simd_stub(c, i, op), p);
 }
@@ -148,17 +149,15 @@ static void run_partial_out(struct cpu *c, const struct insn *i, const struct si
     struct simd_elems el;
 
     simd_avail(c, i);
-    if (!simd_partial(c, i, &el)) {
-        run_mem_out(c, i, op);
-        return;
-    }
+    simd_partial(c, i, &el);
     simd_partial_check(c, i, &el);
     uint8_t tmp[64] __attribute__((aligned(64))) = {0};
     run_stub(c, i, simd_stub(c, i, op), tmp);
     simd_partial_store(c, i, &el, tmp);
 }
 
-/* MMX registers alias the x87 ones. Memory is read before the x87 state changes. */
+/* MMX registers alias the x87 ones. As on silicon a load that faults changes nothing, while a store that faults has
+ * reset TOP already. */
 static void run_mmx(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     void *p = NULL;
@@ -166,9 +165,13 @@ static void run_mmx(struct cpu *c, const struct insn *i, const struct simd_op *o
     const struct opnd *o = op->mem_op == NO_MEM ? NULL : &i->op[op->mem_op];
 
     simd_avail(c, i);
-    if (o)
-        p = o->write ? simd_store_begin(c, i, o->size, &la)
-                     : (void *)(uintptr_t)simd_load(c, i, o->size);
+    if (o && !o->write)
+        p = (void *)(uintptr_t)simd_load(c, i, o->size);
+    if (o && o->write) {
+        x87_sync(c);
+        x87_set_top(&c->s.x87, 0);
+        p = simd_store_begin(c, i, o->size, &la);
+    }
     x87_to_mmx(c);
     run_stub(c, i, simd_stub(c, i, op), p);
     if (o && o->write)
