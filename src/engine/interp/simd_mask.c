@@ -228,10 +228,10 @@ static uint64_t elem_lin(struct cpu *c, const struct insn *i, uint64_t ea, const
     return seg_lin(c, i->mem.seg, off, el->size, a);
 }
 
-/* Alignment concerns the whole operand whatever the mask. */
-static void check_whole_align(struct cpu *c, const struct insn *i)
+/* Alignment concerns the whole operand, unless nothing at all is accessed. */
+static void check_whole_align(struct cpu *c, const struct insn *i, const struct simd_elems *el)
 {
-    if (i->row->flags & IF_ALIGN)
+    if ((i->row->flags & IF_ALIGN) && el->active)
         simd_lin(c, i, mem_opnd(i)->size, ACCESS_READ);
 }
 
@@ -239,7 +239,7 @@ void simd_partial_load(struct cpu *c, const struct insn *i, const struct simd_el
 {
     uint64_t ea = insn_ea(c, i);
 
-    check_whole_align(c, i);
+    check_whole_align(c, i, el);
     for (unsigned n = 0; n < el->count; n++)
         if (el->active >> n & 1)
             lin_read(c, elem_lin(c, i, ea, el, n, ACCESS_READ), buf + n * el->size, el->size,
@@ -251,7 +251,7 @@ void simd_partial_check(struct cpu *c, const struct insn *i, const struct simd_e
     uint64_t ea = insn_ea(c, i);
     unsigned whole = mem_opnd(i)->size;
 
-    check_whole_align(c, i);
+    check_whole_align(c, i, el);
     if (i->row->flags & IF_STRICT_WHOLE)
         lin_check(c, insn_lin(c, i, whole, ACCESS_WRITE), whole, ACCESS_WRITE, PRIV_CPL);
     for (unsigned n = 0; n < el->count; n++)
@@ -275,7 +275,7 @@ static void maskmov(struct cpu *c, const struct insn *i)
 {
     bool mmx = i->pp == 0;
     const struct opnd *reg[2] = {0};
-    uint8_t data[16], mask[16];
+    const void *data, *mask;
     struct simd_elems el = {.count = mmx ? 8 : 16, .size = 1};
 
     simd_avail(c, i);
@@ -283,30 +283,24 @@ static void maskmov(struct cpu *c, const struct insn *i)
         if (i->op[n].kind == OP_REG)
             reg[r++] = &i->op[n];
     if (mmx) {
-        x87_sync(c);
-        unsigned top = c->s.x87.fsw >> FSW_TOP_SHIFT;
-        memcpy(data, c->s.x87.st[(reg[0]->reg - top) & 7], 8);
-        memcpy(mask, c->s.x87.st[(reg[1]->reg - top) & 7], 8);
-    } else {
-        memcpy(data, c->s.zmm[reg[0]->reg], 16);
-        memcpy(mask, c->s.zmm[reg[1]->reg], 16);
-    }
-    for (unsigned n = 0; n < el.count; n++)
-        el.active |= (uint64_t)(mask[n] >> 7) << n;
-
-    uint64_t ea = c->s.gpr[RDI];
-    if (i->addrsize < 8)
-        ea &= low_bits(8 * i->addrsize);
-    if (mmx) { /* the eight bytes are checked whatever the mask */
-        lin_check(c, seg_lin(c, i->mem.seg, ea, 8, ACCESS_WRITE), 8, ACCESS_WRITE, PRIV_CPL);
         x87_to_mmx(c);
+        data = c->s.x87.st[reg[0]->reg];
+        mask = c->s.x87.st[reg[1]->reg];
+    } else {
+        data = c->s.zmm[reg[0]->reg];
+        mask = c->s.zmm[reg[1]->reg];
     }
     for (unsigned n = 0; n < el.count; n++)
-        if (el.active >> n & 1)
-            lin_check(c, elem_lin(c, i, ea, &el, n, ACCESS_WRITE), 1, ACCESS_WRITE, PRIV_CPL);
+        el.active |= (uint64_t)(((const uint8_t *)mask)[n] >> 7) << n;
+
+    /* All of the operand is checked, masked off or not, as processors do. */
+    uint64_t ea = c->s.gpr[RDI] & low_bits(8 * i->addrsize);
+    lin_check(c, seg_lin(c, i->mem.seg, ea, el.count, ACCESS_WRITE), el.count, ACCESS_WRITE,
+              PRIV_CPL);
     for (unsigned n = 0; n < el.count; n++)
         if (el.active >> n & 1)
-            lin_write(c, elem_lin(c, i, ea, &el, n, ACCESS_WRITE), data + n, 1, PRIV_CPL);
+            lin_write(c, elem_lin(c, i, ea, &el, n, ACCESS_WRITE), (const uint8_t *)data + n, 1,
+                      PRIV_CPL);
 }
 
 /* ---- gathers and scatters ---- */
@@ -351,14 +345,17 @@ static void gather_vex(struct cpu *c, const struct insn *i)
     uint8_t *dst = (uint8_t *)c->s.zmm[v.data], *mask = (uint8_t *)c->s.zmm[mreg];
     unsigned bytes = v.count * v.dsz;
 
+    /* Sign bits fill their elements before the first access. */
+    for (unsigned n = 0; n < v.count; n++)
+        memset(mask + n * v.dsz, mask[n * v.dsz + v.dsz - 1] & 0x80 ? 0xff : 0, v.dsz);
+    memset(mask + bytes, 0, sizeof(c->s.zmm[0]) - bytes);
     for (unsigned n = 0; n < v.count; n++) {
-        if (!(mask[n * v.dsz + v.dsz - 1] & 0x80))
+        if (!mask[n * v.dsz])
             continue;
         uint64_t la = vsib_lin(c, i, &v, n, ACCESS_READ);
         lin_read(c, la, dst + n * v.dsz, v.dsz, PRIV_CPL);
         memset(mask + n * v.dsz, 0, v.dsz);
     }
-    memset(mask, 0, sizeof(c->s.zmm[0]));
     memset(dst + bytes, 0, sizeof(c->s.zmm[0]) - bytes);
 }
 
