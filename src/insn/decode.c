@@ -155,6 +155,7 @@ static void clear(struct insn *i)
     word *w = (word *)i;
 
     _Static_assert(sizeof(*i) % sizeof(*w) == 0, "struct insn is whole words");
+#pragma GCC unroll 16
     for (size_t k = 0; k < sizeof(*i) / sizeof(*w); k++)
         w[k] = (word){ 0, 0 };
 }

@@ -45,38 +45,34 @@ static void byte(struct aml *a, uint8_t v) { aml_bytes(a, &v, 1); }
 /* The low n bytes of v, little-endian. */
 static void le(struct aml *a, uint64_t v, unsigned n) { aml_bytes(a, &v, n); }
 
-/* §20.2.2: a name is an optional root and one or two segments, each filled up with '_'. */
-static void name_string(struct aml *a, const char *name)
+/* §20.2.2: a name segment has four characters, filled up with '_'. */
+static void name_segment(struct aml *a, const char *name)
 {
-    if (*name == '\\') {
-        byte(a, '\\');
-        name++;
-    }
+    size_t n = strlen(name);
 
-    const char *dot = strchr(name, '.');
-    if (dot)
-        byte(a, '.'); /* DualNamePrefix */
-    for (;;) {
-        size_t n = dot ? (size_t)(dot - name) : strlen(name);
+    aml_bytes(a, name, n);
+    aml_bytes(a, "____", 4 - n);
+}
 
-        aml_bytes(a, name, n);
-        aml_bytes(a, "____", 4 - n);
-        if (!dot)
-            return;
-        name = dot + 1;
-        dot = NULL;
-    }
+/* Puts n bytes in front of what was written since `at`. */
+static void insert(struct aml *a, size_t at, const void *p, size_t n)
+{
+    size_t behind = a->b.len - at;
+
+    aml_bytes(a, p, n); /* makes room */
+    if (aml_failed(a))
+        return;
+    memmove(a->b.data + at + n, a->b.data + at, behind);
+    memcpy(a->b.data + at, p, n);
 }
 
 /* §20.2.4: the length counts itself, and takes one byte up to 63 or else two to four, of which the
- * first holds the low four bits. It goes in front of what was written since the mark. */
+ * first holds the low four bits. */
 void aml_end(struct aml *a, size_t mark)
 {
     size_t body = a->b.len - mark, n = 1;
     uint8_t length[4];
 
-    if (aml_failed(a))
-        return;
     if (body + 1 > 0x3f) {
         for (n = 2; body + n >= (size_t)1 << (4 + 8 * (n - 1)); n++)
             ;
@@ -86,19 +82,14 @@ void aml_end(struct aml *a, size_t mark)
     } else {
         length[0] = (uint8_t)(body + 1);
     }
-
-    aml_bytes(a, length, n); /* makes room */
-    if (aml_failed(a))
-        return;
-    memmove(a->b.data + mark + n, a->b.data + mark, body);
-    memcpy(a->b.data + mark, length, n);
+    insert(a, mark, length, n);
 }
 
 size_t aml_scope(struct aml *a, const char *name)
 {
     byte(a, OP_SCOPE);
     size_t mark = a->b.len;
-    name_string(a, name);
+    name_segment(a, name);
     return mark;
 }
 
@@ -107,7 +98,7 @@ size_t aml_device(struct aml *a, const char *name)
     byte(a, OP_EXT);
     byte(a, OP_EXT_DEVICE);
     size_t mark = a->b.len;
-    name_string(a, name);
+    name_segment(a, name);
     return mark;
 }
 
@@ -115,7 +106,7 @@ size_t aml_method(struct aml *a, const char *name, unsigned args)
 {
     byte(a, OP_METHOD);
     size_t mark = a->b.len;
-    name_string(a, name);
+    name_segment(a, name);
     byte(a, (uint8_t)args | METHOD_SERIALIZED);
     return mark;
 }
@@ -151,10 +142,10 @@ size_t aml_else(struct aml *a)
 void aml_name(struct aml *a, const char *name)
 {
     byte(a, OP_NAME);
-    name_string(a, name);
+    name_segment(a, name);
 }
 
-void aml_ref(struct aml *a, const char *name) { name_string(a, name); }
+void aml_ref(struct aml *a, const char *name) { name_segment(a, name); }
 
 void aml_int(struct aml *a, uint64_t v)
 {
@@ -190,8 +181,7 @@ void aml_eisaid(struct aml *a, const char *id)
                  (uint32_t)(id[2] - '@') << 16 | hex(id[3]) << 12 | hex(id[4]) << 8 |
                  hex(id[5]) << 4 | hex(id[6]);
 
-    byte(a, OP_DWORD);
-    le(a, __builtin_bswap32(v), 4);
+    aml_int(a, __builtin_bswap32(v));
 }
 
 /* §19.6.142: the first three groups are little-endian. */
@@ -220,7 +210,7 @@ void aml_dword_field(struct aml *a, unsigned arg, unsigned off, const char *name
     byte(a, OP_DWORD_FIELD);
     aml_arg(a, arg);
     aml_int(a, off);
-    name_string(a, name);
+    name_segment(a, name);
 }
 
 /* ---- resource templates (§6.4) ---- */
@@ -241,31 +231,23 @@ enum { WINDOW_MEMORY, WINDOW_IO, WINDOW_BUS }; /* resource type of an address sp
 #define MEMORY_READ_WRITE 0x01 /* not cacheable */
 #define IO_ENTIRE_RANGE 0x03
 
-struct aml_crs aml_crs(struct aml *a)
+size_t aml_crs(struct aml *a)
 {
-    struct aml_crs c;
-
     aml_name(a, "_CRS");
     byte(a, OP_BUFFER);
-    c.buffer = a->b.len;
-    byte(a, OP_WORD);
-    c.size = a->b.len;
-    le(a, 0, 2);
-    c.start = a->b.len;
-    return c;
+    return a->b.len;
 }
 
-void aml_crs_end(struct aml *a, const struct aml_crs *c)
+void aml_crs_end(struct aml *a, size_t mark)
 {
-    byte(a, RES_END);
-    byte(a, 0); /* checksum 0: not computed */
-    if (aml_failed(a))
-        return;
+    static const uint8_t end[] = {RES_END, 0}; /* checksum 0: not computed */
 
-    size_t n = a->b.len - c->start;
-    a->b.data[c->size] = (uint8_t)n;
-    a->b.data[c->size + 1] = (uint8_t)(n >> 8);
-    aml_end(a, c->buffer);
+    aml_bytes(a, end, sizeof(end));
+
+    size_t n = a->b.len - mark;
+    uint8_t size[3] = {n <= UINT8_MAX ? OP_BYTE : OP_WORD, (uint8_t)n, (uint8_t)(n >> 8)};
+    insert(a, mark, size, n <= UINT8_MAX ? 2 : 3);
+    aml_end(a, mark);
 }
 
 void aml_res_io(struct aml *a, uint16_t port, uint8_t len)

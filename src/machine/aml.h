@@ -4,8 +4,8 @@
  * which fills in the length. Running out of memory is remembered in the buffer and found by
  * aml_failed at the end, so that callers need not check each call. No locking.
  *
- * Names are written as in ASL ("\\_SB", "PCI0", "_HID"), up to four characters a segment; paths of
- * more than two segments are not needed here and not supported.
+ * Names are single segments of one to four characters, as in ASL ("_SB", "PCI0"): each is given where
+ * it belongs, so that paths are not needed.
  */
 #ifndef RING3_MACHINE_AML_H
 #define RING3_MACHINE_AML_H
@@ -52,11 +52,8 @@ void aml_return(struct aml *a); /* Return(x) */
 void aml_dword_field(struct aml *a, unsigned arg, unsigned off, const char *name);
 
 /* Name(_CRS, ResourceTemplate() { ... }), closed by aml_crs_end. */
-struct aml_crs {
-    size_t buffer, size, start;
-};
-struct aml_crs aml_crs(struct aml *a);
-void aml_crs_end(struct aml *a, const struct aml_crs *c);
+size_t aml_crs(struct aml *a);
+void aml_crs_end(struct aml *a, size_t mark);
 void aml_res_io(struct aml *a, uint16_t port, uint8_t len); /* IO (Decode16, port, port, 1, len) */
 void aml_res_irq(struct aml *a, unsigned irq);              /* IRQNoFlags () {irq} */
 void aml_res_memory32(struct aml *a, uint32_t base, uint32_t len); /* Memory32Fixed (ReadWrite) */

@@ -41,7 +41,7 @@ static void osc(struct aml *a)
 
 static void pci_windows(struct aml *a, const struct acpi_cfg *cfg)
 {
-    struct aml_crs c = aml_crs(a);
+    size_t crs = aml_crs(a);
 
     aml_res_bus(a, 0, (uint16_t)(BIT(cfg->pci_buses_log2) - 1));
     aml_res_io(a, 0xcf8, 8);
@@ -52,7 +52,7 @@ static void pci_windows(struct aml *a, const struct acpi_cfg *cfg)
                              (uint32_t)(cfg->mmio32.base + cfg->mmio32.size - 1));
     if (cfg->mmio64.size)
         aml_res_mem64_window(a, cfg->mmio64.base, cfg->mmio64.base + cfg->mmio64.size - 1);
-    aml_crs_end(a, &c);
+    aml_crs_end(a, crs);
 }
 
 /* INTA..INTD of slot n go to line (n + pin) mod 4, as dev/pci/pci.h has it. */
@@ -96,14 +96,14 @@ static void isa_device(struct aml *a, const struct isa_device *d)
     aml_int(a, 1);
     aml_name(a, "_STA");
     aml_int(a, 0xf); /* present, enabled, shown, working */
-    struct aml_crs c = aml_crs(a);
+    size_t crs = aml_crs(a);
     for (size_t i = 0; i < ARRAY_LEN(d->io); i++) {
         if (d->io[i].len)
             aml_res_io(a, d->io[i].port, d->io[i].len);
     }
     if (d->irq)
         aml_res_irq(a, d->irq);
-    aml_crs_end(a, &c);
+    aml_crs_end(a, crs);
     aml_end(a, device);
 }
 
@@ -160,13 +160,13 @@ static void board_resources(struct aml *a, const struct acpi_cfg *cfg)
     aml_eisaid(a, "PNP0C02");
     aml_name(a, "_UID");
     aml_int(a, 0);
-    struct aml_crs c = aml_crs(a);
+    size_t crs = aml_crs(a);
     aml_res_io(a, cfg->pm_base, ACPI_PORTS);
     aml_res_io(a, 0x92, 1);
     aml_res_io(a, 0x4d0, 2);
     if (cfg->ecam_base)
         aml_res_memory32(a, cfg->ecam_base, (uint32_t)MIB << cfg->pci_buses_log2);
-    aml_crs_end(a, &c);
+    aml_crs_end(a, crs);
     aml_end(a, device);
 }
 
@@ -187,14 +187,14 @@ static void processors(struct aml *a, const struct acpi_cfg *cfg)
 
 void dsdt_build(struct aml *a, const struct acpi_cfg *cfg)
 {
-    size_t scope = aml_scope(a, "\\_SB");
+    size_t scope = aml_scope(a, "_SB");
 
     processors(a, cfg);
     pci_host(a, cfg);
     board_resources(a, cfg);
     aml_end(a, scope);
 
-    aml_name(a, "\\_S5");
+    aml_name(a, "_S5");
     size_t s5 = aml_package(a, 4);
     aml_int(a, ACPI_SLP_TYP_S5); /* for PM1a */
     aml_int(a, ACPI_SLP_TYP_S5); /* for PM1b, which there is not */

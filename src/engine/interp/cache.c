@@ -40,10 +40,16 @@ static const struct op *leave(struct cpu *c, const struct op *o)
 const struct op op_leave = { .fn = leave };
 const struct block block_unlinked = { .live = false };
 
+/* What every op of a dead block becomes. The jump cache may still lead to one: forget that. */
 static const struct op *refetch(struct cpu *c, const struct op *o)
 {
+    uint64_t rip = op_rip(c, o);
+    struct jump_entry *j = jump_slot(c->jc, rip);
+
     c->ninsn += o->cnt - 1u;
-    return enter_rip(c, op_rip(c, o));
+    if (j->block && !j->block->live)
+        j->key = 0;
+    return enter_rip(c, rip);
 }
 
 /* Behind an instruction that may have changed the mode, mappings or interruptibility. */
