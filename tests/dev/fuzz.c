@@ -1,7 +1,7 @@
 /*
- * Random register accesses to every device class, meant to run under AddressSanitizer and UBSan: whatever
- * the guest does, alone or after a reset, a pause or a load of any state that validates, nothing may
- * crash, hang or ask for a callback in the past for ever.
+ * Random register accesses to every device class, meant to run under AddressSanitizer and UBSan:
+ * whatever the guest does, alone or after a reset, a pause or a load of any state that validates,
+ * nothing may crash, hang or ask for a callback in the past for ever.
  *
  * Without arguments: a fixed number of steps from a fixed seed, for `make test`.
  *     dev-fuzz [STEPS [SEED [CLASS]]]
@@ -85,20 +85,14 @@ static void drop_irqchip(struct world *w)
     apic_bus_free(w->apics);
 }
 
-static void make_i8042(struct world *w)
-{
-    w->cfg.i8042 = (struct i8042_cfg){fake_irq(&w->f, 1)};
-}
+static void make_i8042(struct world *w) { w->cfg.i8042 = (struct i8042_cfg){fake_irq(&w->f, 1)}; }
 
 static void make_uart(struct world *w)
 {
     w->cfg.uart = (struct uart_cfg){NULL, fake_irq(&w->f, 4)};
 }
 
-static void make_acpi(struct world *w)
-{
-    w->cfg.acpi = (struct acpi_dev_cfg){fake_irq(&w->f, 9)};
-}
+static void make_acpi(struct world *w) { w->cfg.acpi = (struct acpi_dev_cfg){fake_irq(&w->f, 9)}; }
 
 static void make_pcihost(struct world *w)
 {
@@ -112,8 +106,14 @@ static void make_pcihost(struct world *w)
 
 static void drop_pcihost(struct world *w) { pci_bus_free(w->pci); }
 
-#define PIO(o, b, n) {.ops = &(o), .base = (b), .size = (n)}
-#define MMIO(o, b, n) {.ops = &(o), .base = (b), .size = (n), .mmio = true}
+#define PIO(o, b, n)                          \
+    {                                         \
+        .ops = &(o), .base = (b), .size = (n) \
+    }
+#define MMIO(o, b, n)                                       \
+    {                                                       \
+        .ops = &(o), .base = (b), .size = (n), .mmio = true \
+    }
 
 /* clang-format off */
 static const struct fuzz_row rows[] = {

@@ -158,7 +158,7 @@ static void test_all_vectors(void **state)
     fake_enable(f);
     for (unsigned v = 16; v < 256; v++)
         assert_int_equal(fixed(f, 2, (uint8_t)v, v & 1), 1);
-    for (int class = 15; class >= 1; class--) {
+    for (int class = 15; class >= 1; class --) {
         for (int k = 15; k >= 0; k--) {
             assert_int_equal(lapic_ack(f->apic[2]), class * 16 + k);
             WR(f, 2, 0xb0, 0);
@@ -435,20 +435,14 @@ static void test_base_transitions(void **state)
         uint64_t val;
         bool ok;
     } steps[] = {
-        {0xfee00500, false}, /* EXTD without EN */
-        {0xfee00900, true},
-        {0xfee00901, false}, /* reserved */
-        {0xfee00b00, false},
-        {0x10000000900, false}, /* beyond 40 physical bits */
-        {0xff0e00900, true},
-        {0xfee00d00, true},  /* to x2APIC */
-        {0xfee00900, false}, /* and not back directly */
-        {0xfee00500, false},
-        {0xfee00d00, true},
-        {0xfee00100, true},  /* off */
-        {0xfee00d00, false}, /* not from there */
-        {0xfee00900, true},
-        {0xfee00d00, true},
+        {0xfee00500, false},                         /* EXTD without EN */
+        {0xfee00900, true},  {0xfee00901, false},    /* reserved */
+        {0xfee00b00, false}, {0x10000000900, false}, /* beyond 40 physical bits */
+        {0xff0e00900, true}, {0xfee00d00, true},     /* to x2APIC */
+        {0xfee00900, false},                         /* and not back directly */
+        {0xfee00500, false}, {0xfee00d00, true},     {0xfee00100, true}, /* off */
+        {0xfee00d00, false},                                             /* not from there */
+        {0xfee00900, true},  {0xfee00d00, true},
     };
 
     fake_enable(f);
@@ -502,14 +496,14 @@ static void test_x2apic_msrs(void **state)
         bool rd, wr;
         uint32_t reserved; /* a bit whose setting is #GP; 0: none */
     } t[] = {
-        {0x802, 0x803, true, false, 0},      {0x808, 0x808, true, true, 0x100},
-        {0x80a, 0x80a, true, false, 0},      {0x80b, 0x80b, false, true, 0x1},
-        {0x80d, 0x80d, true, false, 0},      {0x80f, 0x80f, true, true, 0x400},
-        {0x810, 0x827, true, false, 0},      {0x828, 0x828, true, true, 0x1},
-        {0x830, 0x830, true, true, 0x2000},  {0x832, 0x832, true, true, 0x100},
-        {0x833, 0x834, true, true, 0x8000},  {0x835, 0x836, true, true, 0x20000},
-        {0x837, 0x837, true, true, 0x400},   {0x838, 0x838, true, true, 0},
-        {0x839, 0x839, true, false, 0},      {0x83e, 0x83e, true, true, 0x4},
+        {0x802, 0x803, true, false, 0},     {0x808, 0x808, true, true, 0x100},
+        {0x80a, 0x80a, true, false, 0},     {0x80b, 0x80b, false, true, 0x1},
+        {0x80d, 0x80d, true, false, 0},     {0x80f, 0x80f, true, true, 0x400},
+        {0x810, 0x827, true, false, 0},     {0x828, 0x828, true, true, 0x1},
+        {0x830, 0x830, true, true, 0x2000}, {0x832, 0x832, true, true, 0x100},
+        {0x833, 0x834, true, true, 0x8000}, {0x835, 0x836, true, true, 0x20000},
+        {0x837, 0x837, true, true, 0x400},  {0x838, 0x838, true, true, 0},
+        {0x839, 0x839, true, false, 0},     {0x83e, 0x83e, true, true, 0x4},
         {0x83f, 0x83f, false, true, 0x100},
     };
     struct fake *f = *state;
@@ -723,8 +717,7 @@ static void test_random(void **state)
             if (pending)
                 assert_in_range(got, 0, 255);
             if (r >> 8 & 1)
-                lapic_x2apic(l) ? (void)lapic_wrmsr(l, 0x80b, 0)
-                                : lapic_mmio_write(l, 0xb0, 0);
+                lapic_x2apic(l) ? (void)lapic_wrmsr(l, 0x80b, 0) : lapic_mmio_write(l, 0xb0, 0);
         }
     }
 }
@@ -761,8 +754,8 @@ static void test_threads(void **state)
 {
     struct fake *f = *state;
     _Atomic unsigned wakeups = 0, left = 2;
-    struct lapic_cfg cfg = {.id = 1, .timers = &f->q, .trace = &f->trace, .event = on_wake,
-                            .owner = &wakeups};
+    struct lapic_cfg cfg = {
+        .id = 1, .timers = &f->q, .trace = &f->trace, .event = on_wake, .owner = &wakeups};
     struct sender s[2];
     unsigned seen = 0, taken[256] = {0};
     struct lapic *l;
@@ -805,12 +798,28 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_power_on), T(test_disable_masks_lvt), T(test_accept_and_eoi),
-        T(test_eoi_broadcast_suppression), T(test_tpr), T(test_all_vectors), T(test_errors),
-        T(test_lint), T(test_disabled_pins), T(test_extint_message), T(test_ipi_destinations),
-        T(test_ipi_modes), T(test_lowest_priority), T(test_msi), T(test_base_transitions),
-        T(test_x2apic_keeps_state), T(test_x2apic_msrs), T(test_x2apic_ipi), T(test_state),
-        T(test_two_with_one_id), T(test_random), T(test_threads),
+        T(test_power_on),
+        T(test_disable_masks_lvt),
+        T(test_accept_and_eoi),
+        T(test_eoi_broadcast_suppression),
+        T(test_tpr),
+        T(test_all_vectors),
+        T(test_errors),
+        T(test_lint),
+        T(test_disabled_pins),
+        T(test_extint_message),
+        T(test_ipi_destinations),
+        T(test_ipi_modes),
+        T(test_lowest_priority),
+        T(test_msi),
+        T(test_base_transitions),
+        T(test_x2apic_keeps_state),
+        T(test_x2apic_msrs),
+        T(test_x2apic_ipi),
+        T(test_state),
+        T(test_two_with_one_id),
+        T(test_random),
+        T(test_threads),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
