@@ -24,33 +24,31 @@
 #define STIBP_BIT BIT(27)
 #define ARCH_CAPABILITIES_BIT BIT(29)
 #define SSBD_BIT BIT(31)
-/* Leaf 7 subleaf 2 EDX. Guests of a hypervisor distrust BHI_NO: Linux then clears the branch history
- * in software at every system call, unless this bit offers it one bit of IA32_SPEC_CTRL instead. */
+/* Leaf 7 subleaf 2 EDX. Guests of a hypervisor distrust BHI_NO: Linux then clears the branch
+ * history in software at every system call, unless this bit offers it one bit of IA32_SPEC_CTRL
+ * instead. */
 #define BHI_CTRL_BIT BIT(4)
 
 /* IA32_ARCH_CAPABILITIES (SDM vol. 4 table 2-2). */
-#define ARCH_CAPABILITIES                                                                          \
-    (BIT(0)    /* RDCL_NO: no PTI */                                                               \
-     | BIT(1)  /* IBRS_ALL: enhanced IBRS, no retpolines */                                        \
-     | BIT(3)  /* SKIP_L1DFL_VMENTRY */                                                            \
-     | BIT(4)  /* SSB_NO */                                                                        \
-     | BIT(5)  /* MDS_NO */                                                                        \
-     | BIT(6)  /* PSCHANGE_MC_NO */                                                                \
-     | BIT(8)  /* TAA_NO */                                                                        \
-     | BIT(13) /* SBDR_SSDP_NO */                                                                  \
-     | BIT(14) /* FBSDP_NO */                                                                      \
-     | BIT(15) /* PSDP_NO */                                                                       \
-     | BIT(17) /* FB_CLEAR */                                                                      \
-     | BIT(20) /* BHI_NO */                                                                        \
-     | BIT(24) /* PBRSB_NO */                                                                      \
-     | BIT(26) /* GDS_NO */                                                                        \
-     | BIT(27) /* RFDS_NO */                                                                       \
+#define ARCH_CAPABILITIES                                   \
+    (BIT(0)    /* RDCL_NO: no PTI */                        \
+     | BIT(1)  /* IBRS_ALL: enhanced IBRS, no retpolines */ \
+     | BIT(3)  /* SKIP_L1DFL_VMENTRY */                     \
+     | BIT(4)  /* SSB_NO */                                 \
+     | BIT(5)  /* MDS_NO */                                 \
+     | BIT(6)  /* PSCHANGE_MC_NO */                         \
+     | BIT(8)  /* TAA_NO */                                 \
+     | BIT(13) /* SBDR_SSDP_NO */                           \
+     | BIT(14) /* FBSDP_NO */                               \
+     | BIT(15) /* PSDP_NO */                                \
+     | BIT(17) /* FB_CLEAR */                               \
+     | BIT(20) /* BHI_NO */                                 \
+     | BIT(24) /* PBRSB_NO */                               \
+     | BIT(26) /* GDS_NO */                                 \
+     | BIT(27) /* RFDS_NO */                                \
      | BIT(62) /* ITS_NO */)
 
-static unsigned log2_ceil(uint32_t n)
-{
-    return n <= 1 ? 0 : 32 - (unsigned)__builtin_clz(n - 1);
-}
+static unsigned log2_ceil(uint32_t n) { return n <= 1 ? 0 : 32 - (unsigned)__builtin_clz(n - 1); }
 
 static void copy_host(struct cpuid_draft *d, uint32_t leaf, uint32_t sub)
 {
@@ -75,7 +73,7 @@ static void identity(struct cpuid_draft *d)
     cpuid_host_leaf(d, 1, 0, r);
     l = cpuid_draft_leaf(d, 1, 0);
     l->eax = r[EAX];
-    l->ebx = 8 << 8; /* CLFLUSH line: 64 bytes */
+    l->ebx = 8 << 8;    /* CLFLUSH line: 64 bytes */
     l->ecx |= 1u << 31; /* a hypervisor is present */
 
     cpuid_draft_leaf(d, 6, 0)->eax = BIT(2); /* the APIC timer never stops */
@@ -120,8 +118,8 @@ static void topology(struct cpuid_draft *d)
 
     for (unsigned i = 0; i < (d->p->amd ? 1u : 2u); i++) {
         uint32_t leaf = i ? 0x1f : 0xb;
-        cpuid_draft_set(d, leaf, 0, (uint32_t[]){ 0, 1, 1 << 8 | 0, 0 });
-        cpuid_draft_set(d, leaf, 1, (uint32_t[]){ id_bits, cpus, 2 << 8 | 1, 0 });
+        cpuid_draft_set(d, leaf, 0, (uint32_t[]){0, 1, 1 << 8 | 0, 0});
+        cpuid_draft_set(d, leaf, 1, (uint32_t[]){id_bits, cpus, 2 << 8 | 1, 0});
     }
     if (!d->p->amd)
         return;
@@ -176,53 +174,42 @@ static void xsave(struct cpuid_draft *d)
         p->xsave_size[i] = r[EAX];
         p->xsave_off[i] = r[EBX];
         end = MAX(end, r[EAX] + r[EBX]);
-        cpuid_draft_set(d, 0xd, i, (uint32_t[]){ r[EAX], r[EBX], r[ECX] & 2, 0 });
+        cpuid_draft_set(d, 0xd, i, (uint32_t[]){r[EAX], r[EBX], r[ECX] & 2, 0});
     }
     l->eax = (uint32_t)p->xcr0_mask;
     l->edx = (uint32_t)(p->xcr0_mask >> 32);
     l->ecx = end;
 }
 
-/*
- * The best fraction *num / *den for v / w with num <= max (continued fractions). Linux multiplies the
- * crystal's kHz by the numerator in 32 bits, so the plain ratio of two frequencies will not do; whole
- * megahertz come out exact, anything else within a millionth.
- */
-static void ratio(uint64_t v, uint64_t w, uint64_t max, uint32_t *num, uint32_t *den)
+static uint64_t gcd(uint64_t a, uint64_t b)
 {
-    uint64_t n0 = 0, n1 = 1, d0 = 1, d1 = 0;
-
-    while (w) {
-        uint64_t q = v / w, r = v % w, n2 = q * n1 + n0, d2 = q * d1 + d0;
-        if (n2 > max || d2 > UINT32_MAX)
-            break;
-        n0 = n1;
-        n1 = n2;
-        d0 = d1;
-        d1 = d2;
-        v = w;
-        w = r;
+    while (b) {
+        uint64_t r = a % b;
+        a = b;
+        b = r;
     }
-    *num = (uint32_t)n1;
-    *den = (uint32_t)d1;
+    return a;
 }
 
 /*
  * Leaf 0x15: Linux takes the crystal's frequency for the TSC's base and for the APIC timer's input
- * clock, so the crystal is the APIC bus: 1 GHz. Leaf 0x16 in MHz. The hypervisor's timing leaf
+ * clock, so the crystal is the APIC bus. Linux also multiplies its kHz by the numerator in 32 bits:
+ * a ratio that would overflow there is not enumerated at all (guests then calibrate or use
+ * kvmclock). Any whole number of MHz is fine. Leaf 0x16 in MHz; the hypervisor's timing leaf
  * 0x40000010 says the same in kHz.
  */
 static void clocks(struct cpuid_draft *d)
 {
-    uint64_t khz = d->cfg->tsc_khz;
-    uint32_t num, den, mhz = (uint32_t)MIN(khz / 1000, 0xffffull);
+    uint64_t khz = d->cfg->tsc_khz, bus_khz = APIC_BUS_HZ / 1000, g = gcd(khz, bus_khz);
+    uint32_t mhz = (uint32_t)MIN(khz / 1000, 0xffffull);
 
     cpuid_draft_leaf(d, 0x80000007, 0)->edx = BIT(8); /* invariant TSC */
-    if (!d->p->amd) {
-        ratio(khz * 1000, APIC_BUS_HZ, UINT32_MAX / (APIC_BUS_HZ / 1000), &num, &den);
-        cpuid_draft_set(d, 0x15, 0, (uint32_t[]){ den, num, APIC_BUS_HZ, 0 });
-        cpuid_draft_set(d, 0x16, 0, (uint32_t[]){ mhz, mhz, APIC_BUS_HZ / 1000000, 0 });
-    }
+    if (d->p->amd)
+        return;
+    if (khz / g * bus_khz <= UINT32_MAX)
+        cpuid_draft_set(d, 0x15, 0,
+                        (uint32_t[]){(uint32_t)(bus_khz / g), (uint32_t)(khz / g), APIC_BUS_HZ, 0});
+    cpuid_draft_set(d, 0x16, 0, (uint32_t[]){mhz, mhz, APIC_BUS_HZ / 1000000, 0});
 }
 
 static void speculation(struct cpuid_draft *d)
@@ -250,7 +237,7 @@ static void speculation(struct cpuid_draft *d)
              | BIT(27) /* SBPB */
              | BIT(28) /* IBPB flushes all branch types */
              | BIT(29) /* SRSO_NO */;
-    l->ecx = BIT(1)   /* TSA_SQ_NO */
+    l->ecx = BIT(1) /* TSA_SQ_NO */
              | BIT(2) /* TSA_L1_NO */;
 }
 
@@ -260,12 +247,12 @@ static void paravirtual(struct cpuid_draft *d)
     if (!d->cfg->kvm_leaves)
         return;
     cpuid_draft_set(d, 0x40000000, 0,
-                    (uint32_t[]){ 0x40000010, 0x4b4d564b, 0x564b4d56, 0x4d }); /* KVMKVMKVM */
-    cpuid_draft_leaf(d, 0x40000001, 0)->eax = BIT(1)    /* no I/O delay needed */
-                                              | BIT(3)  /* CLOCKSOURCE2 */
+                    (uint32_t[]){0x40000010, 0x4b4d564b, 0x564b4d56, 0x4d}); /* KVMKVMKVM */
+    cpuid_draft_leaf(d, 0x40000001, 0)->eax = BIT(1)   /* no I/O delay needed */
+                                              | BIT(3) /* CLOCKSOURCE2 */
                                               | BIT(24) /* its time never steps back */;
     cpuid_draft_set(d, 0x40000010, 0,
-                    (uint32_t[]){ (uint32_t)d->cfg->tsc_khz, APIC_BUS_HZ / 1000, 0, 0 });
+                    (uint32_t[]){(uint32_t)d->cfg->tsc_khz, APIC_BUS_HZ / 1000, 0, 0});
 }
 
 void cpuid_model_build(struct cpuid_draft *d)

@@ -14,10 +14,13 @@ static uint32_t match_key(const struct dec *d, const struct insn *i)
            (uint32_t)(d->bits == CPU_64) << KEY_64 | (uint32_t)(d->b != 0) << KEY_REXB;
 }
 
-static const struct insn_row *find_row(const struct insn_index *ix, uint32_t key)
+static const struct insn_row *find_row(const struct insn_index *ix, const struct dec *d, const struct insn *i)
 {
     const struct insn_cand *c = &insn_cands[ix->first];
 
+    if (ix->sole)
+        return &insn_table[c->row];
+    uint32_t key = match_key(d, i);
     for (unsigned n = ix->n; n; n--, c++)
         if ((key & c->mask) == c->value)
             return &insn_table[c->row];
@@ -29,12 +32,10 @@ static void set_sizes(const struct dec *d, struct insn *i)
     bool is64 = d->bits == CPU_64;
     bool small = d->p66 ^ (d->bits == CPU_16);
 
-    i->opsize = small ? 2 : 4;
-    if (d->space != SPACE_LEGACY)
-        i->opsize = 4;
-    if (is64 && d->w)
-        i->opsize = 8;
+    i->opsize = is64 && d->w ? 8 : small && d->space == SPACE_LEGACY ? 2 : 4;
     switch (d->attr & 7) {
+    case OS_STD:
+        break;
     case OS_BYTE:
         i->opsize = 1;
         break;
@@ -53,8 +54,6 @@ static void set_sizes(const struct dec *d, struct insn *i)
         if (i->opsize == 8)
             i->opsize = 4;
         break;
-    default:
-        break;
     }
     if (i->row->flags & (IF_SSE | IF_AVX | IF_AVX512)) {
         i->vlen = 16;
@@ -63,17 +62,26 @@ static void set_sizes(const struct dec *d, struct insn *i)
     }
 }
 
+/* Gathers are #UD when destination, index and (VEX) mask are not different registers. */
+static bool gather_conflict(const struct insn *i)
+{
+    uint8_t dest = i->op[0].reg, index = i->mem.index;
+
+    return dest == index || (i->nops > 2 && (i->op[2].reg == dest || i->op[2].reg == index));
+}
+
 /* Rules of VEX and EVEX beyond what the rows match. */
 static int check_vector(const struct dec *d, const struct insn *i)
 {
     bool mem = i->modrm < 0xc0;
-    unsigned unused = d->bits == CPU_64 ? 31 : 7;
 
-    if (!attr_has(d, AT_VVVV) && (d->vvvv & (attr_has(d, AT_GATHER) ? 15 : unused)))
+    if (!attr_has(d, AT_VVVV) && (d->vvvv & (i->mem.vsib ? 15 : 31)))
+        return INSN_E_UD;
+    if (attr_has(d, AT_GATHER) && gather_conflict(i))
         return INSN_E_UD;
     if (d->space != SPACE_EVEX)
         return INSN_OK;
-    if (d->l == 3 && !attr_has(d, AT_LIG) && !(i->evex_b && !mem))
+    if (d->l == 3 && !(i->evex_b && !mem))
         return INSN_E_UD;
     if (i->evex_b) {
         if (mem ? !i->bcst : !attr_has(d, AT_SAE | AT_ER))
@@ -115,8 +123,7 @@ static int decode(struct dec *d, struct insn *i)
         if (!dec_u8(d, &i->modrm))
             return dec_short(d);
     }
-    uint32_t key = match_key(d, i);
-    i->row = find_row(ix, key);
+    i->row = find_row(ix, d, i);
     if (!i->row)
         return INSN_E_UD;
     i->id = i->row->id;
@@ -141,23 +148,39 @@ static int decode(struct dec *d, struct insn *i)
     return d->space == SPACE_LEGACY ? INSN_OK : check_vector(d, i);
 }
 
+/* Zeroes *i. In words of 16 bytes because the compiler's choice, rep stos, costs as much as the rest. */
+static void clear(struct insn *i)
+{
+    typedef uint64_t word __attribute__((vector_size(16), aligned(8), may_alias));
+    word *w = (word *)i;
+
+    _Static_assert(sizeof(*i) % sizeof(*w) == 0, "struct insn is whole words");
+    for (size_t k = 0; k < sizeof(*i) / sizeof(*w); k++)
+        w[k] = (word){ 0, 0 };
+}
+
 int insn_decode(struct insn *i, const uint8_t *code, size_t avail, enum cpu_bits bits)
 {
     struct dec d = { .code = code, .bits = (uint8_t)bits };
 
     d.max = (uint8_t)MIN(avail, (size_t)INSN_MAX_LEN);
-    memset(i, 0, sizeof(*i));
+    clear(i);
     i->bits = (uint8_t)bits;
     int e = decode(&d, i);
     i->len = d.pos;
     i->vvvv = d.vvvv;
-    memcpy(i->raw, code, d.pos);
+    if (avail >= INSN_MAX_LEN)
+        memcpy(i->raw, code, INSN_MAX_LEN); /* a constant length is two moves */
+    else
+        memcpy(i->raw, code, d.pos);
     return e;
 }
 
 bool insn_supported(const struct insn *i, const struct cpuid_policy *p)
 {
     if (!cpuid_has(p, i->row->feature) || !cpuid_has(p, i->row->feature2))
+        return false;
+    if (i->vlen == 32 && (i->row->enc[2] & (uint32_t)(AT_YMM2 >> 32)) && !cpuid_has(p, CPUF_AVX2))
         return false;
     if (!(i->prefix & PFX_EVEX) || i->vlen == 64)
         return true;

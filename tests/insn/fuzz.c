@@ -129,11 +129,33 @@ static void make_from_row(struct rng *r, const struct insn_row *row, uint8_t cod
     }
 }
 
+/* A well-formed prefix of any space before any opcode: finds what the table lacks. */
+static void make_from_space(struct rng *r, uint8_t code[16])
+{
+    struct insn_row any = { .enc = { 0, 0, below(r, 2) ? (uint32_t)(AT_VVVV >> 32) : 0, 0 } };
+    unsigned space = below(r, SPACE_COUNT), map = below(r, MAP_COUNT), n;
+
+    if (space != SPACE_LEGACY && map == 0)
+        map = 1;
+    any.enc[3] = OPC(space, map, 0);
+    for (unsigned k = 0; k < 16; k++)
+        code[k] = (uint8_t)rnd(r);
+    uint32_t key = (uint32_t)rnd(r);
+    if (below(r, 4))
+        key &= ~(1u << (KEY_L + below(r, 2))); /* EVEX L'L = 3 is seldom valid */
+    n = space == SPACE_LEGACY ? put_legacy(r, &any, key, code) :
+        space == SPACE_VEX    ? put_vex(r, &any, key, code) :
+                                put_evex(r, &any, key, code);
+    code[n] = (uint8_t)rnd(r);
+}
+
 static enum cpu_bits make_case(struct rng *r, uint64_t n, uint8_t code[16])
 {
-    if (n % 8 == 0) {
+    if (n % 16 == 0) {
         for (unsigned k = 0; k < 16; k++)
             code[k] = (uint8_t)rnd(r);
+    } else if (n % 4 == 1) {
+        make_from_space(r, code);
     } else {
         make_from_row(r, &insn_table[below(r, (unsigned)insn_table_len)], code);
     }

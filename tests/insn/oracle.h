@@ -37,6 +37,7 @@ enum diff_what {
     DIFF_ROLE,
     DIFF_SIZE,
     DIFF_FLAGS,
+    DIFF_VECTOR, /* IF_FP, IF_ALIGN, vector length, masking, broadcast */
     DIFF_OTHER
 };
 

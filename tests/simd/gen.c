@@ -184,7 +184,7 @@ static unsigned gen_bytes(struct rng *r, uint8_t b[16])
         if (!pick(r, 20))
             b[n++] = 0x66;
         b[n++] = 0xd8 | (x & 7);
-        if (!pick(r, 20))
+        if (!pick(r, 200))
             b[n - 1] = 0x9b;
         for (unsigned k = 0; k < 8; k++)
             b[n++] = (uint8_t)rnd(r);

@@ -119,7 +119,9 @@ static void host_policy(struct cpuid_policy *p)
     }
     p->leaf[0].leaf = 7;
     __cpuid_count(7, 0, p->leaf[0].eax, p->leaf[0].ebx, p->leaf[0].ecx, p->leaf[0].edx);
-    p->n = 1;
+    p->leaf[1].leaf = 0x80000008;
+    __cpuid(0x80000008, p->leaf[1].eax, p->leaf[1].ebx, p->leaf[1].ecx, p->leaf[1].edx);
+    p->n = 2;
     p->xcr0_mask = native_xcr0();
     uint32_t a, b, c, d;
     __cpuid(0, a, b, c, d);

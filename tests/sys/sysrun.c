@@ -4,11 +4,12 @@
  *   sysrun [-e ENGINE] case.bin
  *
  * The case is loaded at CASE_BASE and entered in real mode at 0:CASE_BASE after its header. It talks through
- * ports: RESULT ends it (0 = passed, otherwise the source line of the failed check), DETAIL adds a number to the
+ * ports: RESULT ends it (0 = passed, otherwise the address of the failed check), DETAIL adds a number to the
  * failure message, the others make events. Each case runs three times: freely, and one
  * instruction at a time under a budget, so that both of an engine's paths are covered, and with the
  * plain functions' state read and written back now and then.
  */
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,6 +61,8 @@ struct world {
     uint32_t result, detail[16];
     unsigned ndetail;
 };
+
+static const struct engine_ops *const engines[] = { &interp_engine };
 
 static struct vcpu *alarmed; /* for the signal handler only */
 
@@ -260,7 +263,7 @@ static int run_case(const struct engine_ops *engine, const uint8_t *image, size_
     } else if (stop == STOP_SHUTDOWN && h->expect == EXPECT_SHUTDOWN && w->stage == h->stage) {
         rc = 0;
     } else if (w->done) {
-        fprintf(stderr, "%s: check in line %u failed:", what, w->result);
+        fprintf(stderr, "%s: check at %#x failed:", what, w->result);
         for (unsigned i = 0; i < w->ndetail; i++)
             fprintf(stderr, " %#x", w->detail[i]);
         fprintf(stderr, "\n");
@@ -284,6 +287,14 @@ out:
     return rc;
 }
 
+static const struct engine_ops *find(const char *name)
+{
+    for (unsigned i = 0; i < ARRAY_LEN(engines); i++)
+        if (!strcmp(engines[i]->name, name))
+            return engines[i];
+    return NULL;
+}
+
 int main(int argc, char **argv)
 {
     const struct engine_ops *engine = &interp_engine;
@@ -294,7 +305,7 @@ int main(int argc, char **argv)
     int opt;
 
     while ((opt = getopt(argc, argv, "e:")) != -1) {
-        engine = opt == 'e' ? engine_find(optarg) : NULL;
+        engine = opt == 'e' ? find(optarg) : NULL;
         if (!engine) {
             fprintf(stderr, "usage: %s [-e ENGINE] case.bin\n", argv[0]);
             return 2;

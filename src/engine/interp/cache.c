@@ -40,10 +40,16 @@ static const struct op *leave(struct cpu *c, const struct op *o)
 const struct op op_leave = { .fn = leave };
 const struct block block_unlinked = { .live = false };
 
+/* What every op of a dead block becomes. The jump cache may still lead to one: forget that. */
 static const struct op *refetch(struct cpu *c, const struct op *o)
 {
+    uint64_t rip = op_rip(c, o);
+    struct jump_entry *j = jump_slot(c->jc, rip);
+
     c->ninsn += o->cnt - 1u;
-    return enter_rip(c, op_rip(c, o));
+    if (j->block && !j->block->live)
+        j->key = 0;
+    return enter_rip(c, rip);
 }
 
 /* Behind an instruction that may have changed the mode, mappings or interruptibility. */
@@ -464,7 +470,7 @@ static struct block *build(struct cpu *c, struct fetch *f, const struct draft *d
 
             p->fn = plain_fn(c, i);
             p->insn = *i;
-            o->fn = p->fn != raise_ud && simd_prepare(c, i, &p->simd) &&
+            o->fn = p->fn != raise_ud && simd_prepare(i, &p->simd) &&
                     c->bits == CPU_64 && !(i->row->flags & IF_SYS) ? vector : plain;
             o->plain = p;
         }

@@ -319,6 +319,7 @@ void event_deliver(struct cpu *c)
     deliver(c, &e);
     if (e.kind == EV_NMI_INT)
         c->s.nmi_blocked = 1;
+    c->s.activity = CPU_RUNNING; /* a debug trap after HLT */
     c->s.sti_shadow = c->s.mov_ss_shadow = 0;
 out:
     c->deliver = c->in_delivery = false;

@@ -93,13 +93,13 @@ static inline void run_stub(struct cpu *c, const struct insn *i, stub_fn stub, v
 }
 
 /* ---- the ways to run ---- */
-static void run_regs(struct cpu *c, const struct insn *i, struct simd_op *op)
+static void run_regs(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     simd_avail(c, i);
     run_stub(c, i, simd_stub(c, i, op), NULL);
 }
 
-static void run_mem_in(struct cpu *c, const struct insn *i, struct simd_op *op)
+static void run_mem_in(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     simd_avail(c, i);
     /* A stub only reads its source; guest memory is never const to the guest. */
@@ -107,7 +107,7 @@ static void run_mem_in(struct cpu *c, const struct insn *i, struct simd_op *op)
     run_stub(c, i, simd_stub(c, i, op), p);
 }
 
-static void run_mem_out(struct cpu *c, const struct insn *i, struct simd_op *op)
+static void run_mem_out(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     unsigned n = i->op[op->mem_op].size;
     uint64_t la = 0;
@@ -126,7 +126,7 @@ static void run_mem_out(struct cpu *c, const struct insn *i, struct simd_op *op)
 }
 
 /* EVEX under a mask, VMASKMOV: whole if it is cheap to see that nothing can fault, else by element. */
-static void run_partial_in(struct cpu *c, const struct insn *i, struct simd_op *op)
+static void run_partial_in(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     unsigned n = i->op[op->mem_op].size;
     struct simd_elems el;
@@ -143,7 +143,7 @@ static void run_partial_in(struct cpu *c, const struct insn *i, struct simd_op *
     run_stub(c, i, simd_stub(c, i, op), p);
 }
 
-static void run_partial_out(struct cpu *c, const struct insn *i, struct simd_op *op)
+static void run_partial_out(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     struct simd_elems el;
 
@@ -159,7 +159,7 @@ static void run_partial_out(struct cpu *c, const struct insn *i, struct simd_op 
 }
 
 /* MMX registers alias the x87 ones. Memory is read before the x87 state changes. */
-static void run_mmx(struct cpu *c, const struct insn *i, struct simd_op *op)
+static void run_mmx(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     void *p = NULL;
     uint64_t la = 0;
@@ -179,7 +179,7 @@ static void emms(struct cpu *c, const struct insn *i)
 {
     simd_avail(c, i);
     x87_sync(c);
-    c->s.x87.fsw &= ~FSW_TOP;
+    x87_set_top(&c->s.x87, 0);
     c->s.x87.tag = 0;
 }
 
@@ -193,7 +193,7 @@ static void vzero(struct cpu *c, const struct insn *i)
         memset(c->s.zmm[r] + keep, 0, sizeof(c->s.zmm[r]) - keep * 8);
 }
 
-static void run_fn(struct cpu *c, const struct insn *i, struct simd_op *op) { op->fn(c, i); }
+static void run_fn(struct cpu *c, const struct insn *i, const struct simd_op *op) { op->fn(c, i); }
 
 /* ---- dispatch ---- */
 static insn_fn special_fn(const struct insn *i)
@@ -245,6 +245,7 @@ static void prepare(const struct insn *i, struct simd_op *out)
     }
     if (simd_move_prepare(i, out))
         return;
+    out->key = stub_key(i);
     if (i->row->flags & IF_X87)
         out->run = x87_run;
     else if (uses_mmx(i))
@@ -293,11 +294,16 @@ int simd_init(struct cpu *c, struct err *e)
         free(s);
         return rc;
     }
-    for (uint32_t n = 0; n < p->n; n++)
-        if (p->leaf[n].leaf == 7 && p->leaf[n].subleaf == 0) {
-            s->fdp_excptn_only = p->leaf[n].ebx >> 6 & 1;
-            s->no_fcs_fds = p->leaf[n].ebx >> 13 & 1;
+    s->la_bits = 48;
+    for (uint32_t n = 0; n < p->n; n++) {
+        const struct cpuid_leaf *l = &p->leaf[n];
+        if (l->leaf == 7 && l->subleaf == 0) {
+            s->fdp_excptn_only = l->ebx >> 6 & 1;
+            s->no_fcs_fds = l->ebx >> 13 & 1;
+        } else if (l->leaf == 0x80000008) {
+            s->la_bits = bits(l->eax, 15, 8);
         }
+    }
     c->simd = s;
     return 0;
 }

@@ -56,22 +56,36 @@ struct stub_slot {
 struct stub_cache {
     uint8_t *rw, *rx; /* the same STUB_BYTES bytes */
     uint32_t used, count;
-    uint32_t gen; /* changes whenever routines handed out before became invalid */
     bool avx512f, avx512bw;
     struct stub_slot *slot; /* STUB_SLOTS, open addressing */
 };
 
 int stub_init(struct stub_cache *sc, struct err *e);
 void stub_fini(struct stub_cache *sc);
-/* The routine that executes i, made if there was none. Valid until sc->gen changes, which only a later
- * stub_get does. i must be an instruction the host has. */
-stub_fn stub_get(struct stub_cache *sc, const struct insn *i);
+/* The bytes of i with its memory and general-purpose operands normalised: instructions with the same key
+ * share a routine. Never 0. */
+uint64_t stub_key(const struct insn *i);
+/* Makes the routine of i, whose key is not in the cache yet. i must be an instruction the host has. A full
+ * cache is emptied first: a routine is valid until the next stub_make only. */
+stub_fn stub_make(struct stub_cache *sc, const struct insn *i, uint64_t key);
+static inline unsigned stub_hash(uint64_t key)
+{
+    return (unsigned)(key * 0x9e3779b97f4a7c15ull >> 51); /* as many bits as STUB_SLOTS has */
+}
+static inline stub_fn stub_get(struct stub_cache *sc, const struct insn *i, uint64_t key)
+{
+    for (unsigned h = stub_hash(key); sc->slot[h].key; h = (h + 1) & (STUB_SLOTS - 1))
+        if (likely(sc->slot[h].key == key))
+            return (stub_fn)(uintptr_t)(sc->rx + sc->slot[h].off);
+    return stub_make(sc, i, key);
+}
 
 /* ---- per-vCPU data ---- */
 struct simd {
     struct stub_cache stubs;
     bool fdp_excptn_only; /* CPUID 7.0 EBX 6: FDP changes on unmasked exceptions only */
     bool no_fcs_fds;      /* CPUID 7.0 EBX 13: FCS and FDS are saved as zero */
+    uint8_t la_bits;      /* linear address bits: a restored 64-bit FIP is made canonical */
     uint8_t bounce[64] __attribute__((aligned(64)));
 };
 
@@ -82,18 +96,21 @@ void simd_fini(struct cpu *c);
 /* ---- the prepared form: what the block cache may keep beside a decoded instruction ---- */
 struct simd_op {
     /* Executes i by the plain-function convention of interp.h. */
-    void (*run)(struct cpu *c, const struct insn *i, struct simd_op *op);
-    insn_fn fn;     /* for instructions that have code of their own */
-    stub_fn stub;   /* NULL until first needed */
-    uint32_t gen;   /* stub_cache.gen that stub belongs to */
+    void (*run)(struct cpu *c, const struct insn *i, const struct simd_op *op);
+    insn_fn fn;     /* what run calls for instructions that have code of their own */
+    uint64_t key;   /* stub_key() if run needs a stub */
     uint8_t mem_op; /* index of the memory operand, or NO_MEM */
     uint8_t size;   /* bytes of data moved, for the plain moves */
 };
 #define NO_MEM 0xff
 
-/* Fills *out for an instruction simd_fn knows; false if it is not one. *out stays usable for the life of the vCPU as long as *i does not change. */
+/* Fills *out for an instruction simd_fn knows; false if it is not one. *out never changes afterwards and any
+ * vCPU may run it with the same *i. */
 bool simd_prepare(struct cpu *c, const struct insn *i, struct simd_op *out);
-static inline stub_fn simd_stub(struct cpu *c, const struct insn *i, struct simd_op *op);
+static inline stub_fn simd_stub(struct cpu *c, const struct insn *i, const struct simd_op *op)
+{
+    return stub_get(&c->simd->stubs, i, op->key);
+}
 
 /* ---- simd_avail.c: may the instruction run at all? #UD and #NM by its exception class ---- */
 void simd_avail_slow(struct cpu *c, const struct insn *i);
@@ -171,7 +188,7 @@ bool simd_move_prepare(const struct insn *i, struct simd_op *out);
 
 /* ---- x87.c ---- */
 insn_fn x87_fn(const struct insn *i); /* control instructions; NULL for those x87_run executes */
-void x87_run(struct cpu *c, const struct insn *i, struct simd_op *op);
+void x87_run(struct cpu *c, const struct insn *i, const struct simd_op *op);
 /* Every x87 instruction but FWAIT begins so: #NM, then what x87_check_pending says if it is a waiting one. */
 void x87_enter(struct cpu *c, const struct insn *i);
 /* Raises #MF (or does as CR0.NE = 0 asks) if an unmasked x87 exception is pending. */
@@ -188,16 +205,5 @@ insn_fn x87_env_fn(const struct insn *i);
 
 /* ---- xsave.c: FXSAVE, XSAVE and the like, XGETBV, XSETBV, LDMXCSR, STMXCSR. NULL if none. ---- */
 insn_fn xsave_fn(const struct insn *i);
-
-static inline stub_fn simd_stub(struct cpu *c, const struct insn *i, struct simd_op *op)
-{
-    struct stub_cache *sc = &c->simd->stubs;
-
-    if (unlikely(op->gen != sc->gen || !op->stub)) {
-        op->stub = stub_get(sc, i);
-        op->gen = sc->gen;
-    }
-    return op->stub;
-}
 
 #endif

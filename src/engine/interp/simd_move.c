@@ -33,19 +33,19 @@ static inline void set_vec(struct cpu *c, const struct insn *i, unsigned reg, co
         memset(d + n, 0, sizeof(c->s.zmm[0]) - n);
 }
 
-static void run_reg(struct cpu *c, const struct insn *i, struct simd_op *op)
+static void run_reg(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     simd_avail(c, i);
     set_vec(c, i, i->op[0].reg, c->s.zmm[i->op[1].reg], op->size);
 }
 
-static void run_load(struct cpu *c, const struct insn *i, struct simd_op *op)
+static void run_load(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     simd_avail(c, i);
     set_vec(c, i, i->op[0].reg, simd_load(c, i, op->size), op->size);
 }
 
-static void run_store(struct cpu *c, const struct insn *i, struct simd_op *op)
+static void run_store(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     uint64_t la = 0;
 
@@ -56,13 +56,13 @@ static void run_store(struct cpu *c, const struct insn *i, struct simd_op *op)
 }
 
 /* The sizes that matter get code of their own, so that the copies are single instructions. */
-static void run_load16(struct cpu *c, const struct insn *i, struct simd_op *op)
+static void run_load16(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     simd_avail(c, i);
     memcpy(c->s.zmm[i->op[0].reg], simd_load(c, i, 16), 16);
 }
 
-static void run_store16(struct cpu *c, const struct insn *i, struct simd_op *op)
+static void run_store16(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     uint64_t la = 0;
 
@@ -72,7 +72,7 @@ static void run_store16(struct cpu *c, const struct insn *i, struct simd_op *op)
     simd_store_end(c, 16, la, p);
 }
 
-static void run_reg16(struct cpu *c, const struct insn *i, struct simd_op *op)
+static void run_reg16(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     simd_avail(c, i);
     memmove(c->s.zmm[i->op[0].reg], c->s.zmm[i->op[1].reg], 16);
@@ -85,7 +85,7 @@ static void set_low(struct cpu *c, const struct insn *i, uint64_t v)
     set_vec(c, i, i->op[0].reg, q, 16);
 }
 
-static void run_movq_load(struct cpu *c, const struct insn *i, struct simd_op *op)
+static void run_movq_load(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     uint64_t v = 0;
 
@@ -94,13 +94,13 @@ static void run_movq_load(struct cpu *c, const struct insn *i, struct simd_op *o
     set_low(c, i, v);
 }
 
-static void run_movq_reg(struct cpu *c, const struct insn *i, struct simd_op *op)
+static void run_movq_reg(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     simd_avail(c, i);
     set_low(c, i, c->s.zmm[i->op[1].reg][0]);
 }
 
-static void run_movq_from_gpr(struct cpu *c, const struct insn *i, struct simd_op *op)
+static void run_movq_from_gpr(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     uint64_t v = c->s.gpr[i->op[1].reg];
 
@@ -108,7 +108,7 @@ static void run_movq_from_gpr(struct cpu *c, const struct insn *i, struct simd_o
     set_low(c, i, op->size == 8 ? v : (uint32_t)v);
 }
 
-static void run_movq_to_gpr(struct cpu *c, const struct insn *i, struct simd_op *op)
+static void run_movq_to_gpr(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     uint64_t v = c->s.zmm[i->op[1].reg][0];
 

@@ -400,7 +400,6 @@ int stub_init(struct stub_cache *sc, struct err *e)
     uint32_t mxcsr = MXCSR_DEFAULT;
     memcpy(sc->rw, &mxcsr, sizeof(mxcsr));
     sc->used = STUB_FIRST;
-    sc->gen = 1;
     return 0;
 
 fail:;
@@ -428,38 +427,45 @@ static void stub_reset(struct stub_cache *sc)
     memset(sc->slot, 0, STUB_SLOTS * sizeof(*sc->slot));
     sc->used = STUB_FIRST;
     sc->count = 0;
-    sc->gen++;
     /* Addresses that were executed get new code through another mapping: SDM vol. 3 §8.1.3 asks for a
      * serialising instruction in between. */
     __cpuid_count(0, 0, a, b, c, d);
 }
 
-stub_fn stub_get(struct stub_cache *sc, const struct insn *i)
+uint64_t stub_key(const struct insn *i)
 {
     struct enc enc;
     uint64_t key = 0;
 
     normalise(i, &enc);
-    memcpy(&key, enc.b, MIN(enc.n, 8u));
-    unsigned h = key * 0x9e3779b97f4a7c15ull >> 51; /* 13 bits */
-    for (; sc->slot[h].key; h = (h + 1) & (STUB_SLOTS - 1))
-        if (sc->slot[h].key == key)
-            return (stub_fn)(uintptr_t)(sc->rx + sc->slot[h].off);
+    /* Nothing normalised is longer than EVEX with an immediate: seven bytes. The eighth is the guest's
+     * general-purpose register, which the routine knows. */
+    memcpy(&key, enc.b, MIN(enc.n, 7u));
+    for (unsigned n = 0; n < i->nops; n++)
+        if (is_gpr(&i->op[n]) && i->slot[n] != SLOT_IMPLICIT)
+            key |= (uint64_t)(i->op[n].reg + 1) << 56;
+    return key;
+}
 
-    if (sc->used + STUB_MAX > STUB_BYTES || sc->count >= STUB_FILL) {
+stub_fn stub_make(struct stub_cache *sc, const struct insn *i, uint64_t key)
+{
+    struct enc enc;
+    unsigned h = stub_hash(key);
+
+    if (sc->used + STUB_MAX > STUB_BYTES || sc->count >= STUB_FILL)
         stub_reset(sc);
-        h = key * 0x9e3779b97f4a7c15ull >> 51;
-    }
+    while (sc->slot[h].key)
+        h = (h + 1) & (STUB_SLOTS - 1);
+    normalise(i, &enc);
     struct emit m = {.p = sc->rw + sc->used};
     if (i->row->flags & IF_X87)
         emit_x87(&m, i, &enc);
     else
         emit_vector(&m, sc, i, &enc);
     e8(&m, 0xc3);
-    sc->slot[h].key = key;
-    sc->slot[h].off = sc->used;
-    sc->count++;
     stub_fn fn = (stub_fn)(uintptr_t)(sc->rx + sc->used);
+    sc->slot[h] = (struct stub_slot){.key = key, .off = sc->used};
+    sc->count++;
     sc->used = (uint32_t)ALIGN_UP((uint64_t)(m.p - sc->rw), 16);
     return fn;
 }

@@ -151,9 +151,35 @@ static void run_host(struct cpu *c, stub_fn stub, void *mem)
     host_save(x);
 }
 
-void x87_run(struct cpu *c, const struct insn *i, struct simd_op *op)
+/* An unmasked invalid operation, overflow or underflow suppresses the store, and does so before memory is looked
+ * at; otherwise faults of the store come before any change of state. */
+static void run_store(struct cpu *c, const struct insn *i, stub_fn stub, unsigned n)
 {
-    struct x87_state *x = &c->s.x87;
+    struct x87_state *x = &c->s.x87, before, after;
+    bool unmasked = (x->fcw & FCW_MASKS) != FCW_MASKS;
+    uint64_t la = 0;
+    uint8_t tmp[16];
+
+    if (unmasked) {
+        x87_sync(c);
+        before = *x;
+        run_host(c, stub, tmp);
+        if (x->fsw & ~x->fcw & (FSW_IE | FSW_OE | FSW_UE))
+            return;
+        after = *x;
+        *x = before;
+    }
+    void *p = simd_store_begin(c, i, n, &la);
+    if (unmasked)
+        *x = after;
+    else
+        run_host(c, stub, tmp);
+    memcpy(p, tmp, n);
+    simd_store_end(c, n, la, p);
+}
+
+void x87_run(struct cpu *c, const struct insn *i, const struct simd_op *op)
+{
     stub_fn stub = simd_stub(c, i, op);
 
     x87_enter(c, i);
@@ -164,18 +190,11 @@ void x87_run(struct cpu *c, const struct insn *i, struct simd_op *op)
     }
 
     const struct opnd *o = &i->op[op->mem_op];
-    uint64_t ea = insn_ea(c, i), la = 0;
-    if (!o->write) {
+    uint64_t ea = insn_ea(c, i);
+    if (o->write)
+        run_store(c, i, stub, o->size);
+    else
         run_host(c, stub, (void *)(uintptr_t)simd_load(c, i, o->size));
-    } else {
-        uint8_t *p = simd_store_begin(c, i, o->size, &la), tmp[16];
-        run_host(c, stub, tmp);
-        /* An unmasked invalid operation, overflow or underflow suppresses the store. */
-        if (!(x->fsw & ~x->fcw & (FSW_IE | FSW_OE | FSW_UE))) {
-            memcpy(p, tmp, o->size);
-            simd_store_end(c, o->size, la, p);
-        }
-    }
     set_pointers(c, i, true, ea);
 }
 

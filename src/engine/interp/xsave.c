@@ -100,6 +100,8 @@ static void get_x87(const struct area *a, const uint8_t *b)
         x->fdp = (uint32_t)x->fdp;
         if (a->c->simd->no_fcs_fds)
             x->fcs = x->fds = 0;
+    } else {
+        x->fip = sext(x->fip, a->c->simd->la_bits);
     }
     for (unsigned n = 0; n < 8; n++)
         memcpy(x->st[n], b + FX_ST + 16 * n, 10);
@@ -370,7 +372,7 @@ static bool header_valid(const struct cpu *c, const uint64_t h[8])
     if (!(comp & XCOMP_COMPACT))
         return !comp && !h[2] && !(bv & ~c->s.xcr0);
     return cpuid_has(c->vm->cpuid, CPUF_XSAVEC) && !(comp & ~XCOMP_COMPACT & ~c->s.xcr0) &&
-           !(bv & ~comp) && all_zero(h + 2, 48);
+           !(bv & ~(comp & ~XCOMP_COMPACT)) && all_zero(h + 2, 48);
 }
 
 static void xrstor(struct cpu *c, const struct insn *i)

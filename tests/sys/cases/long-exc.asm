@@ -12,9 +12,13 @@
     FAULT X_GP, 0, mov al, [rbx]
     mov rbp, rbx
     FAULT X_SS, 0, mov al, [rbp]
+    mov dword [abs TSS + 36], DFSTACK         ; IST1, as this one needs another stack
+    mov byte [abs IDT + X_SS * 16 + 4], 1
     mov rsp, rbx
     FAULT X_SS, 0, push rax
+    CHECKM qword, abs got_rsp, rbx
     mov esp, STACK0
+    mov byte [abs IDT + X_SS * 16 + 4], 0
     FAULT X_GP, 0, {o64 retf}                 ; nothing sane on the stack: CS = 0
     TRAP X_BP, int3
     ; the frame: SS:RSP always pushed, RSP aligned to 16 first

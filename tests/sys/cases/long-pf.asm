@@ -136,7 +136,7 @@ user2:
     PF 7, PG, w, {mov [abs PG], al}
     PF 4, PG + 0x1000, r, {mov al, [abs PG + 0x1000]}
     PF 6, PG + 0x1000, w, {mov [abs PG + 0x1000], al}
-    PF 6, PG + 0x1000, w, {mov [abs PG + 0xfff], ax}
+    PF 7, PG + 0xfff, w, {mov [abs PG + 0xfff], ax}
     TO_KERNEL
     ; U/S of an upper level counts too
     and byte [abs PD + 8], ~4
