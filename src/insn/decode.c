@@ -14,10 +14,13 @@ static uint32_t match_key(const struct dec *d, const struct insn *i)
            (uint32_t)(d->bits == CPU_64) << KEY_64 | (uint32_t)(d->b != 0) << KEY_REXB;
 }
 
-static const struct insn_row *find_row(const struct insn_index *ix, uint32_t key)
+static const struct insn_row *find_row(const struct insn_index *ix, const struct dec *d, const struct insn *i)
 {
     const struct insn_cand *c = &insn_cands[ix->first];
 
+    if (ix->sole)
+        return &insn_table[c->row];
+    uint32_t key = match_key(d, i);
     for (unsigned n = ix->n; n; n--, c++)
         if ((key & c->mask) == c->value)
             return &insn_table[c->row];
@@ -29,12 +32,10 @@ static void set_sizes(const struct dec *d, struct insn *i)
     bool is64 = d->bits == CPU_64;
     bool small = d->p66 ^ (d->bits == CPU_16);
 
-    i->opsize = small ? 2 : 4;
-    if (d->space != SPACE_LEGACY)
-        i->opsize = 4;
-    if (is64 && d->w)
-        i->opsize = 8;
+    i->opsize = is64 && d->w ? 8 : small && d->space == SPACE_LEGACY ? 2 : 4;
     switch (d->attr & 7) {
+    case OS_STD:
+        break;
     case OS_BYTE:
         i->opsize = 1;
         break;
@@ -52,8 +53,6 @@ static void set_sizes(const struct dec *d, struct insn *i)
     case OS_Z:
         if (i->opsize == 8)
             i->opsize = 4;
-        break;
-    default:
         break;
     }
     if (i->row->flags & (IF_SSE | IF_AVX | IF_AVX512)) {
@@ -124,8 +123,7 @@ static int decode(struct dec *d, struct insn *i)
         if (!dec_u8(d, &i->modrm))
             return dec_short(d);
     }
-    uint32_t key = match_key(d, i);
-    i->row = find_row(ix, key);
+    i->row = find_row(ix, d, i);
     if (!i->row)
         return INSN_E_UD;
     i->id = i->row->id;
@@ -150,17 +148,31 @@ static int decode(struct dec *d, struct insn *i)
     return d->space == SPACE_LEGACY ? INSN_OK : check_vector(d, i);
 }
 
+/* Zeroes *i. In words of 16 bytes because the compiler's choice, rep stos, costs as much as the rest. */
+static void clear(struct insn *i)
+{
+    typedef uint64_t word __attribute__((vector_size(16), aligned(8), may_alias));
+    word *w = (word *)i;
+
+    _Static_assert(sizeof(*i) % sizeof(*w) == 0, "struct insn is whole words");
+    for (size_t k = 0; k < sizeof(*i) / sizeof(*w); k++)
+        w[k] = (word){ 0, 0 };
+}
+
 int insn_decode(struct insn *i, const uint8_t *code, size_t avail, enum cpu_bits bits)
 {
     struct dec d = { .code = code, .bits = (uint8_t)bits };
 
     d.max = (uint8_t)MIN(avail, (size_t)INSN_MAX_LEN);
-    memset(i, 0, sizeof(*i));
+    clear(i);
     i->bits = (uint8_t)bits;
     int e = decode(&d, i);
     i->len = d.pos;
     i->vvvv = d.vvvv;
-    memcpy(i->raw, code, d.pos);
+    if (avail >= INSN_MAX_LEN)
+        memcpy(i->raw, code, INSN_MAX_LEN); /* a constant length is two moves */
+    else
+        memcpy(i->raw, code, d.pos);
     return e;
 }
 

@@ -66,9 +66,12 @@ static uint32_t row_attr(const struct raw_row *r)
 
     if (row_has_modrm(r))
         t |= AT_HASMODRM;
-    for (int k = 0; k < INSN_MAX_OPS; k++)
+    for (int k = 0; k < INSN_MAX_OPS; k++) {
         if (spec_uses_vvvv(r->op[k]))
             t |= AT_VVVV;
+        if (SPEC_LOC(r->op[k]) == LOC_MV)
+            t |= AT_VSIB;
+    }
     return (uint32_t)(t >> 32);
 }
 
@@ -132,6 +135,7 @@ static bool put_candidates(struct insn_index *ix, unsigned space, unsigned map, 
         return false;
     ix->first = (uint16_t)*total;
     ix->n = (uint8_t)n;
+    ix->sole = n == 1 && !(prev[0]->match >> 32);
     *total += n;
     return true;
 }
@@ -166,8 +170,8 @@ int main(void)
         for (unsigned m = 0; m < MAP_COUNT; m++)
             for (unsigned op = 0; op < 256; op++)
                 if (index[s][m][op].n)
-                    printf("    [%u][%u][%u] = { %u, %u, %d },\n", s, m, op, index[s][m][op].first,
-                           index[s][m][op].n, index[s][m][op].modrm);
+                    printf("    [%u][%u][%u] = { %u, %u, %d, %d },\n", s, m, op, index[s][m][op].first,
+                           index[s][m][op].n, index[s][m][op].modrm, index[s][m][op].sole);
     printf("};\n");
     return EXIT_SUCCESS;
 }

@@ -1,66 +1,37 @@
 /* Memory operands, registers and immediates. SDM vol. 2 §2.1.5, §2.2.1, §2.3.12 (VSIB), §2.7.5 (disp8*N). */
 #include "insn/decode.h"
 
-/* Bytes of an operand in memory. */
+/* Bytes of an operand in memory, by operand size / 2, for sizes that depend on nothing else. */
+#define FIXED                                                                                      \
+    [SZ_b] = 1, [SZ_w] = 2, [SZ_d] = 4, [SZ_q] = 8, [SZ_o] = 16, [SZ_t] = 10, [SZ_yy] = 32, [SZ_zz] = 64, \
+    [SZ_vw] = 2, [SZ_dw] = 2, [SZ_db] = 1
+static const uint8_t size_table[5][SZ_s] = {
+    [0] = { FIXED, [SZ_v] = 1, [SZ_z] = 1, [SZ_y] = 4, [SZ_qq] = 8 },
+    [1] = { FIXED, [SZ_v] = 2, [SZ_z] = 2, [SZ_y] = 4, [SZ_p] = 4, [SZ_a] = 4, [SZ_qq] = 8, [SZ_e] = 14 },
+    [2] = { FIXED, [SZ_v] = 4, [SZ_z] = 4, [SZ_y] = 4, [SZ_p] = 6, [SZ_a] = 8, [SZ_qq] = 8, [SZ_e] = 28 },
+    [4] = { FIXED, [SZ_v] = 8, [SZ_z] = 4, [SZ_y] = 8, [SZ_p] = 10, [SZ_a] = 16, [SZ_qq] = 16, [SZ_e] = 28 },
+};
+#undef FIXED
+
 static unsigned spec_bytes(const struct dec *d, const struct insn *i, unsigned size)
 {
-    static const uint8_t fixed[] = { [SZ_0] = 0, [SZ_b] = 1, [SZ_w] = 2, [SZ_d] = 4, [SZ_q] = 8, [SZ_o] = 16,
-                                     [SZ_t] = 10, [SZ_yy] = 32, [SZ_zz] = 64 };
-
-    switch (size) {
-    case SZ_v:
-        return i->opsize;
-    case SZ_z:
-        return MIN(i->opsize, 4);
-    case SZ_y:
-        return i->opsize == 8 ? 8 : 4;
-    case SZ_p:
-        return 2u + i->opsize;
-    case SZ_a:
-        return 2u * i->opsize;
-    case SZ_s:
+    if (likely(size < SZ_s))
+        return size_table[i->opsize >> 1][size];
+    if (size >= SZ_x)
+        return i->vlen >> (size - SZ_x);
+    if (size == SZ_s)
         return d->bits == CPU_64 ? 10 : 6;
-    case SZ_c:
-        return d->bits == CPU_64 ? 8 : 4;
-    case SZ_vw:
-    case SZ_yw:
-    case SZ_dw:
-        return 2;
-    case SZ_db:
-        return 1;
-    case SZ_qq:
-        return i->opsize == 8 ? 16 : 8;
-    case SZ_e:
-        return i->opsize == 2 ? 14 : 28;
-    case SZ_x:
-        return i->vlen;
-    case SZ_x2:
-        return i->vlen / 2u;
-    case SZ_x4:
-        return i->vlen / 4u;
-    case SZ_x8:
-        return i->vlen / 8u;
-    case SZ_as:
-        return i->addrsize;
-    default:
-        return fixed[size];
-    }
+    return d->bits == CPU_64 ? 8 : 4;
 }
 
 /* Bytes of an operand in a general register. */
 static unsigned spec_gpr_bytes(const struct dec *d, const struct insn *i, unsigned size)
 {
-    switch (size) {
-    case SZ_vw:
+    if (unlikely(size == SZ_vw))
         return i->opsize;
-    case SZ_yw:
-        return i->opsize == 8 ? 8 : 4;
-    case SZ_dw:
-    case SZ_db:
+    if (unlikely(size == SZ_dw || size == SZ_db))
         return 4;
-    default:
-        return spec_bytes(d, i, size);
-    }
+    return spec_bytes(d, i, size);
 }
 
 static bool spec_is_rm(unsigned spec)
@@ -171,10 +142,8 @@ static void default_segment(struct insn *i)
 
 static int memory(struct dec *d, struct insn *i)
 {
-    bool vsib = false;
+    bool vsib = attr_has(d, AT_VSIB);
 
-    for (int k = 0; k < INSN_MAX_OPS; k++)
-        vsib |= SPEC_LOC(i->row->opspec[k]) == LOC_MV;
     if (vsib && i->addrsize == 2)
         return INSN_E_UD;
     int e = i->addrsize == 2 ? mem16(d, i) : mem32(d, i, vsib);
@@ -285,17 +254,12 @@ static int moffs(struct dec *d, struct insn *i, struct opnd *o, unsigned spec)
     return INSN_OK;
 }
 
-/* Registers named by ModRM.reg. */
+/* Registers named by ModRM.reg, general ones apart. */
 static int reg_operand(struct dec *d, struct insn *i, struct opnd *o, unsigned spec)
 {
     unsigned low = i->modrm >> 3 & 7, reg = low | d->r;
 
     switch (SPEC_LOC(spec)) {
-    case LOC_G:
-        if (d->r2)
-            return INSN_E_UD;
-        set_gpr(d, i, o, reg, spec);
-        break;
     case LOC_S:
         if (low > GS || (low == CS && spec & SPEC_WRITE))
             return INSN_E_UD;
@@ -394,11 +358,17 @@ static int operand(struct dec *d, struct insn *i, unsigned k)
     struct opnd *o = &i->op[k];
     uint8_t *slot = &i->slot[k];
 
-    o->read = !!(spec & SPEC_READ);
-    o->write = !!(spec & SPEC_WRITE);
+    o->read = spec >> 12 & 1;
+    o->write = spec >> 13 & 1;
     *slot = SLOT_IMPLICIT;
     switch (SPEC_LOC(spec)) {
-    case LOC_G: case LOC_S: case LOC_C: case LOC_D: case LOC_V: case LOC_P: case LOC_KG:
+    case LOC_G:
+        *slot = SLOT_REG;
+        if (unlikely(d->r2))
+            return INSN_E_UD;
+        set_gpr(d, i, o, (i->modrm >> 3 & 7u) | d->r, spec);
+        return INSN_OK;
+    case LOC_S: case LOC_C: case LOC_D: case LOC_V: case LOC_P: case LOC_KG:
         *slot = SLOT_REG;
         return reg_operand(d, i, o, spec);
     case LOC_E: case LOC_M: case LOC_STI: case LOC_W: case LOC_Q: case LOC_KE: case LOC_MV:

@@ -1,6 +1,47 @@
 /* Legacy prefixes, REX, opcode escapes, VEX and EVEX. SDM vol. 2 ch. 2. */
 #include "insn/decode.h"
 
+/* Bytes that may be prefixes: 1 legacy, 2 REX. */
+static const uint8_t prefix_kind[256] = {
+    [0x26] = 1, [0x2e] = 1, [0x36] = 1, [0x3e] = 1, [0x64] = 1, [0x65] = 1, [0x66] = 1, [0x67] = 1,
+    [0xf0] = 1, [0xf2] = 1, [0xf3] = 1, [0x40 ... 0x4f] = 2,
+};
+
+static void legacy_prefix(struct dec *d, struct insn *i, uint8_t b)
+{
+    switch (b) {
+    case 0x26:
+    case 0x2e:
+    case 0x36:
+    case 0x3e:
+        /* Without meaning in 64-bit code, where they do not cancel an earlier FS or GS either. */
+        if (d->bits != CPU_64)
+            i->mem.seg = b >> 3 & 3;
+        break;
+    case 0x64:
+        i->mem.seg = FS;
+        break;
+    case 0x65:
+        i->mem.seg = GS;
+        break;
+    case 0x66:
+        d->p66 = true;
+        i->prefix |= PFX_OPSIZE;
+        break;
+    case 0x67:
+        d->p67 = true;
+        i->prefix |= PFX_ADDRSIZE;
+        break;
+    case 0xf0:
+        d->lock = true;
+        i->prefix |= PFX_LOCK;
+        break;
+    default:
+        d->rep = b;
+        break;
+    }
+}
+
 /* Reads the legacy prefixes and REX; *op is the first byte that is neither. */
 static int legacy_prefixes(struct dec *d, struct insn *i, uint8_t *op)
 {
@@ -10,43 +51,18 @@ static int legacy_prefixes(struct dec *d, struct insn *i, uint8_t *op)
     for (;;) {
         if (!dec_u8(d, &b))
             return dec_short(d);
-        switch (b) {
-        case 0x26:
-        case 0x2e:
-        case 0x36:
-        case 0x3e:
-            /* Without meaning in 64-bit code, where they do not cancel an earlier FS or GS either. */
-            if (d->bits != CPU_64)
-                i->mem.seg = b >> 3 & 3;
-            break;
-        case 0x64:
-        case 0x65:
-            i->mem.seg = b == 0x64 ? FS : GS;
-            break;
-        case 0x66:
-            d->p66 = true;
-            break;
-        case 0x67:
-            d->p67 = true;
-            break;
-        case 0xf0:
-            d->lock = true;
-            break;
-        case 0xf2:
-        case 0xf3:
-            d->rep = b;
-            break;
-        default:
-            if (d->bits == CPU_64 && (b & 0xf0) == 0x40) {
-                rex = b;
-                continue;
-            }
-            i->rex = rex;
-            *op = b;
-            return INSN_OK;
+        if (prefix_kind[b] == 2 && d->bits == CPU_64) {
+            rex = b;
+            continue;
         }
+        if (prefix_kind[b] != 1)
+            break;
         rex = 0; /* only counts directly before the opcode */
+        legacy_prefix(d, i, b);
     }
+    i->rex = rex;
+    *op = b;
+    return INSN_OK;
 }
 
 /* In 16- and 32-bit code C4, C5 and 62 are LES, LDS and BOUND unless ModRM.mod would be 3. */
@@ -137,11 +153,13 @@ static int vector_prefix(struct dec *d, struct insn *i, uint8_t first)
 
 static int legacy_opcode(struct dec *d, struct insn *i, uint8_t op)
 {
-    d->w = i->rex >> 3 & 1;
-    d->r = i->rex << 1 & 8;
-    d->x = i->rex << 2 & 8;
-    d->b = i->rex << 3 & 8;
-    i->pp = d->rep == 0xf3 ? 2 : d->rep == 0xf2 ? 3 : d->p66;
+    if (i->rex) {
+        d->w = i->rex >> 3 & 1;
+        d->r = i->rex << 1 & 8;
+        d->x = i->rex << 2 & 8;
+        d->b = i->rex << 3 & 8;
+    }
+    i->pp = d->rep ? (d->rep ^ 1) & 3 : d->p66; /* F3: 2, F2: 3 */
     if (op == 0x0f) {
         d->map = 1;
         if (!dec_u8(d, &op))
@@ -163,8 +181,8 @@ int insn_decode_prefixes(struct dec *d, struct insn *i)
 
     if (e != INSN_OK)
         return e;
-    i->prefix |= (d->p66 ? PFX_OPSIZE : 0) | (d->p67 ? PFX_ADDRSIZE : 0) | (d->lock ? PFX_LOCK : 0) |
-                 (i->rex ? PFX_REX : 0);
+    if (i->rex)
+        i->prefix |= PFX_REX;
     if (op == 0xc4 || op == 0xc5 || op == 0x62) {
         int vector = d->bits == CPU_64 ? 1 : peek_mod3(d);
         if (vector < 0)

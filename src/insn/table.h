@@ -111,6 +111,7 @@ enum { MASK_NONE, MASK_MERGE, MASK_FULL, MASK_NEEDED };
 #define AT_NOVL AT(19)     /* EVEX: a vector shorter than 512 bits does not need AVX512VL */
 #define AT_YMM2 AT(21)     /* VEX: the 256-bit form needs AVX2 */
 #define AT_SELECT AT(22)   /* the opmask selects a source: nothing of the destination is kept */
+#define AT_VSIB AT(23)     /* made by mktable: some operand is LOC_MV */
 #define AT_MODRM AT(20)    /* has ModRM though no operand and no match shows it */
 
 /* ---- operand specs: location << 6 | size, role in bits 13..12 ---- */
@@ -160,19 +161,17 @@ enum osz {
     SZ_y,  /* 4 or 8 */
     SZ_p,  /* far pointer: 2 + operand size */
     SZ_a,  /* BOUND: twice the operand size */
-    SZ_s,  /* GDTR: 6, or 10 in 64-bit code */
-    SZ_c,  /* stack slot or CR: 8 in 64-bit code, else 4 */
     SZ_vw, /* register: operand size; memory 2 */
-    SZ_yw, /* register: 4 or 8; memory 2 */
     SZ_dw, /* register 4; memory 2 */
     SZ_db, /* register 4; memory 1 */
     SZ_qq, /* CMPXCHG8B/16B: twice SZ_y */
     SZ_e,  /* FLDENV: 14 or 28 by operand size */
+    SZ_s,  /* GDTR: 6, or 10 in 64-bit code */
+    SZ_c,  /* CR and the like: 8 in 64-bit code, else 4 */
     SZ_x,  /* vector length */
     SZ_x2, /* half, quarter, eighth of it */
     SZ_x4,
-    SZ_x8,
-    SZ_as  /* address size */
+    SZ_x8
 };
 #define SPEC(loc, size) ((loc) << 6 | (size))
 #define SPEC_SIZE(s) ((s) & 0x3f)
@@ -187,7 +186,7 @@ enum osz {
 enum {
     Eb = SPEC(LOC_E, SZ_b), Ew = SPEC(LOC_E, SZ_w), Ed = SPEC(LOC_E, SZ_d), Eq = SPEC(LOC_E, SZ_q),
     Ev = SPEC(LOC_E, SZ_v), Ey = SPEC(LOC_E, SZ_y), Ez = SPEC(LOC_E, SZ_z), Ec = SPEC(LOC_E, SZ_c),
-    Evw = SPEC(LOC_E, SZ_vw), Eyw = SPEC(LOC_E, SZ_yw), Edw = SPEC(LOC_E, SZ_dw), Edb = SPEC(LOC_E, SZ_db),
+    Evw = SPEC(LOC_E, SZ_vw), Edw = SPEC(LOC_E, SZ_dw), Edb = SPEC(LOC_E, SZ_db),
     M0 = SPEC(LOC_M, SZ_0), Mb = SPEC(LOC_M, SZ_b), Mw = SPEC(LOC_M, SZ_w), Md = SPEC(LOC_M, SZ_d),
     Mq = SPEC(LOC_M, SZ_q), Mo = SPEC(LOC_M, SZ_o), Mt = SPEC(LOC_M, SZ_t), Mv = SPEC(LOC_M, SZ_v),
     My = SPEC(LOC_M, SZ_y), Mp = SPEC(LOC_M, SZ_p), Ma = SPEC(LOC_M, SZ_a), Ms = SPEC(LOC_M, SZ_s),
@@ -195,7 +194,6 @@ enum {
     Mzz = SPEC(LOC_M, SZ_zz),
     Gb = SPEC(LOC_G, SZ_b), Gw = SPEC(LOC_G, SZ_w), Gd = SPEC(LOC_G, SZ_d), Gq = SPEC(LOC_G, SZ_q),
     Gv = SPEC(LOC_G, SZ_v), Gy = SPEC(LOC_G, SZ_y), Gc = SPEC(LOC_G, SZ_c), Gz = SPEC(LOC_G, SZ_z),
-    Gas = SPEC(LOC_G, SZ_as),
     By = SPEC(LOC_B, SZ_y),
     Zb = SPEC(LOC_Z, SZ_b), Zv = SPEC(LOC_Z, SZ_v), Zy = SPEC(LOC_Z, SZ_y),
     AL = SPEC(LOC_ACC, SZ_b), AX = SPEC(LOC_ACC, SZ_w), rAX = SPEC(LOC_ACC, SZ_v), zAX = SPEC(LOC_ACC, SZ_z),
@@ -231,7 +229,7 @@ struct insn_cand {
 struct insn_index {
     uint16_t first; /* in insn_cands */
     uint8_t n;
-    bool modrm;
+    bool modrm : 1, sole : 1; /* sole: one candidate that asks for nothing more */
 };
 extern const struct insn_cand insn_cands[];
 extern const struct insn_index insn_index[SPACE_COUNT][MAP_COUNT][256];

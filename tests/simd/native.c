@@ -142,6 +142,10 @@ static void on_signal(int sig, siginfo_t *si, void *uc_)
     static const int order[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                   REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 
+    if (((uint64_t)g[REG_RIP] & ~PAGE_MASK) != CODE_ADDR) { /* a fault of the test itself */
+        signal(sig, SIG_DFL);
+        return;
+    }
     fault_at->f.vector = (int)g[REG_TRAPNO];
     fault_at->f.error = (uint32_t)g[REG_ERR];
     fault_at->f.cr2 = (uint64_t)g[REG_CR2];

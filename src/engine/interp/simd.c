@@ -179,7 +179,7 @@ static void emms(struct cpu *c, const struct insn *i)
 {
     simd_avail(c, i);
     x87_sync(c);
-    c->s.x87.fsw &= ~FSW_TOP;
+    x87_set_top(&c->s.x87, 0);
     c->s.x87.tag = 0;
 }
 
@@ -273,7 +273,7 @@ insn_fn simd_fn(const struct insn *i)
     return xsave_fn(i);
 }
 
-bool simd_prepare(const struct insn *i, struct simd_op *out)
+bool simd_prepare(struct cpu *c, const struct insn *i, struct simd_op *out)
 {
     if (!simd_fn(i))
         return false;

@@ -106,7 +106,7 @@ struct simd_op {
 
 /* Fills *out for an instruction simd_fn knows; false if it is not one. *out never changes afterwards and any
  * vCPU may run it with the same *i. */
-bool simd_prepare(const struct insn *i, struct simd_op *out);
+bool simd_prepare(struct cpu *c, const struct insn *i, struct simd_op *out);
 static inline stub_fn simd_stub(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     return stub_get(&c->simd->stubs, i, op->key);

@@ -438,8 +438,12 @@ uint64_t stub_key(const struct insn *i)
     uint64_t key = 0;
 
     normalise(i, &enc);
-    /* Nothing normalised is longer than EVEX with an immediate: seven bytes. */
-    memcpy(&key, enc.b, MIN(enc.n, sizeof(key)));
+    /* Nothing normalised is longer than EVEX with an immediate: seven bytes. The eighth is the guest's
+     * general-purpose register, which the routine knows. */
+    memcpy(&key, enc.b, MIN(enc.n, 7u));
+    for (unsigned n = 0; n < i->nops; n++)
+        if (is_gpr(&i->op[n]) && i->slot[n] != SLOT_IMPLICIT)
+            key |= (uint64_t)(i->op[n].reg + 1) << 56;
     return key;
 }
 
