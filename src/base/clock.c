@@ -72,9 +72,8 @@ static uint32_t write_begin(struct clock *c)
         if (seq & 1) {
             sched_yield();
             seq = atomic_load_explicit(&c->seq, memory_order_relaxed);
-        } else if (atomic_compare_exchange_weak_explicit(&c->seq, &seq, seq + 1,
-                                                         memory_order_acquire,
-                                                         memory_order_relaxed)) {
+        } else if (atomic_compare_exchange_weak_explicit(
+                       &c->seq, &seq, seq + 1, memory_order_acquire, memory_order_relaxed)) {
             return seq + 1;
         }
     }
@@ -132,10 +131,7 @@ uint64_t clock_tsc_to_ns(const struct clock *c, uint64_t tsc)
     return scale(tsc, 1000000, c->tsc_khz);
 }
 
-uint64_t clock_tsc(const struct clock *c)
-{
-    return clock_ns_to_tsc(c, clock_now(c));
-}
+uint64_t clock_tsc(const struct clock *c) { return clock_ns_to_tsc(c, clock_now(c)); }
 
 uint64_t clock_wall(const struct clock *c)
 {

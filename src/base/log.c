@@ -33,10 +33,7 @@ void log_init(struct log *l, enum log_level level, int fd)
     atomic_init(&l->raw, false);
 }
 
-void log_set_raw(struct log *l, bool raw)
-{
-    atomic_store(&l->raw, raw);
-}
+void log_set_raw(struct log *l, bool raw) { atomic_store(&l->raw, raw); }
 
 int log_level_parse(const char *s, enum log_level *out)
 {
@@ -125,8 +122,7 @@ void log_limited(struct log *l, struct log_limit *lim, enum log_level lv, const 
         uint32_t old = atomic_exchange(&lim->count, 0);
 
         if (old > LOG_LIMIT_BURST)
-            log_msg(l, lv, "%u more messages like the next were suppressed",
-                    old - LOG_LIMIT_BURST);
+            log_msg(l, lv, "%u more messages like the next were suppressed", old - LOG_LIMIT_BURST);
     }
     if (atomic_fetch_add(&lim->count, 1) >= LOG_LIMIT_BURST)
         return;

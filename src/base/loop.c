@@ -113,10 +113,7 @@ void loop_free(struct loop *l)
 
 /* epoll reports hang-ups whatever is asked for. Of a registration that wants nothing that would be
  * an endless loop, so it is watched for edges only, which come once and are dropped. */
-static uint32_t epoll_events(uint32_t events)
-{
-    return events ? events : (uint32_t)EPOLLET;
-}
+static uint32_t epoll_events(uint32_t events) { return events ? events : (uint32_t)EPOLLET; }
 
 int loop_add(struct loop *l, int fd, uint32_t events, void (*cb)(void *arg, uint32_t events),
              void *arg, struct loop_fd **out, struct err *e)

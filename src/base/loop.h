@@ -17,15 +17,15 @@ int loop_new(struct loop **out, struct err *e);
 void loop_free(struct loop *l);
 
 /* events is EPOLLIN|EPOLLOUT...; cb gets what happened, and is not called while events is 0. The fd
- * stays the caller's. A callback may remove any registration, its own included. Regular files (which
- * epoll refuses) count as always readable and writable. */
+ * stays the caller's. A callback may remove any registration, its own included. Regular files
+ * (which epoll refuses) count as always readable and writable. */
 int loop_add(struct loop *l, int fd, uint32_t events, void (*cb)(void *arg, uint32_t events),
              void *arg, struct loop_fd **out, struct err *e);
 void loop_mod(struct loop_fd *r, uint32_t events);
 void loop_del(struct loop_fd *r);
 
-/* Runs fn(arg) once in the loop's thread, in the order posted. Returns 0 or -ENOMEM. What was posted
- * before loop_stop runs before loop_run returns; what is left at loop_free is dropped. */
+/* Runs fn(arg) once in the loop's thread, in the order posted. Returns 0 or -ENOMEM. What was
+ * posted before loop_stop runs before loop_run returns; what is left at loop_free is dropped. */
 int loop_post(struct loop *l, void (*fn)(void *arg), void *arg);
 void loop_stop(struct loop *l);
 int loop_run(struct loop *l, struct err *e); /* until loop_stop; 0 or negative errno */

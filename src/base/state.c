@@ -18,10 +18,7 @@ static const char magic[4] = {'R', '3', 'S', 'T'};
 
 /* ---- buffers ---- */
 
-void sbuf_init(struct sbuf *b)
-{
-    memset(b, 0, sizeof(*b));
-}
+void sbuf_init(struct sbuf *b) { memset(b, 0, sizeof(*b)); }
 
 void sbuf_free(struct sbuf *b)
 {
@@ -49,20 +46,11 @@ void sbuf_put(struct sbuf *b, const void *p, size_t len)
 }
 
 /* Integers are little-endian as on the only host there is (meson.build refuses others). */
-static void put_u8(struct sbuf *b, uint8_t v)
-{
-    sbuf_put(b, &v, sizeof(v));
-}
+static void put_u8(struct sbuf *b, uint8_t v) { sbuf_put(b, &v, sizeof(v)); }
 
-static void put_u16(struct sbuf *b, uint16_t v)
-{
-    sbuf_put(b, &v, sizeof(v));
-}
+static void put_u16(struct sbuf *b, uint16_t v) { sbuf_put(b, &v, sizeof(v)); }
 
-static void put_u32(struct sbuf *b, uint32_t v)
-{
-    sbuf_put(b, &v, sizeof(v));
-}
+static void put_u32(struct sbuf *b, uint32_t v) { sbuf_put(b, &v, sizeof(v)); }
 
 /* Leaves room for a u32 that is known only later; returns its place. */
 static size_t put_hole(struct sbuf *b)

@@ -53,8 +53,8 @@ void timer_init(struct timer *t, void (*fn)(void *), void *arg);
 /* deadline is absolute guest ns; one in the past fires at the next timerq_run. Re-arming moves it.
  * Never fails: heap growth is reserved by timer_attach, which every timer needs once first. */
 int timer_attach(struct timerq *q, struct timer *t, struct err *e);
-/* Cancels, and waits for a running callback unless called from it: t may be freed afterwards. Not with a
- * lock held that the callback takes. */
+/* Cancels, and waits for a running callback unless called from it: t may be freed afterwards. Not
+ * with a lock held that the callback takes. */
 void timer_detach(struct timerq *q, struct timer *t);
 void timer_arm(struct timerq *q, struct timer *t, uint64_t deadline);
 void timer_cancel(struct timerq *q, struct timer *t);

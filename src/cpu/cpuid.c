@@ -8,73 +8,143 @@
 #include "cpu/cpuid_priv.h"
 #include "cpu/msr.h"
 
-#define FEATURE_ROW(name, leaf, sub, reg, bit) { leaf, sub, reg - 'a', bit },
+#define FEATURE_ROW(name, leaf, sub, reg, bit) {leaf, sub, reg - 'a', bit},
 static const struct {
     uint32_t leaf;
     uint8_t sub, reg, bit;
-} features[] = { CPU_FEATURES(FEATURE_ROW) };
+} features[] = {CPU_FEATURES(FEATURE_ROW)};
 
 static const char *const feature_names[] = {
-    [CPUF_FPU] = "fpu", [CPUF_VME] = "vme", [CPUF_DE] = "de",
-    [CPUF_PSE] = "pse", [CPUF_TSC] = "tsc", [CPUF_MSR] = "msr", [CPUF_PAE] = "pae",
-    [CPUF_MCE] = "mce", [CPUF_CX8] = "cx8", [CPUF_APIC] = "apic", [CPUF_SEP] = "sep",
-    [CPUF_MTRR] = "mtrr", [CPUF_PGE] = "pge", [CPUF_MCA] = "mca", [CPUF_CMOV] = "cmov",
-    [CPUF_PAT] = "pat", [CPUF_PSE36] = "pse36", [CPUF_CLFSH] = "clfsh", [CPUF_MMX] = "mmx",
-    [CPUF_FXSR] = "fxsr", [CPUF_SSE] = "sse", [CPUF_SSE2] = "sse2", [CPUF_SSE3] = "sse3",
-    [CPUF_PCLMUL] = "pclmul", [CPUF_SSSE3] = "ssse3", [CPUF_FMA] = "fma", [CPUF_CX16] = "cx16",
-    [CPUF_PCID] = "pcid", [CPUF_SSE41] = "sse41", [CPUF_SSE42] = "sse42", [CPUF_X2APIC] = "x2apic",
-    [CPUF_MOVBE] = "movbe", [CPUF_POPCNT] = "popcnt", [CPUF_TSCDEADLINE] = "tscdeadline",
-    [CPUF_AES] = "aes", [CPUF_XSAVE] = "xsave", [CPUF_AVX] = "avx", [CPUF_F16C] = "f16c",
-    [CPUF_RDRAND] = "rdrand", [CPUF_FSGSBASE] = "fsgsbase", [CPUF_TSCADJUST] = "tscadjust",
-    [CPUF_BMI1] = "bmi1", [CPUF_AVX2] = "avx2", [CPUF_SMEP] = "smep", [CPUF_BMI2] = "bmi2",
-    [CPUF_ERMS] = "erms", [CPUF_INVPCID] = "invpcid", [CPUF_AVX512F] = "avx512f",
-    [CPUF_AVX512DQ] = "avx512dq", [CPUF_RDSEED] = "rdseed", [CPUF_ADX] = "adx",
-    [CPUF_SMAP] = "smap", [CPUF_AVX512IFMA] = "avx512ifma", [CPUF_CLFLUSHOPT] = "clflushopt",
-    [CPUF_CLWB] = "clwb", [CPUF_AVX512CD] = "avx512cd", [CPUF_SHA] = "sha",
-    [CPUF_AVX512BW] = "avx512bw", [CPUF_AVX512VL] = "avx512vl", [CPUF_AVX512VBMI] = "avx512vbmi",
-    [CPUF_UMIP] = "umip", [CPUF_AVX512VBMI2] = "avx512vbmi2", [CPUF_GFNI] = "gfni",
-    [CPUF_VAES] = "vaes", [CPUF_VPCLMUL] = "vpclmul", [CPUF_AVX512VNNI] = "avx512vnni",
-    [CPUF_AVX512BITALG] = "avx512bitalg", [CPUF_AVX512VPOPCNTDQ] = "avx512vpopcntdq",
-    [CPUF_RDPID] = "rdpid", [CPUF_FSRM] = "fsrm", [CPUF_XSAVEOPT] = "xsaveopt",
-    [CPUF_XSAVEC] = "xsavec", [CPUF_XGETBV1] = "xgetbv1", [CPUF_LAHF64] = "lahf64",
-    [CPUF_LZCNT] = "lzcnt", [CPUF_PREFETCHW] = "prefetchw", [CPUF_SYSCALL] = "syscall",
-    [CPUF_NX] = "nx", [CPUF_PDPE1GB] = "pdpe1gb", [CPUF_RDTSCP] = "rdtscp", [CPUF_LM] = "lm",
+    [CPUF_FPU] = "fpu",
+    [CPUF_VME] = "vme",
+    [CPUF_DE] = "de",
+    [CPUF_PSE] = "pse",
+    [CPUF_TSC] = "tsc",
+    [CPUF_MSR] = "msr",
+    [CPUF_PAE] = "pae",
+    [CPUF_MCE] = "mce",
+    [CPUF_CX8] = "cx8",
+    [CPUF_APIC] = "apic",
+    [CPUF_SEP] = "sep",
+    [CPUF_MTRR] = "mtrr",
+    [CPUF_PGE] = "pge",
+    [CPUF_MCA] = "mca",
+    [CPUF_CMOV] = "cmov",
+    [CPUF_PAT] = "pat",
+    [CPUF_PSE36] = "pse36",
+    [CPUF_CLFSH] = "clfsh",
+    [CPUF_MMX] = "mmx",
+    [CPUF_FXSR] = "fxsr",
+    [CPUF_SSE] = "sse",
+    [CPUF_SSE2] = "sse2",
+    [CPUF_SSE3] = "sse3",
+    [CPUF_PCLMUL] = "pclmul",
+    [CPUF_SSSE3] = "ssse3",
+    [CPUF_FMA] = "fma",
+    [CPUF_CX16] = "cx16",
+    [CPUF_PCID] = "pcid",
+    [CPUF_SSE41] = "sse41",
+    [CPUF_SSE42] = "sse42",
+    [CPUF_X2APIC] = "x2apic",
+    [CPUF_MOVBE] = "movbe",
+    [CPUF_POPCNT] = "popcnt",
+    [CPUF_TSCDEADLINE] = "tscdeadline",
+    [CPUF_AES] = "aes",
+    [CPUF_XSAVE] = "xsave",
+    [CPUF_AVX] = "avx",
+    [CPUF_F16C] = "f16c",
+    [CPUF_RDRAND] = "rdrand",
+    [CPUF_FSGSBASE] = "fsgsbase",
+    [CPUF_TSCADJUST] = "tscadjust",
+    [CPUF_BMI1] = "bmi1",
+    [CPUF_AVX2] = "avx2",
+    [CPUF_SMEP] = "smep",
+    [CPUF_BMI2] = "bmi2",
+    [CPUF_ERMS] = "erms",
+    [CPUF_INVPCID] = "invpcid",
+    [CPUF_AVX512F] = "avx512f",
+    [CPUF_AVX512DQ] = "avx512dq",
+    [CPUF_RDSEED] = "rdseed",
+    [CPUF_ADX] = "adx",
+    [CPUF_SMAP] = "smap",
+    [CPUF_AVX512IFMA] = "avx512ifma",
+    [CPUF_CLFLUSHOPT] = "clflushopt",
+    [CPUF_CLWB] = "clwb",
+    [CPUF_AVX512CD] = "avx512cd",
+    [CPUF_SHA] = "sha",
+    [CPUF_AVX512BW] = "avx512bw",
+    [CPUF_AVX512VL] = "avx512vl",
+    [CPUF_AVX512VBMI] = "avx512vbmi",
+    [CPUF_UMIP] = "umip",
+    [CPUF_AVX512VBMI2] = "avx512vbmi2",
+    [CPUF_GFNI] = "gfni",
+    [CPUF_VAES] = "vaes",
+    [CPUF_VPCLMUL] = "vpclmul",
+    [CPUF_AVX512VNNI] = "avx512vnni",
+    [CPUF_AVX512BITALG] = "avx512bitalg",
+    [CPUF_AVX512VPOPCNTDQ] = "avx512vpopcntdq",
+    [CPUF_RDPID] = "rdpid",
+    [CPUF_FSRM] = "fsrm",
+    [CPUF_XSAVEOPT] = "xsaveopt",
+    [CPUF_XSAVEC] = "xsavec",
+    [CPUF_XGETBV1] = "xgetbv1",
+    [CPUF_LAHF64] = "lahf64",
+    [CPUF_LZCNT] = "lzcnt",
+    [CPUF_PREFETCHW] = "prefetchw",
+    [CPUF_SYSCALL] = "syscall",
+    [CPUF_NX] = "nx",
+    [CPUF_PDPE1GB] = "pdpe1gb",
+    [CPUF_RDTSCP] = "rdtscp",
+    [CPUF_LM] = "lm",
 };
 
-/* What our engines do themselves, whatever the host has: paging, segmentation, system calls, timers,
- * cache control (which has nothing to act on), and string moves, which the engines turn into host
- * copies. Everything else runs on the host's own unit and follows the host. */
-#define OURS(X)                                                                                    \
-    X(VME) X(DE) X(PSE) X(TSC) X(MSR) X(PAE) X(MCE) X(APIC) X(SEP) X(MTRR) X(PGE) X(MCA) X(PAT)    \
-    X(PSE36) X(CLFSH) X(PCID) X(X2APIC) X(TSCDEADLINE) X(FSGSBASE) X(TSCADJUST) X(SMEP) X(ERMS)    \
-    X(INVPCID) X(SMAP) X(CLFLUSHOPT) X(CLWB) X(UMIP) X(RDPID) X(FSRM) X(LAHF64) X(PREFETCHW)       \
-    X(SYSCALL) X(NX) X(PDPE1GB) X(RDTSCP) X(LM)
+/* What our engines do themselves, whatever the host has: paging, segmentation, system calls,
+ * timers, cache control (which has nothing to act on), and string moves, which the engines turn
+ * into host copies. Everything else runs on the host's own unit and follows the host. */
+#define OURS(X)                                                                             \
+    X(VME)                                                                                  \
+    X(DE)                                                                                   \
+    X(PSE) X(TSC) X(MSR) X(PAE) X(MCE) X(APIC) X(SEP) X(MTRR) X(PGE) X(MCA) X(PAT) X(PSE36) \
+        X(CLFSH) X(PCID) X(X2APIC) X(TSCDEADLINE) X(FSGSBASE) X(TSCADJUST) X(SMEP) X(ERMS)  \
+            X(INVPCID) X(SMAP) X(CLFLUSHOPT) X(CLWB) X(UMIP) X(RDPID) X(FSRM) X(LAHF64)     \
+                X(PREFETCHW) X(SYSCALL) X(NX) X(PDPE1GB) X(RDTSCP) X(LM)
 
 #define CPUF_ITEM(name) CPUF_##name,
-static const uint8_t ours[] = { OURS(CPUF_ITEM) };
+static const uint8_t ours[] = {OURS(CPUF_ITEM)};
 
 /* Without these a host cannot run our engines at all. */
 static const uint8_t baseline[] = {
-    CPUF_FPU, CPUF_CX8, CPUF_CMOV, CPUF_MMX, CPUF_FXSR, CPUF_SSE, CPUF_SSE2, CPUF_CX16, CPUF_XSAVE,
-    CPUF_LM,
+    CPUF_FPU, CPUF_CX8,  CPUF_CMOV, CPUF_MMX,   CPUF_FXSR,
+    CPUF_SSE, CPUF_SSE2, CPUF_CX16, CPUF_XSAVE, CPUF_LM,
 };
 
 /* `feature` is not offered without `needs`. In an order that lets one pass settle it. */
 static const struct {
     uint8_t feature, needs;
 } depends[] = {
-    { CPUF_SSSE3, CPUF_SSE3 },         { CPUF_SSE41, CPUF_SSSE3 },
-    { CPUF_SSE42, CPUF_SSE41 },        { CPUF_AVX, CPUF_SSE42 },
-    { CPUF_FMA, CPUF_AVX },            { CPUF_F16C, CPUF_AVX },
-    { CPUF_AVX2, CPUF_AVX },           { CPUF_VAES, CPUF_AVX },
-    { CPUF_VAES, CPUF_AES },           { CPUF_VPCLMUL, CPUF_AVX },
-    { CPUF_VPCLMUL, CPUF_PCLMUL },     { CPUF_AVX512F, CPUF_AVX2 },
-    { CPUF_AVX512F, CPUF_FMA },        { CPUF_AVX512DQ, CPUF_AVX512F },
-    { CPUF_AVX512IFMA, CPUF_AVX512F }, { CPUF_AVX512CD, CPUF_AVX512F },
-    { CPUF_AVX512BW, CPUF_AVX512F },   { CPUF_AVX512VL, CPUF_AVX512F },
-    { CPUF_AVX512VBMI, CPUF_AVX512BW },    { CPUF_AVX512VBMI2, CPUF_AVX512BW },
-    { CPUF_AVX512VNNI, CPUF_AVX512F },     { CPUF_AVX512BITALG, CPUF_AVX512BW },
-    { CPUF_AVX512VPOPCNTDQ, CPUF_AVX512F },
+    {CPUF_SSSE3, CPUF_SSE3},
+    {CPUF_SSE41, CPUF_SSSE3},
+    {CPUF_SSE42, CPUF_SSE41},
+    {CPUF_AVX, CPUF_SSE42},
+    {CPUF_FMA, CPUF_AVX},
+    {CPUF_F16C, CPUF_AVX},
+    {CPUF_AVX2, CPUF_AVX},
+    {CPUF_VAES, CPUF_AVX},
+    {CPUF_VAES, CPUF_AES},
+    {CPUF_VPCLMUL, CPUF_AVX},
+    {CPUF_VPCLMUL, CPUF_PCLMUL},
+    {CPUF_AVX512F, CPUF_AVX2},
+    {CPUF_AVX512F, CPUF_FMA},
+    {CPUF_AVX512DQ, CPUF_AVX512F},
+    {CPUF_AVX512IFMA, CPUF_AVX512F},
+    {CPUF_AVX512CD, CPUF_AVX512F},
+    {CPUF_AVX512BW, CPUF_AVX512F},
+    {CPUF_AVX512VL, CPUF_AVX512F},
+    {CPUF_AVX512VBMI, CPUF_AVX512BW},
+    {CPUF_AVX512VBMI2, CPUF_AVX512BW},
+    {CPUF_AVX512VNNI, CPUF_AVX512F},
+    {CPUF_AVX512BITALG, CPUF_AVX512BW},
+    {CPUF_AVX512VPOPCNTDQ, CPUF_AVX512F},
 };
 
 void cpuid_host_leaf(const struct cpuid_draft *d, uint32_t leaf, uint32_t sub, uint32_t out[4])
@@ -113,8 +183,7 @@ struct cpuid_leaf *cpuid_draft_leaf(struct cpuid_draft *d, uint32_t leaf, uint32
     if (!l) {
         assert(p->n < CPUID_MAX_LEAVES);
         l = &p->leaf[p->n++];
-        *l = (struct cpuid_leaf){ .leaf = leaf, .subleaf = sub,
-                                  .any_subleaf = !has_subleaves(leaf) };
+        *l = (struct cpuid_leaf){.leaf = leaf, .subleaf = sub, .any_subleaf = !has_subleaves(leaf)};
     }
     return l;
 }
@@ -175,7 +244,7 @@ static int choose_features(struct cpuid_draft *d, struct err *e)
 int cpuid_build_from(struct cpuid_policy *p, const struct cpuid_cfg *cfg,
                      const struct cpuid_host *host, struct err *e)
 {
-    struct cpuid_draft d = { .p = p, .cfg = cfg, .host = host };
+    struct cpuid_draft d = {.p = p, .cfg = cfg, .host = host};
     uint32_t r[4];
 
     if (!cfg->cpus || !cfg->tsc_khz)
@@ -204,7 +273,7 @@ static void real_query(const void *ctx, uint32_t leaf, uint32_t sub, uint32_t ou
 
 int cpuid_build(struct cpuid_policy *p, const struct cpuid_cfg *cfg, struct err *e)
 {
-    struct cpuid_host host = { .query = real_query };
+    struct cpuid_host host = {.query = real_query};
     uint32_t r[4];
 
     real_query(NULL, 1, 0, r);
@@ -216,10 +285,7 @@ int cpuid_build(struct cpuid_policy *p, const struct cpuid_cfg *cfg, struct err 
     return cpuid_build_from(p, cfg, &host, e);
 }
 
-uint32_t cpuid_signature(const struct cpuid_policy *p)
-{
-    return find(p, 1, 0)->eax;
-}
+uint32_t cpuid_signature(const struct cpuid_policy *p) { return find(p, 1, 0)->eax; }
 
 const char *cpu_feature_name(enum cpu_feature f)
 {
@@ -245,8 +311,8 @@ static uint32_t xsave_bytes(const struct cpuid_policy *p, uint64_t mask, bool co
     return end;
 }
 
-/* Which leaf answers for one that does not exist (SDM vol. 2 CPUID: the highest basic leaf; APM vol. 3
- * appendix E: zeros). */
+/* Which leaf answers for one that does not exist (SDM vol. 2 CPUID: the highest basic leaf; APM
+ * vol. 3 appendix E: zeros). */
 static const struct cpuid_leaf *out_of_range(const struct cpuid_policy *p, uint32_t *leaf,
                                              uint32_t sub)
 {
@@ -334,11 +400,14 @@ uint64_t cpuid_efer_mask(const struct cpuid_policy *p)
 int cpuid_check_state(const struct cpuid_policy *p, const struct cpu_state *s, struct err *e)
 {
     uint64_t above = ~(BIT(p->maxphys) - 1);
-    const struct { const char *name; uint64_t v, reserved; } check[] = {
-        { "cr3", s->cr3, above },
-        { "cr4", s->cr4, ~cpuid_cr4_mask(p) },
-        { "efer", s->efer, ~cpuid_efer_mask(p) },
-        { "xcr0", s->xcr0, ~p->xcr0_mask },
+    const struct {
+        const char *name;
+        uint64_t v, reserved;
+    } check[] = {
+        {"cr3", s->cr3, above},
+        {"cr4", s->cr4, ~cpuid_cr4_mask(p)},
+        {"efer", s->efer, ~cpuid_efer_mask(p)},
+        {"xcr0", s->xcr0, ~p->xcr0_mask},
     };
 
     for (unsigned i = 0; i < ARRAY_LEN(check); i++)

@@ -72,7 +72,7 @@ struct cpuid_cfg {
     bool kvm_leaves;  /* offer the KVM paravirtual leaves at 0x40000000 */
 };
 
-/* Where a policy starts from: the CPUID of a processor, and the XCR0 its operating system enabled. */
+/* Where a policy starts from: a processor's CPUID, and the XCR0 its operating system enabled. */
 struct cpuid_host {
     void (*query)(const void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
     const void *ctx;
@@ -100,12 +100,13 @@ void cpuid_query(const struct cpuid_policy *p, const struct cpu_state *s, uint32
 /* Leaf 1 EAX: family, model, stepping; what RDX holds after RESET and INIT. */
 uint32_t cpuid_signature(const struct cpuid_policy *p);
 
-/* Control-register bits that this processor has; all others are reserved (#GP when set). XCR0's are in
- * xcr0_mask. */
+/* Control-register bits that this processor has; all others are reserved (#GP when set). XCR0's
+ * are in xcr0_mask. */
 uint64_t cpuid_cr4_mask(const struct cpuid_policy *p);
 uint64_t cpuid_efer_mask(const struct cpuid_policy *p);
-/* Can this processor be in that state? To be asked after cpu_state_validate about a state that comes from
- * outside: reserved bits of CR3, CR4, EFER, XCR0 and the MTRRs. 0, or -EINVAL with e naming the field. */
+/* Can this processor be in that state? To be asked after cpu_state_validate about a state that
+ * comes from outside: reserved bits of CR3, CR4, EFER, XCR0 and the MTRRs. 0, or -EINVAL with e
+ * naming the field. */
 int cpuid_check_state(const struct cpuid_policy *p, const struct cpu_state *s, struct err *e);
 
 const char *cpu_feature_name(enum cpu_feature f); /* "avx2", lower case */

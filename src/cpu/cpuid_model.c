@@ -24,33 +24,31 @@
 #define STIBP_BIT BIT(27)
 #define ARCH_CAPABILITIES_BIT BIT(29)
 #define SSBD_BIT BIT(31)
-/* Leaf 7 subleaf 2 EDX. Guests of a hypervisor distrust BHI_NO: Linux then clears the branch history
- * in software at every system call, unless this bit offers it one bit of IA32_SPEC_CTRL instead. */
+/* Leaf 7 subleaf 2 EDX. Guests of a hypervisor distrust BHI_NO: Linux then clears the branch
+ * history in software at every system call, unless this bit offers it one bit of IA32_SPEC_CTRL
+ * instead. */
 #define BHI_CTRL_BIT BIT(4)
 
 /* IA32_ARCH_CAPABILITIES (SDM vol. 4 table 2-2). */
-#define ARCH_CAPABILITIES                                                                          \
-    (BIT(0)    /* RDCL_NO: no PTI */                                                               \
-     | BIT(1)  /* IBRS_ALL: enhanced IBRS, no retpolines */                                        \
-     | BIT(3)  /* SKIP_L1DFL_VMENTRY */                                                            \
-     | BIT(4)  /* SSB_NO */                                                                        \
-     | BIT(5)  /* MDS_NO */                                                                        \
-     | BIT(6)  /* PSCHANGE_MC_NO */                                                                \
-     | BIT(8)  /* TAA_NO */                                                                        \
-     | BIT(13) /* SBDR_SSDP_NO */                                                                  \
-     | BIT(14) /* FBSDP_NO */                                                                      \
-     | BIT(15) /* PSDP_NO */                                                                       \
-     | BIT(17) /* FB_CLEAR */                                                                      \
-     | BIT(20) /* BHI_NO */                                                                        \
-     | BIT(24) /* PBRSB_NO */                                                                      \
-     | BIT(26) /* GDS_NO */                                                                        \
-     | BIT(27) /* RFDS_NO */                                                                       \
+#define ARCH_CAPABILITIES                                   \
+    (BIT(0)    /* RDCL_NO: no PTI */                        \
+     | BIT(1)  /* IBRS_ALL: enhanced IBRS, no retpolines */ \
+     | BIT(3)  /* SKIP_L1DFL_VMENTRY */                     \
+     | BIT(4)  /* SSB_NO */                                 \
+     | BIT(5)  /* MDS_NO */                                 \
+     | BIT(6)  /* PSCHANGE_MC_NO */                         \
+     | BIT(8)  /* TAA_NO */                                 \
+     | BIT(13) /* SBDR_SSDP_NO */                           \
+     | BIT(14) /* FBSDP_NO */                               \
+     | BIT(15) /* PSDP_NO */                                \
+     | BIT(17) /* FB_CLEAR */                               \
+     | BIT(20) /* BHI_NO */                                 \
+     | BIT(24) /* PBRSB_NO */                               \
+     | BIT(26) /* GDS_NO */                                 \
+     | BIT(27) /* RFDS_NO */                                \
      | BIT(62) /* ITS_NO */)
 
-static unsigned log2_ceil(uint32_t n)
-{
-    return n <= 1 ? 0 : 32 - (unsigned)__builtin_clz(n - 1);
-}
+static unsigned log2_ceil(uint32_t n) { return n <= 1 ? 0 : 32 - (unsigned)__builtin_clz(n - 1); }
 
 static void copy_host(struct cpuid_draft *d, uint32_t leaf, uint32_t sub)
 {
@@ -75,7 +73,7 @@ static void identity(struct cpuid_draft *d)
     cpuid_host_leaf(d, 1, 0, r);
     l = cpuid_draft_leaf(d, 1, 0);
     l->eax = r[EAX];
-    l->ebx = 8 << 8; /* CLFLUSH line: 64 bytes */
+    l->ebx = 8 << 8;    /* CLFLUSH line: 64 bytes */
     l->ecx |= 1u << 31; /* a hypervisor is present */
 
     cpuid_draft_leaf(d, 6, 0)->eax = BIT(2); /* the APIC timer never stops */
@@ -120,8 +118,8 @@ static void topology(struct cpuid_draft *d)
 
     for (unsigned i = 0; i < (d->p->amd ? 1u : 2u); i++) {
         uint32_t leaf = i ? 0x1f : 0xb;
-        cpuid_draft_set(d, leaf, 0, (uint32_t[]){ 0, 1, 1 << 8 | 0, 0 });
-        cpuid_draft_set(d, leaf, 1, (uint32_t[]){ id_bits, cpus, 2 << 8 | 1, 0 });
+        cpuid_draft_set(d, leaf, 0, (uint32_t[]){0, 1, 1 << 8 | 0, 0});
+        cpuid_draft_set(d, leaf, 1, (uint32_t[]){id_bits, cpus, 2 << 8 | 1, 0});
     }
     if (!d->p->amd)
         return;
@@ -176,7 +174,7 @@ static void xsave(struct cpuid_draft *d)
         p->xsave_size[i] = r[EAX];
         p->xsave_off[i] = r[EBX];
         end = MAX(end, r[EAX] + r[EBX]);
-        cpuid_draft_set(d, 0xd, i, (uint32_t[]){ r[EAX], r[EBX], r[ECX] & 2, 0 });
+        cpuid_draft_set(d, 0xd, i, (uint32_t[]){r[EAX], r[EBX], r[ECX] & 2, 0});
     }
     l->eax = (uint32_t)p->xcr0_mask;
     l->edx = (uint32_t)(p->xcr0_mask >> 32);
@@ -209,9 +207,9 @@ static void clocks(struct cpuid_draft *d)
     if (d->p->amd)
         return;
     if (khz / g * bus_khz <= UINT32_MAX)
-        cpuid_draft_set(d, 0x15, 0, (uint32_t[]){ (uint32_t)(bus_khz / g), (uint32_t)(khz / g),
-                                                  APIC_BUS_HZ, 0 });
-    cpuid_draft_set(d, 0x16, 0, (uint32_t[]){ mhz, mhz, APIC_BUS_HZ / 1000000, 0 });
+        cpuid_draft_set(d, 0x15, 0,
+                        (uint32_t[]){(uint32_t)(bus_khz / g), (uint32_t)(khz / g), APIC_BUS_HZ, 0});
+    cpuid_draft_set(d, 0x16, 0, (uint32_t[]){mhz, mhz, APIC_BUS_HZ / 1000000, 0});
 }
 
 static void speculation(struct cpuid_draft *d)
@@ -239,7 +237,7 @@ static void speculation(struct cpuid_draft *d)
              | BIT(27) /* SBPB */
              | BIT(28) /* IBPB flushes all branch types */
              | BIT(29) /* SRSO_NO */;
-    l->ecx = BIT(1)   /* TSA_SQ_NO */
+    l->ecx = BIT(1) /* TSA_SQ_NO */
              | BIT(2) /* TSA_L1_NO */;
 }
 
@@ -249,12 +247,12 @@ static void paravirtual(struct cpuid_draft *d)
     if (!d->cfg->kvm_leaves)
         return;
     cpuid_draft_set(d, 0x40000000, 0,
-                    (uint32_t[]){ 0x40000010, 0x4b4d564b, 0x564b4d56, 0x4d }); /* KVMKVMKVM */
-    cpuid_draft_leaf(d, 0x40000001, 0)->eax = BIT(1)    /* no I/O delay needed */
-                                              | BIT(3)  /* CLOCKSOURCE2 */
+                    (uint32_t[]){0x40000010, 0x4b4d564b, 0x564b4d56, 0x4d}); /* KVMKVMKVM */
+    cpuid_draft_leaf(d, 0x40000001, 0)->eax = BIT(1)   /* no I/O delay needed */
+                                              | BIT(3) /* CLOCKSOURCE2 */
                                               | BIT(24) /* its time never steps back */;
     cpuid_draft_set(d, 0x40000010, 0,
-                    (uint32_t[]){ (uint32_t)d->cfg->tsc_khz, APIC_BUS_HZ / 1000, 0, 0 });
+                    (uint32_t[]){(uint32_t)d->cfg->tsc_khz, APIC_BUS_HZ / 1000, 0, 0});
 }
 
 void cpuid_model_build(struct cpuid_draft *d)

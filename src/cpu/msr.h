@@ -36,7 +36,7 @@
 #define MSR_MISC_ENABLE_DEFINED MSR_MISC_ENABLE_RESET
 /* IBRS, STIBP, SSBD, BHI_DIS_S; the AMD model has IBRS only. */
 #define MSR_SPEC_CTRL_DEFINED (BIT(0) | BIT(1) | BIT(2) | BIT(10))
-#define MSR_DEBUGCTL_DEFINED (BIT(0) | BIT(1))           /* LBR, BTF */
+#define MSR_DEBUGCTL_DEFINED (BIT(0) | BIT(1)) /* LBR, BTF */
 #define MSR_MTRR_DEF_DEFINED (0xffull | BIT(10) | BIT(11))
 #define MSR_MTRRCAP (ARRAY_LEN(((struct cpu_state *)0)->mtrr_var) / 2 | BIT(8) | BIT(10))
 
@@ -48,12 +48,12 @@ static inline bool msr_mtrr_type(unsigned t) { return t < 7 && (0x73 >> t & 1); 
 bool msr_pat_valid(uint64_t v);
 bool msr_mtrr_types_valid(uint64_t v); /* eight types, as in a fixed-range MTRR */
 
-/* RDMSR. tsc is the guest's TSC now, without s->tsc_offset. Returns 0 with *out set, -EINVAL for #GP,
- * -ENOENT when the MSR is not one of ours. */
+/* RDMSR. tsc is the guest's TSC now, without s->tsc_offset. Returns 0 with *out set, -EINVAL for
+ * #GP, -ENOENT when the MSR is not one of ours. */
 int msr_read(const struct cpu_state *s, const struct cpuid_policy *p, uint32_t msr, uint64_t tsc,
              uint64_t *out);
-/* WRMSR; as above. The caller recomputes what it derives from the state: mode and translations after
- * EFER, segment bases after FS_BASE and GS_BASE. */
+/* WRMSR; as above. The caller recomputes what it derives from the state: mode and translations
+ * after EFER, segment bases after FS_BASE and GS_BASE. */
 int msr_write(struct cpu_state *s, const struct cpuid_policy *p, uint32_t msr, uint64_t tsc,
               uint64_t v);
 

@@ -22,7 +22,11 @@
 static void identity(uint64_t la, struct walk *w)
 {
     *w = (struct walk){
-        .gpa = la & 0xffffffff, .page_shift = 12, .user = true, .write = true, .dirty = true,
+        .gpa = la & 0xffffffff,
+        .page_shift = 12,
+        .user = true,
+        .write = true,
+        .dirty = true,
     };
 }
 
@@ -111,14 +115,14 @@ static inline bool allowed(const struct paging *p, const struct walk *w, enum ac
     return a == ACCESS_READ || w->write || !p->wp;
 }
 
-/* What a walk is for; a compile-time constant in every copy of the walker. */
+/* What a walk is for. */
 enum purpose { TRANSLATE, PROBE };
 
 enum outcome { WALK_OK, WALK_FAULT, WALK_AGAIN };
 
-static inline __attribute__((always_inline)) enum outcome
-finish(const struct paging *p, struct p2m *mem, const struct step *st, unsigned n, unsigned size,
-       enum access a, bool user, bool ac, enum purpose purpose, struct walk *w)
+static enum outcome finish(const struct paging *p, struct p2m *mem, const struct step *st,
+                           unsigned n, unsigned size, enum access a, bool user, bool ac,
+                           enum purpose purpose, struct walk *w)
 {
     uint64_t all = ~0ull, leaf = st[n - 1].e;
 
@@ -142,10 +146,10 @@ finish(const struct paging *p, struct p2m *mem, const struct step *st, unsigned 
     return WALK_OK;
 }
 
-/* PAE and 4-level tables: entries of 8 bytes, 9 bits of address each. `levels` is constant. */
-static inline __attribute__((always_inline)) enum outcome
-walk_long(const struct paging *p, struct p2m *mem, uint64_t la, enum access a, bool user, bool ac,
-          const unsigned levels, enum purpose purpose, struct walk *w)
+/* PAE and 4-level tables: entries of 8 bytes, 9 bits of address each. */
+static enum outcome walk_long(const struct paging *p, struct p2m *mem, uint64_t la, enum access a,
+                              bool user, bool ac, unsigned levels, enum purpose purpose,
+                              struct walk *w)
 {
     /* Bits 62..52 are ignored in long mode and reserved in PAE mode. */
     const uint64_t rsvd = p->rsvd | (p->nxe ? 0 : PTE_NX) | (levels == 3 ? 0x7ffull << 52 : 0);
@@ -170,7 +174,7 @@ walk_long(const struct paging *p, struct p2m *mem, uint64_t la, enum access a, b
         uint64_t gpa = table + (la >> shift & 511) * 8, e = entry_load(mem, gpa, 8), must0 = rsvd;
         bool is_leaf = level == 1;
 
-        st[n++] = (struct step){ gpa, e };
+        st[n++] = (struct step){gpa, e};
         if (unlikely(!(e & PTE_P))) {
             w->error = error_base(p, a, user);
             return WALK_FAULT;
@@ -192,9 +196,9 @@ walk_long(const struct paging *p, struct p2m *mem, uint64_t la, enum access a, b
             uint64_t mask = BIT(shift) - 1;
             w->gpa = (e & PTE_ADDR & ~mask) | (la & mask);
             w->page_shift = (uint8_t)shift;
-            w->user = and & PTE_U;
-            w->write = and & PTE_W;
-            w->nx = or & PTE_NX;
+            w->user = and&PTE_U;
+            w->write = and&PTE_W;
+            w->nx = or &PTE_NX;
             w->global = p->pge && (e & PTE_G);
             w->dirty = e & PTE_D;
             return finish(p, mem, st, n, 8, a, user, ac, purpose, w);
@@ -204,16 +208,15 @@ walk_long(const struct paging *p, struct p2m *mem, uint64_t la, enum access a, b
 }
 
 /* 32-bit tables: entries of 4 bytes, 10 bits of address each, 4 MiB pages with PSE (-36). */
-static inline __attribute__((always_inline)) enum outcome
-walk_short(const struct paging *p, struct p2m *mem, uint64_t la, enum access a, bool user, bool ac,
-           enum purpose purpose, struct walk *w)
+static enum outcome walk_short(const struct paging *p, struct p2m *mem, uint64_t la, enum access a,
+                               bool user, bool ac, enum purpose purpose, struct walk *w)
 {
     struct step st[2];
     uint64_t gpa = (p->cr3 & 0xfffff000) + (la >> 22 & 1023) * 4, e = entry_load(mem, gpa, 4);
     uint64_t and = e;
     unsigned n = 1, shift = 22;
 
-    st[0] = (struct step){ gpa, e };
+    st[0] = (struct step){gpa, e};
     if (!(e & PTE_P)) {
         w->error = error_base(p, a, user);
         return WALK_FAULT;
@@ -228,7 +231,7 @@ walk_short(const struct paging *p, struct p2m *mem, uint64_t la, enum access a, 
     } else {
         gpa = (e & 0xfffff000) + (la >> 12 & 1023) * 4;
         e = entry_load(mem, gpa, 4);
-        st[n++] = (struct step){ gpa, e };
+        st[n++] = (struct step){gpa, e};
         if (!(e & PTE_P)) {
             w->error = error_base(p, a, user);
             return WALK_FAULT;
@@ -238,19 +241,18 @@ walk_short(const struct paging *p, struct p2m *mem, uint64_t la, enum access a, 
         w->gpa = (e & 0xfffff000) | (la & 0xfff);
     }
     w->page_shift = (uint8_t)shift;
-    w->user = and & PTE_U;
-    w->write = and & PTE_W;
+    w->user = and&PTE_U;
+    w->write = and&PTE_W;
     w->nx = false;
     w->global = p->pge && (e & PTE_G);
     w->dirty = e & PTE_D;
     return finish(p, mem, st, n, 4, a, user, ac, purpose, w);
 }
 
-static inline __attribute__((always_inline)) enum outcome
-walk_once(const struct paging *p, struct p2m *mem, uint64_t la, enum access a, bool user, bool ac,
-          enum purpose purpose, struct walk *w)
+static enum outcome walk_once(const struct paging *p, struct p2m *mem, uint64_t la, enum access a,
+                              bool user, bool ac, enum purpose purpose, struct walk *w)
 {
-    if (likely(p->levels == 4))
+    if (p->levels == 4)
         return walk_long(p, mem, la, a, user, ac, 4, purpose, w);
     la &= 0xffffffff;
     if (p->levels == 3)
@@ -261,6 +263,45 @@ walk_once(const struct paging *p, struct p2m *mem, uint64_t la, enum access a, b
     return WALK_OK;
 }
 
+/*
+ * What nearly every TLB refill is: 4 levels, a page of 4 KiB or 2 MiB, accessed bits already set,
+ * access allowed. False for anything else, with nothing changed: the full walk sorts that out.
+ */
+static inline bool walk_common(const struct paging *p, const struct p2m *mem, uint64_t la,
+                               enum access a, bool user, bool ac, struct walk *w)
+{
+    const uint64_t rsvd = p->rsvd | (p->nxe ? 0 : PTE_NX), want = PTE_P | PTE_A;
+    uint64_t e4, e3, e2, leaf, mask = BIT(21) - 1;
+
+    e4 = entry_load(mem, (p->cr3 & PTE_ADDR) + (la >> 39 & 511) * 8, 8);
+    if ((e4 & (rsvd | PTE_PS | want)) != want)
+        return false;
+    e3 = entry_load(mem, (e4 & PTE_ADDR) + (la >> 30 & 511) * 8, 8);
+    if ((e3 & (rsvd | PTE_PS | want)) != want)
+        return false;
+    e2 = entry_load(mem, (e3 & PTE_ADDR) + (la >> 21 & 511) * 8, 8);
+    leaf = e2;
+    if (!(e2 & PTE_PS)) {
+        if ((e2 & (rsvd | want)) != want)
+            return false;
+        mask = PAGE_MASK;
+        leaf = entry_load(mem, (e2 & PTE_ADDR) + (la >> 12 & 511) * 8, 8);
+    }
+    if ((leaf & (rsvd | want | (mask & ~0x1fffull))) != want ||
+        (a == ACCESS_WRITE && !(leaf & PTE_D)))
+        return false;
+
+    uint64_t all = e4 & e3 & e2 & leaf;
+    w->gpa = (leaf & PTE_ADDR & ~mask) | (la & mask);
+    w->page_shift = mask == PAGE_MASK ? 12 : 21;
+    w->user = all & PTE_U;
+    w->write = all & PTE_W;
+    w->nx = (e4 | e3 | e2 | leaf) & PTE_NX;
+    w->global = p->pge && (leaf & PTE_G);
+    w->dirty = leaf & PTE_D;
+    return allowed(p, w, a, user, ac);
+}
+
 bool paging_walk(const struct paging *p, struct p2m *mem, uint64_t la, enum access a, bool user,
                  bool ac, struct walk *w)
 {
@@ -268,9 +309,11 @@ bool paging_walk(const struct paging *p, struct p2m *mem, uint64_t la, enum acce
 
     w->ncode = 0;
     w->error = 0;
+    if (likely(p->levels == 4 && walk_common(p, mem, la, a, user, ac, w)))
+        return true;
     do
         o = walk_once(p, mem, la, a, user, ac, TRANSLATE, w);
-    while (unlikely(o == WALK_AGAIN));
+    while (o == WALK_AGAIN);
     return o == WALK_OK;
 }
 

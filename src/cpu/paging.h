@@ -1,7 +1,8 @@
 /*
- * The page-table walk (Intel SDM vol. 3 ch. 4): 32-bit, PAE and 4-level paging with PSE, PSE-36, NX, WP,
- * SMEP, SMAP, global pages, reserved-bit checks, exact accessed and dirty bits set with locked
- * compare-and-swap. Pure: reads and changes guest page tables only through the p2m it is given.
+ * The page-table walk (Intel SDM vol. 3 ch. 4): 32-bit, PAE and 4-level paging with PSE, PSE-36,
+ * NX, WP, SMEP, SMAP, global pages, reserved-bit checks, exact accessed and dirty bits set with
+ * locked compare-and-swap. Pure: reads and changes guest page tables only through the p2m it is
+ * given.
  */
 #ifndef RING3_CPU_PAGING_H
 #define RING3_CPU_PAGING_H
@@ -38,24 +39,25 @@ struct walk {
 };
 
 /* Fills *p from the control registers; maxphys is the physical address width in bits (up to 52),
- * gbpages whether 1 GiB pages exist. pdpte is left as it is: paging_load_pdptes sets it when CR3 or,
- * with PAE paging on, one of CR0.CD/NW/PG and CR4.PAE/PGE/PSE/SMEP is written. */
+ * gbpages whether 1 GiB pages exist. pdpte is left as it is: paging_load_pdptes sets it when CR3
+ * or, with PAE paging on, one of CR0.CD/NW/PG and CR4.PAE/PGE/PSE/SMEP is written. */
 void paging_init(struct paging *p, const struct cpu_state *s, unsigned maxphys, bool gbpages);
-/* Loads PDPTEs from CR3 for PAE; false, with p unchanged, if a present one has reserved bits set (#GP on
- * MOV CR). */
+/* Loads PDPTEs from CR3 for PAE; false, with p unchanged, if a present one has reserved bits set
+ * (#GP on MOV CR). */
 bool paging_load_pdptes(struct paging *p, struct p2m *mem);
 
 /* Translates la for the access. user: made with user privilege (CPL 3, not implicit supervisor);
- * ac: EFLAGS.AC lifts SMAP (never for implicit supervisor accesses). Sets A (and D for writes) exactly when the
- * processor would: on every entry of a walk that succeeds, on none of one that faults. Outside long mode only
- * the low 32 bits of la count; in long mode the caller has checked that it is canonical. Table entries that are not
- * memory read as all ones, and stores to entries in ROM are dropped. Returns true on success, false with
- * w->error set and the other fields undefined (but ncode). Any thread. The permission bits in w let a TLB answer later accesses of other kinds; dirty says whether a
- * write may be cached. */
+ * ac: EFLAGS.AC lifts SMAP (never for implicit supervisor accesses). Sets A (and D for writes)
+ * exactly when the processor would: on every entry of a walk that succeeds, on none of one that
+ * faults. Outside long mode only the low 32 bits of la count; in long mode the caller has checked
+ * that it is canonical. Table entries that are not memory read as all ones, and stores to entries
+ * in ROM are dropped. Returns true on success, false with w->error set and the other fields
+ * undefined (but ncode). Any thread. The permission bits in w let a TLB answer later accesses of
+ * other kinds; dirty says whether a write may be cached. */
 bool paging_walk(const struct paging *p, struct p2m *mem, uint64_t la, enum access a, bool user,
                  bool ac, struct walk *w);
-/* As paging_walk but sets no bits and checks no privilege, only presence and reserved bits (debugger,
- * disassembly). */
+/* As paging_walk but sets no bits and checks no privilege, only presence and reserved bits
+ * (debugger, disassembly). */
 bool paging_probe(const struct paging *p, struct p2m *mem, uint64_t la, struct walk *w);
 
 #endif

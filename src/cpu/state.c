@@ -5,7 +5,8 @@
 #include "cpu/msr.h"
 #include "cpu/state.h"
 
-static const struct segment reset_data = { .limit = 0xffff, .attr = SEG_P | SEG_S | SEG_WRITE | SEG_ACCESSED };
+static const struct segment reset_data = {.limit = 0xffff,
+                                          .attr = SEG_P | SEG_S | SEG_WRITE | SEG_ACCESSED};
 
 /* What RESET and INIT have in common (SDM vol. 3 table 10-1). */
 static void reset_common(struct cpu_state *s)
@@ -18,10 +19,10 @@ static void reset_common(struct cpu_state *s)
     s->seg[CS].sel = 0xf000;
     s->seg[CS].base = 0xffff0000;
     s->seg[CS].attr |= SEG_CODE;
-    s->ldtr = (struct segment){ .limit = 0xffff, .attr = SEG_P | 2 };
-    s->tr = (struct segment){ .limit = 0xffff, .attr = SEG_P | 11 };
-    s->gdtr = (struct table_reg){ .limit = 0xffff };
-    s->idtr = (struct table_reg){ .limit = 0xffff };
+    s->ldtr = (struct segment){.limit = 0xffff, .attr = SEG_P | 2};
+    s->tr = (struct segment){.limit = 0xffff, .attr = SEG_P | 11};
+    s->gdtr = (struct table_reg){.limit = 0xffff};
+    s->idtr = (struct table_reg){.limit = 0xffff};
     s->cr2 = 0;
     s->cr3 = 0;
     s->cr4 = 0;
@@ -61,10 +62,8 @@ void cpu_state_init(struct cpu_state *s)
 }
 
 static const struct state_field segment_fields[] = {
-    STATE_FIELD(struct segment, base),
-    STATE_FIELD(struct segment, limit),
-    STATE_FIELD(struct segment, attr),
-    STATE_FIELD(struct segment, sel),
+    STATE_FIELD(struct segment, base), STATE_FIELD(struct segment, limit),
+    STATE_FIELD(struct segment, attr), STATE_FIELD(struct segment, sel),
     STATE_PAD(struct segment, pad),
 };
 
@@ -91,21 +90,18 @@ static const struct state_desc table_reg_desc = {
 };
 
 /* A two-dimensional array is saved as its elements in memory order. */
-#define STATE_ARRAY2(type, m)                                                                      \
-    { .name = #m, .off = offsetof(type, m), .size = sizeof(((type *)0)->m[0][0]),                  \
-      .count = sizeof(((type *)0)->m) / sizeof(((type *)0)->m[0][0]), .kind = STATE_UINT }
+#define STATE_ARRAY2(type, m)                                                              \
+    {                                                                                      \
+        .name = #m, .off = offsetof(type, m), .size = sizeof(((type *)0)->m[0][0]),        \
+        .count = sizeof(((type *)0)->m) / sizeof(((type *)0)->m[0][0]), .kind = STATE_UINT \
+    }
 
 static const struct state_field x87_fields[] = {
-    STATE_ARRAY2(struct x87_state, st),
-    STATE_FIELD(struct x87_state, fcw),
-    STATE_FIELD(struct x87_state, fsw),
-    STATE_FIELD(struct x87_state, tag),
-    STATE_PAD(struct x87_state, pad0),
-    STATE_FIELD_MAX(struct x87_state, fop, 0x7ff),
-    STATE_FIELD(struct x87_state, fip),
-    STATE_FIELD(struct x87_state, fdp),
-    STATE_FIELD(struct x87_state, fcs),
-    STATE_FIELD(struct x87_state, fds),
+    STATE_ARRAY2(struct x87_state, st), STATE_FIELD(struct x87_state, fcw),
+    STATE_FIELD(struct x87_state, fsw), STATE_FIELD(struct x87_state, tag),
+    STATE_PAD(struct x87_state, pad0),  STATE_FIELD_MAX(struct x87_state, fop, 0x7ff),
+    STATE_FIELD(struct x87_state, fip), STATE_FIELD(struct x87_state, fdp),
+    STATE_FIELD(struct x87_state, fcs), STATE_FIELD(struct x87_state, fds),
     STATE_PAD(struct x87_state, pad1),
 };
 
@@ -122,29 +118,53 @@ static const struct state_desc x87_desc = {
 
 static const struct state_field cpu_state_fields[] = {
     STATE_ARRAY(struct cpu_state, gpr),
-    F(rip), F(rflags),
+    F(rip),
+    F(rflags),
     STATE_SUBARRAY(struct cpu_state, seg, &segment_desc),
     STATE_SUB(struct cpu_state, ldtr, &segment_desc),
     STATE_SUB(struct cpu_state, tr, &segment_desc),
     STATE_SUB(struct cpu_state, gdtr, &table_reg_desc),
     STATE_SUB(struct cpu_state, idtr, &table_reg_desc),
-    F(cr0), F(cr2), F(cr3), F(cr4), F_MAX(cr8, 15),
+    F(cr0),
+    F(cr2),
+    F(cr3),
+    F(cr4),
+    F_MAX(cr8, 15),
     STATE_ARRAY(struct cpu_state, dr),
-    F(xcr0), F(xss),
-    F(efer), F(star), F(lstar), F(cstar), F(sfmask), F(kernel_gs_base), F(tsc_aux),
-    F(sysenter_cs), F(sysenter_esp), F(sysenter_eip),
-    F(pat), F(misc_enable), F(spec_ctrl), F(debugctl),
+    F(xcr0),
+    F(xss),
+    F(efer),
+    F(star),
+    F(lstar),
+    F(cstar),
+    F(sfmask),
+    F(kernel_gs_base),
+    F(tsc_aux),
+    F(sysenter_cs),
+    F(sysenter_esp),
+    F(sysenter_eip),
+    F(pat),
+    F(misc_enable),
+    F(spec_ctrl),
+    F(debugctl),
     F(mtrr_def),
     STATE_ARRAY(struct cpu_state, mtrr_fixed),
     STATE_ARRAY(struct cpu_state, mtrr_var),
-    F(mcg_status), F(tsc_offset), F(tsc_adjust),
+    F(mcg_status),
+    F(tsc_offset),
+    F(tsc_adjust),
     STATE_SUB(struct cpu_state, x87, &x87_desc),
     F(mxcsr),
     F_MAX(activity, CPU_SHUTDOWN),
     STATE_ARRAY2(struct cpu_state, zmm),
     STATE_ARRAY(struct cpu_state, k),
-    F_MAX(sti_shadow, 1), F_MAX(mov_ss_shadow, 1), F_MAX(nmi_blocked, 1), F_MAX(nmi_pending, 1),
-    F_MAX(init_pending, 1), F_MAX(sipi_pending, 1), F(sipi_vector),
+    F_MAX(sti_shadow, 1),
+    F_MAX(mov_ss_shadow, 1),
+    F_MAX(nmi_blocked, 1),
+    F_MAX(nmi_pending, 1),
+    F_MAX(init_pending, 1),
+    F_MAX(sipi_pending, 1),
+    F(sipi_vector),
     STATE_PAD(struct cpu_state, pad2),
     F(pending_dbg),
 };
@@ -152,10 +172,7 @@ static const struct state_field cpu_state_fields[] = {
 #undef F
 #undef F_MAX
 
-static int desc_validate(const void *s, struct err *e)
-{
-    return cpu_state_validate(s, e);
-}
+static int desc_validate(const void *s, struct err *e) { return cpu_state_validate(s, e); }
 
 const struct state_desc cpu_state_desc = {
     .name = "cpu",

@@ -194,9 +194,9 @@ static inline enum cpu_bits cpu_code_bits(const struct cpu_state *s)
     return s->seg[CS].attr & SEG_DB ? CPU_32 : CPU_16;
 }
 
-/* Power-on reset state (SDM vol. 3 table 10-1): real mode, CS F000:FFF0 base FFFF0000, running. RDX
- * is the processor's signature after RESET and INIT: callers set it from cpuid_signature(), and
- * activity to CPU_WAIT_SIPI for application processors. */
+/* Power-on reset state (SDM vol. 3 table 10-1): real mode, CS F000:FFF0 base FFFF0000, running.
+ * RDX is the processor's signature after RESET and INIT: callers set it from cpuid_signature(),
+ * and activity to CPU_WAIT_SIPI for application processors. */
 void cpu_state_reset(struct cpu_state *s);
 /* INIT: as reset but keeps the MSRs (all but EFER), CR0.CD/NW, XCR0, TSC and FPU/SSE state. */
 void cpu_state_init(struct cpu_state *s);

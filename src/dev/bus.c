@@ -16,20 +16,11 @@
 
 /* ---- one device: sizes, alignment, lock ---- */
 
-static uint64_t ones(unsigned size)
-{
-    return ~0ull >> (64 - 8 * size);
-}
+static uint64_t ones(unsigned size) { return ~0ull >> (64 - 8 * size); }
 
-static unsigned min_size(const struct io_ops *ops)
-{
-    return ops->min_size ? ops->min_size : 1;
-}
+static unsigned min_size(const struct io_ops *ops) { return ops->min_size ? ops->min_size : 1; }
 
-static unsigned max_size(const struct io_ops *ops)
-{
-    return ops->max_size ? ops->max_size : 8;
-}
+static unsigned max_size(const struct io_ops *ops) { return ops->max_size ? ops->max_size : 8; }
 
 /* Bytes of the next piece of an access that has len bytes left at off: a power of two that the ops
  * take as it is, or a part of one min_size unit. */
@@ -307,10 +298,7 @@ static const struct flat_range *range_run(const struct flat_view *v, uint64_t gp
 
 /* A part of an access that lies in one naturally aligned unit of 8 bytes or less, which is what
  * reaches a device at most. */
-static unsigned bus_unit(uint64_t gpa, unsigned n)
-{
-    return (unsigned)MIN(n, 8 - (gpa & 7));
-}
+static unsigned bus_unit(uint64_t gpa, unsigned n) { return (unsigned)MIN(n, 8 - (gpa & 7)); }
 
 void mmio_read(struct dev_ctx *ctx, uint64_t gpa, void *buf, unsigned size)
 {
@@ -328,8 +316,8 @@ void mmio_read(struct dev_ctx *ctx, uint64_t gpa, void *buf, unsigned size)
         } else if (r->kind == REGION_IO) {
             struct io_target *t = r->region->io;
 
-            device_read(t->dev, t->ops, (struct access_info){false, gpa},
-                        r->off + (gpa - r->start), p, run);
+            device_read(t->dev, t->ops, (struct access_info){false, gpa}, r->off + (gpa - r->start),
+                        p, run);
         } else if (mem_read(ctx->map, gpa, p, run)) {
             memset(p, 0xff, run);
         }

@@ -30,7 +30,7 @@ uint32_t pio_read(struct pio_bus *b, uint16_t port, unsigned size);
 void pio_write(struct pio_bus *b, uint16_t port, unsigned size, uint32_t val);
 
 /* Maps a device's registers at gpa through the physmap of its ctx (prio 10, above RAM). Returns the
- * region for physmap_del; it and its io_target are freed by the physmap_reclaim after mmio_unmap. */
+ * region for mmio_unmap; it and its io_target are freed by the physmap_reclaim that follows. */
 struct region *mmio_map(struct device *dev, const struct io_ops *ops, uint64_t gpa, uint64_t size,
                         struct err *e);
 void mmio_unmap(struct device *dev, struct region *r);

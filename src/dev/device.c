@@ -80,10 +80,7 @@ void device_resume(struct device *d)
     device_unlock(d);
 }
 
-static void *state_of(struct device *d)
-{
-    return (char *)d + d->cls->state_off;
-}
+static void *state_of(struct device *d) { return (char *)d + d->cls->state_off; }
 
 int device_save(struct device *d, struct sbuf *out)
 {

@@ -77,7 +77,7 @@ struct lapic_state {
     uint32_t irr[VEC_WORDS], isr[VEC_WORDS], tmr[VEC_WORDS];
     bool lint[2];          /* is the pin asserted */
     bool extint;           /* an ExtINT message is waiting for its INTA */
-    uint8_t pad[1];
+    uint8_t pad[5];
 };
 
 /* lapic.ready: what lapic_pending looks at. */

@@ -51,8 +51,8 @@ static bool piece_at(struct physmap *m, uint64_t gpa, uint64_t len, struct piece
     return true;
 }
 
-/* Both touch memory that vCPUs use at the same time. Aligned words are single accesses, which rings and
- * flags in guest memory need; anything else promises as little as DMA does. */
+/* Both touch memory that vCPUs use at the same time. Aligned words are single accesses, which rings
+ * and flags in guest memory need; anything else promises as little as DMA does. */
 static void load(void *dst, const uint8_t *src, uint64_t len)
 {
     uint64_t v;
@@ -148,8 +148,7 @@ static int write_range(struct physmap *m, uint64_t gpa, const uint8_t *src, uint
     for (; len; gpa += pc.len, len -= pc.len) {
         if (!piece_at(m, gpa, len, &pc))
             return -EFAULT;
-        if (!pc.writable &&
-            !(rom && !(p2m_get(physmap_p2m(m), gpa >> PAGE_SHIFT) & P2M_COW)))
+        if (!pc.writable && !(rom && !(p2m_get(physmap_p2m(m), gpa >> PAGE_SHIFT) & P2M_COW)))
             return -EFAULT;
         if (src) {
             store(pc.host, src, pc.len);

@@ -17,7 +17,7 @@ int p2m_init(struct p2m *p, unsigned maxphys, struct err *e)
     table = mmap(NULL, p->limit * sizeof(*p->e), PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (table == MAP_FAILED)
-        return err_sys(e, "no address space for the frame table of %u-bit guest addresses (%llu MiB)",
+        return err_sys(e, "no address space for the frame table of %u-bit addresses (%llu MiB)",
                        maxphys, (unsigned long long)(p->limit * sizeof(*p->e) / MIB));
     p->e = table;
     return 0;

@@ -5,8 +5,8 @@
  * are left out, so that engines send every access to the bus, which serves the memory bytes
  * of such a frame through mem_read and mem_write; these bytes have no dirty or code tracking.
  *
- * A frame whose host page stays the same keeps its flags over a change of the map. A frame that gets
- * another page starts DIRTY: its content changed for whoever follows the dirty log.
+ * A frame whose host page stays the same keeps its flags over a change of the map. A frame that
+ * gets another page starts DIRTY: its content changed for whoever follows the dirty log.
  */
 #include "mem/physmap.h"
 
@@ -25,14 +25,14 @@ struct entry {
 
 struct physmap {
     unsigned maxphys;
-    pthread_mutex_t lock; /* guards everything but reads of `view` and p2m */
+    pthread_mutex_t lock;   /* guards everything but reads of `view` and p2m */
     struct entry **entries; /* in the order they were added */
     uint64_t *border;       /* scratch, two for each entry there is room for */
     size_t n, cap;
     struct entry *dead;
     struct flat_view *retired;
-    /* A stack of views set aside, one per region, so that physmap_del cannot fail: the k-th from the
-     * bottom has room for what k - 1 regions need. */
+    /* A stack of views set aside, one per region, so that physmap_del cannot fail: the k-th from
+     * the bottom has room for what k - 1 regions need. */
     struct flat_view *spare;
     _Atomic(struct flat_view *) view;
     struct p2m p2m;
@@ -105,7 +105,8 @@ static void fill_view(struct physmap *m, struct flat_view *v)
         r = winner(m, border[i]);
         if (!r)
             continue;
-        if (last && last->region == r && last->end + 1 == border[i])
+        /* There is no gap within a region, so what follows its own range adjoins it. */
+        if (last && last->region == r)
             last->end = border[i + 1] - 1;
         else
             v->r[v->n++] = (struct flat_range){.start = border[i],
@@ -293,10 +294,7 @@ void physmap_set_listener(struct physmap *m, const struct physmap_listener *l)
     pthread_mutex_unlock(&m->lock);
 }
 
-unsigned physmap_width(const struct physmap *m)
-{
-    return m->maxphys;
-}
+unsigned physmap_width(const struct physmap *m) { return m->maxphys; }
 
 static int check_region(const struct physmap *m, const struct region *r, struct err *e)
 {
@@ -396,10 +394,7 @@ const struct flat_view *physmap_view(const struct physmap *m)
     return atomic_load_explicit(&m->view, memory_order_acquire);
 }
 
-struct p2m *physmap_p2m(struct physmap *m)
-{
-    return &m->p2m;
-}
+struct p2m *physmap_p2m(struct physmap *m) { return &m->p2m; }
 
 void physmap_code_write(const struct physmap *m, uint64_t gpa, uint64_t len)
 {

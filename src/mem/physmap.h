@@ -67,8 +67,8 @@ unsigned physmap_width(const struct physmap *m);
 
 /* The map copies *r; returns its handle for physmap_del, or NULL with e set. */
 struct region *physmap_add(struct physmap *m, const struct region *r, struct err *e);
-/* 0, or -ENOENT when r is not in the map. Needs no memory, so it cannot fail otherwise. The region's
- * struct stays valid until physmap_reclaim. */
+/* 0, or -ENOENT when r is not in the map. Needs no memory, so it cannot fail otherwise. The
+ * region's struct stays valid until physmap_reclaim. */
 int physmap_del(struct physmap *m, struct region *r, struct err *e);
 void physmap_reclaim(struct physmap *m); /* frees retired views; no reader may hold one */
 

@@ -104,10 +104,7 @@ static struct limit host_limit(void)
     return l;
 }
 
-uint64_t ram_host_limit(void)
-{
-    return host_limit().bytes;
-}
+uint64_t ram_host_limit(void) { return host_limit().bytes; }
 
 /* Reserves address space for size bytes and a guard page on either side; NULL if there is none. */
 static uint8_t *reserve(uint64_t size)
@@ -140,8 +137,9 @@ int ram_new(struct ram **out, const char *name, uint64_t size, struct err *e)
                        name, (unsigned long long)size);
     limit = host_limit();
     if (size > limit.bytes)
-        return err_set(e, ENOMEM, "%s: %.1f MiB of memory asked for, this host allows %.1f MiB (%s)",
-                       name, (double)size / mib, (double)limit.bytes / mib, limit.why);
+        return err_set(e, ENOMEM,
+                       "%s: %.1f MiB of memory asked for, this host allows %.1f MiB (%s)", name,
+                       (double)size / mib, (double)limit.bytes / mib, limit.why);
     r = calloc(1, sizeof(*r));
     if (!r)
         return err_set(e, ENOMEM, "%s: no memory for its description", name);
@@ -163,7 +161,7 @@ int ram_new(struct ram **out, const char *name, uint64_t size, struct err *e)
     }
     r->host = reserve(size);
     if (!r->host) {
-        rc = err_sys(e, "%s: no address space for %.1f MiB of memory (this host allows %.1f MiB: %s)",
+        rc = err_sys(e, "%s: no address space for %.1f MiB of memory (limit here: %.1f MiB, %s)",
                      name, (double)size / mib, (double)limit.bytes / mib, limit.why);
         goto out_close;
     }

@@ -1,4 +1,4 @@
-/* Guest time. The host's clocks are variables here, so nothing depends on how fast the test runs. */
+/* Guest time. The host's clocks are variables here: nothing depends on how fast the test runs. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -85,6 +85,8 @@ static void test_wall(void **state)
     clock_freeze(&c);
     fake_real += 5000;
     fake_mono += 5000;
+    assert_int_equal(clock_wall(&c), frozen);
+    clock_freeze(&c);
     assert_int_equal(clock_wall(&c), frozen);
     clock_thaw(&c);
     assert_int_equal(clock_wall(&c), fake_real);
@@ -177,9 +179,9 @@ static void test_concurrent(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_runs),    cmocka_unit_test(test_freeze),
-        cmocka_unit_test(test_wall),    cmocka_unit_test(test_stepped),
-        cmocka_unit_test(test_tsc),     cmocka_unit_test(test_concurrent),
+        cmocka_unit_test(test_runs), cmocka_unit_test(test_freeze),
+        cmocka_unit_test(test_wall), cmocka_unit_test(test_stepped),
+        cmocka_unit_test(test_tsc),  cmocka_unit_test(test_concurrent),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

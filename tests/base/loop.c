@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,15 @@
 #include <unistd.h>
 
 #include "base/loop.h"
+
+/* Counts how often the loop looks for events. */
+static unsigned waits;
+
+int epoll_wait(int epfd, struct epoll_event *ev, int max, int timeout)
+{
+    waits++;
+    return epoll_pwait(epfd, ev, max, timeout, NULL);
+}
 
 static int setup(void **state)
 {
@@ -70,10 +80,7 @@ static void watch_fini(struct watch *w)
     close(w->p[1]);
 }
 
-static void ready(struct watch *w)
-{
-    assert_int_equal(write(w->p[1], "x", 1), 1);
-}
+static void ready(struct watch *w) { assert_int_equal(write(w->p[1], "x", 1), 1); }
 
 static void test_event(void **state)
 {
@@ -108,10 +115,7 @@ static void test_remove_other(void **state)
     watch_fini(&b);
 }
 
-static void stop_loop(void *arg)
-{
-    loop_stop(arg);
-}
+static void stop_loop(void *arg) { loop_stop(arg); }
 
 static void test_remove_self(void **state)
 {
@@ -127,8 +131,8 @@ static void test_remove_self(void **state)
     watch_fini(&a);
 }
 
-/* Nothing wanted: neither data nor the hang-up that epoll always reports gets through, and the loop does
- * not spin on it. Wanted again: it does. */
+/* Nothing wanted: neither data nor the hang-up that epoll always reports gets through. Wanted
+ * again: it does. */
 static void test_mod(void **state)
 {
     struct watch a, b;
@@ -149,6 +153,32 @@ static void test_mod(void **state)
     assert_true(a.got & EPOLLIN);
     watch_fini(&a);
     watch_fini(&b);
+}
+
+static void *stop_later(void *arg)
+{
+    for (int i = 0; i < 10000; i++)
+        sched_yield();
+    loop_stop(arg);
+    return NULL;
+}
+
+/* A hang-up that nobody wants to hear of wakes the loop once at most. */
+static void test_no_spin(void **state)
+{
+    struct watch a;
+    pthread_t t;
+
+    watch_init(&a, *state, 0);
+    close(a.p[1]);
+    a.p[1] = -1;
+    waits = 0;
+    pthread_create(&t, NULL, stop_later, *state);
+    assert_int_equal(loop_run(*state, NULL), 0);
+    pthread_join(t, NULL);
+    assert_true(waits <= 2);
+    assert_int_equal(a.calls, 0);
+    watch_fini(&a);
 }
 
 /* What epoll refuses is always ready for what is asked. */
@@ -275,15 +305,9 @@ static void test_stop_first(void **state)
 
 static struct loop *signal_loop; /* a handler has no argument */
 
-static void on_signal(int sig)
-{
-    loop_stop(signal_loop);
-}
+static void on_signal(int sig) { loop_stop(signal_loop); }
 
-static void raise_signal(void *arg)
-{
-    raise(SIGUSR1);
-}
+static void raise_signal(void *arg) { raise(SIGUSR1); }
 
 static void test_signal(void **state)
 {
@@ -301,6 +325,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_remove_other, setup, teardown),
         cmocka_unit_test_setup_teardown(test_remove_self, setup, teardown),
         cmocka_unit_test_setup_teardown(test_mod, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_no_spin, setup, teardown),
         cmocka_unit_test_setup_teardown(test_regular_file, setup, teardown),
         cmocka_unit_test_setup_teardown(test_errors, setup, teardown),
         cmocka_unit_test_setup_teardown(test_posts, setup, teardown),

@@ -49,7 +49,10 @@ static const struct state_field channel_fields[] = {
     STATE_FIELD(struct channel, count),
     STATE_FIELD_MAX(struct channel, mode, 5),
     STATE_FIELD(struct channel, gate),
-    {.name = "pad", .off = offsetof(struct channel, pad), .size = 1, .count = 4,
+    {.name = "pad",
+     .off = offsetof(struct channel, pad),
+     .size = 1,
+     .count = 4,
      .kind = STATE_PADDING},
     STATE_FIELD(struct channel, deadline),
 };
@@ -128,13 +131,12 @@ static void test_identity(void **state)
 static void test_golden(void **state)
 {
     static const uint8_t want[] = {
-        'R', '3', 'S', 'T', 7, 0, 'c', 'h', 'a', 'n', 'n', 'e', 'l',
-        0, 0, 0, 0, 69, 0, 0, 0, /* version, length */
-        5, 'c', 'o', 'u', 'n', 't', 2, 0, 0, 0, 1, 0, 0, 0, 0x34, 0x12,
-        4, 'm', 'o', 'd', 'e', 1, 0, 0, 0, 1, 0, 0, 0, 3,
-        4, 'g', 'a', 't', 'e', 1, 0, 0, 0, 1, 0, 0, 0, 1,
-        8, 'd', 'e', 'a', 'd', 'l', 'i', 'n', 'e', 8, 0, 0, 0, 1, 0, 0, 0,
-        8, 7, 6, 5, 4, 3, 2, 1,
+        'R', '3', 'S', 'T', 7,   0,   'c', 'h', 'a', 'n', 'n', 'e', 'l', 0,   0,    0,    0,   69,
+        0,   0,   0, /* version, length */
+        5,   'c', 'o', 'u', 'n', 't', 2,   0,   0,   0,   1,   0,   0,   0,   0x34, 0x12, 4,   'm',
+        'o', 'd', 'e', 1,   0,   0,   0,   1,   0,   0,   0,   3,   4,   'g', 'a',  't',  'e', 1,
+        0,   0,   0,   1,   0,   0,   0,   1,   8,   'd', 'e', 'a', 'd', 'l', 'i',  'n',  'e', 8,
+        0,   0,   0,   1,   0,   0,   0,   8,   7,   6,   5,   4,   3,   2,   1,
     };
     const size_t body = 21;
     struct channel c = {.count = 0x1234, .mode = 3, .gate = true, .deadline = 0x0102030405060708};
@@ -154,10 +156,7 @@ static void test_golden(void **state)
 
 /* ---- sections made by hand ---- */
 
-static void put(struct sbuf *b, uint64_t v, size_t size)
-{
-    sbuf_put(b, &v, size);
-}
+static void put(struct sbuf *b, uint64_t v, size_t size) { sbuf_put(b, &v, size); }
 
 static void put_field(struct sbuf *b, const char *name, uint32_t size, uint32_t count, uint64_t v)
 {
@@ -168,7 +167,8 @@ static void put_field(struct sbuf *b, const char *name, uint32_t size, uint32_t 
     put(b, v, MIN(size, 8));
 }
 
-static void put_section(struct sbuf *out, const char *name, uint32_t version, const struct sbuf *body)
+static void put_section(struct sbuf *out, const char *name, uint32_t version,
+                        const struct sbuf *body)
 {
     sbuf_put(out, "R3ST", 4);
     put(out, strlen(name), 2);
@@ -229,12 +229,18 @@ static void test_flaws(void **state)
         enum flaw flaw;
         const char *text;
     } cases[] = {
-        {FLAW_MISSING, "count: missing"}, {FLAW_TWICE, "count: there twice"},
-        {FLAW_UNKNOWN, "colour"},         {FLAW_SIZE, "4 bytes"},
-        {FLAW_COUNT, "2 elements"},       {FLAW_MAX, "mode: 6 is more than 5"},
-        {FLAW_BOOL, "gate: 2"},           {FLAW_PADDING, "pad"},
-        {FLAW_LONG_NAME, "cut short"},    {FLAW_VERSION, "version 1"},
-        {FLAW_NAME, "chanel"},            {FLAW_TRAILING, "unknown field"},
+        {FLAW_MISSING, "count: missing"},
+        {FLAW_TWICE, "count: there twice"},
+        {FLAW_UNKNOWN, "colour"},
+        {FLAW_SIZE, "4 bytes"},
+        {FLAW_COUNT, "2 elements"},
+        {FLAW_MAX, "mode: 6 is more than 5"},
+        {FLAW_BOOL, "gate: 2"},
+        {FLAW_PADDING, "pad"},
+        {FLAW_LONG_NAME, "cut short"},
+        {FLAW_VERSION, "version 1"},
+        {FLAW_NAME, "chanel"},
+        {FLAW_TRAILING, "unknown field"},
     };
     struct channel c, before;
     struct err e;
@@ -472,17 +478,17 @@ static void test_desc_check(void **state)
     f[0].size = 3;
     f[1].off = 3;
     assert_int_equal(check(f, 2, 7, &e), -EINVAL);
-    f[0] = (struct state_field){.name = "s", .size = 4, .count = 1, .kind = STATE_STRUCT,
-                                .sub = &channel_desc};
+    f[0] = (struct state_field){
+        .name = "s", .size = 4, .count = 1, .kind = STATE_STRUCT, .sub = &channel_desc};
     assert_int_equal(check(f, 1, 4, &e), -EINVAL);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_identity),  cmocka_unit_test(test_golden),
-        cmocka_unit_test(test_flaws),     cmocka_unit_test(test_validate),
-        cmocka_unit_test(test_truncated), cmocka_unit_test(test_fuzz),
+        cmocka_unit_test(test_identity),   cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_flaws),      cmocka_unit_test(test_validate),
+        cmocka_unit_test(test_truncated),  cmocka_unit_test(test_fuzz),
         cmocka_unit_test(test_desc_check),
     };
 

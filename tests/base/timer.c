@@ -387,15 +387,9 @@ static void wait_for_callback(void **state, void (*cancel)(struct timerq *, stru
     assert_int_equal(atomic_load(&s.stage), 3);
 }
 
-static void test_cancel_sync(void **state)
-{
-    wait_for_callback(state, timer_cancel_sync);
-}
+static void test_cancel_sync(void **state) { wait_for_callback(state, timer_cancel_sync); }
 
-static void test_detach_waits(void **state)
-{
-    wait_for_callback(state, timer_detach);
-}
+static void test_detach_waits(void **state) { wait_for_callback(state, timer_detach); }
 
 #define THREADS 3
 #define PER_THREAD 8

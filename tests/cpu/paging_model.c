@@ -148,7 +148,7 @@ static void put_bits(struct model *m, struct model_result *r, uint64_t gpa, uint
 static struct model_result walk(struct model *m, uint64_t la, enum access a, bool user, bool ac,
                                 bool probe)
 {
-    struct model_result r = { .user = true, .write = true };
+    struct model_result r = {.user = true, .write = true};
     enum mode mode = mode_of(m);
     unsigned esize = mode == BITS32 ? 4 : 8, idx_bits = mode == BITS32 ? 10 : 9;
     uint64_t at[4], table;

@@ -1,6 +1,6 @@
 /*
- * An independent, slow model of address translation, written bit by bit from the tables of SDM vol. 3
- * §4.3 to §4.6, for comparing paging.c with. It works on its own copy of guest memory.
+ * An independent, slow model of address translation, written bit by bit from the tables of SDM vol.
+ * 3 §4.3 to §4.6, for comparing paging.c with. It works on its own copy of guest memory.
  */
 #ifndef RING3_TESTS_CPU_PAGING_MODEL_H
 #define RING3_TESTS_CPU_PAGING_MODEL_H

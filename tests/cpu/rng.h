@@ -18,15 +18,9 @@ static inline uint64_t rng_next(struct rng *r)
     return z ^ z >> 31;
 }
 
-static inline uint64_t rng_below(struct rng *r, uint64_t n)
-{
-    return rng_next(r) % n;
-}
+static inline uint64_t rng_below(struct rng *r, uint64_t n) { return rng_next(r) % n; }
 
 /* True in n of 100 cases. */
-static inline bool rng_chance(struct rng *r, unsigned n)
-{
-    return rng_below(r, 100) < n;
-}
+static inline bool rng_chance(struct rng *r, unsigned n) { return rng_below(r, 100) < n; }
 
 #endif

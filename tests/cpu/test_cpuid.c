@@ -20,9 +20,8 @@ static const struct {
     uint32_t leaf, sub;
     unsigned reg, bit;
 } rows[] = {
-#define ROW(name, leaf, sub, reg, bit) { #name, leaf, sub, reg - 'a', bit },
-    CPU_FEATURES(ROW)
-};
+#define ROW(name, leaf, sub, reg, bit) {#name, leaf, sub, reg - 'a', bit},
+    CPU_FEATURES(ROW)};
 
 static struct cpu_state state_64(void)
 {
@@ -52,7 +51,7 @@ static bool leaf_bit(const struct cpuid_policy *p, uint32_t leaf, uint32_t sub, 
 
 static void build(struct cpuid_policy *p, const struct fake_host *h, uint64_t xcr0, uint32_t cpus)
 {
-    struct err e = { "" };
+    struct err e = {""};
 
     assert_int_equal(fake_build(p, h, xcr0, cpus, &e), 0);
 }
@@ -136,7 +135,7 @@ static void check_policy(const struct cpuid_policy *p, uint32_t cpus)
 
 static void test_intel(void **state)
 {
-    static const uint32_t counts[] = { 1, 2, 3, 8, 64, 200, 1000 };
+    static const uint32_t counts[] = {1, 2, 3, 8, 64, 200, 1000};
     struct cpuid_policy pol, *p = &pol;
     uint32_t r[4];
 
@@ -169,18 +168,18 @@ static void test_intel(void **state)
     assert_memory_equal(r, b, sizeof(r));
 }
 
-/* Linux' own arithmetic in 32 bits must give the TSC rate back, if the leaf says anything; the crystal
- * is the APIC bus. */
+/* Linux' own arithmetic in 32 bits must give the TSC rate back, if the leaf says anything; the
+ * crystal is the APIC bus. */
 static void test_clock_leaves(void **state)
 {
-    static const uint64_t khz[] = { 1000000, 2300000, 2500000, 2445407, 2399998, 3193000, 4294000,
-                                    2000500 };
+    static const uint64_t khz[] = {1000000, 2300000, 2500000, 2445407,
+                                   2399998, 3193000, 4294000, 2000500};
     struct cpuid_policy pol, *p = &pol;
 
     (void)state;
     for (unsigned i = 0; i < ARRAY_LEN(khz); i++) {
-        const struct cpuid_cfg cfg = { .cpus = 1, .tsc_khz = khz[i], .kvm_leaves = true };
-        const struct cpuid_host host = { fake_query, FAKE_HOST(fake_intel_leaves), XCR0_ALL };
+        const struct cpuid_cfg cfg = {.cpus = 1, .tsc_khz = khz[i], .kvm_leaves = true};
+        const struct cpuid_host host = {fake_query, FAKE_HOST(fake_intel_leaves), XCR0_ALL};
         uint32_t r[4];
 
         assert_int_equal(cpuid_build_from(p, &cfg, &host, NULL), 0);
@@ -254,7 +253,7 @@ static void test_minimal(void **state)
 static void test_baseline(void **state)
 {
     struct fake_leaf leaves[ARRAY_LEN(fake_minimal_leaves)];
-    const struct fake_host h = { leaves, ARRAY_LEN(leaves) };
+    const struct fake_host h = {leaves, ARRAY_LEN(leaves)};
     struct cpuid_policy p;
     struct err e;
 
@@ -308,9 +307,15 @@ static void test_dynamic(void **state)
     assert_int_equal(r[3], 300);
     assert_int_equal(r[2], 7);
 
-    static const struct { uint64_t xcr0; uint32_t standard, compact; } size[] = {
-        { 1, 576, 576 }, { 3, 576, 576 }, { 7, 832, 832 }, { 0xe7, 0xa80, 576 + 256 + 64 + 512 + 1024 },
-        { 5 | 0xe0, 0xa80, 576 + 256 + 64 + 512 + 1024 },
+    static const struct {
+        uint64_t xcr0;
+        uint32_t standard, compact;
+    } size[] = {
+        {1, 576, 576},
+        {3, 576, 576},
+        {7, 832, 832},
+        {0xe7, 0xa80, 576 + 256 + 64 + 512 + 1024},
+        {5 | 0xe0, 0xa80, 576 + 256 + 64 + 512 + 1024},
     };
     for (unsigned i = 0; i < ARRAY_LEN(size); i++) {
         s.xcr0 = size[i].xcr0;
@@ -338,6 +343,31 @@ static void test_dynamic(void **state)
     assert_false(r[3] & BIT(9));
 }
 
+/* A host with other component sizes, one of them aligned in the compacted format. */
+static void test_xsave_layout(void **state)
+{
+    struct fake_leaf leaves[ARRAY_LEN(fake_intel_leaves)];
+    const struct fake_host h = {leaves, ARRAY_LEN(leaves)};
+    struct cpuid_policy pol, *p = &pol;
+    struct cpu_state s = state_64();
+    uint32_t r[4];
+
+    (void)state;
+    memcpy(leaves, fake_intel_leaves, sizeof(leaves));
+    for (unsigned i = 0; i < ARRAY_LEN(leaves); i++) {
+        if (leaves[i].leaf == 0xd && leaves[i].sub == 5)
+            leaves[i].r[0] = 0x48;
+        if (leaves[i].leaf == 0xd && leaves[i].sub == 6)
+            leaves[i].r[2] = 2;
+    }
+    build(p, &h, XCR0_ALL, 1);
+    s.xcr0 = 0xe7;
+    cpuid_query(p, &s, 0, true, 0xd, 1, r);
+    assert_int_equal(r[1], 576 + 256 + 0x80 + 512 + 1024);
+    cpuid_query(p, &s, 0, true, 0xd, 6, r);
+    assert_int_equal(r[2], 2);
+}
+
 static void test_bounds(void **state)
 {
     struct cpuid_policy pol, *p = &pol;
@@ -360,7 +390,7 @@ static void test_bounds(void **state)
     query(p, 0, 0xdead, r); /* ECX does not matter there */
     assert_int_equal(r[1], signature_INTEL_ebx);
 
-    struct rng g = { 1 };
+    struct rng g = {1};
     for (unsigned i = 0; i < 100000; i++)
         query(p, (uint32_t)rng_next(&g), (uint32_t)rng_next(&g), r);
 }
@@ -368,8 +398,8 @@ static void test_bounds(void **state)
 static void test_paravirtual(void **state)
 {
     struct cpuid_policy pol, *p = &pol;
-    const struct cpuid_cfg cfg = { .cpus = 1, .tsc_khz = 2000000 };
-    const struct cpuid_host host = { fake_query, FAKE_HOST(fake_intel_leaves), XCR0_ALL };
+    const struct cpuid_cfg cfg = {.cpus = 1, .tsc_khz = 2000000};
+    const struct cpuid_host host = {fake_query, FAKE_HOST(fake_intel_leaves), XCR0_ALL};
     uint32_t r[4];
 
     (void)state;
@@ -394,8 +424,8 @@ static void test_not_vulnerable(void **state)
     build(p, FAKE_HOST(fake_intel_leaves), XCR0_ALL, 1);
     assert_true(leaf_bit(p, 7, 0, 3, 26) && leaf_bit(p, 7, 0, 3, 29));
     assert_true(leaf_bit(p, 7, 2, 3, 4)); /* BHI_CTRL */
-    static const uint8_t set[] = { 0, 1, 3, 4, 5, 6, 8, 13, 14, 15, 17, 20, 24, 26, 27, 62 };
-    static const uint8_t clear[] = { 2, 7, 18, 19, 21, 28 }; /* RSBA, TSX_CTRL, RRSBA, ... */
+    static const uint8_t set[] = {0, 1, 3, 4, 5, 6, 8, 13, 14, 15, 17, 20, 24, 26, 27, 62};
+    static const uint8_t clear[] = {2, 7, 18, 19, 21, 28}; /* RSBA, TSX_CTRL, RRSBA, ... */
     for (unsigned i = 0; i < sizeof(set); i++)
         assert_true(p->arch_capabilities & BIT(set[i]));
     for (unsigned i = 0; i < sizeof(clear); i++)
@@ -404,10 +434,10 @@ static void test_not_vulnerable(void **state)
     build(p, FAKE_HOST(fake_amd_leaves), XCR0_ALL, 1);
     assert_int_equal(p->arch_capabilities, 0);
     assert_false(leaf_bit(p, 7, 0, 3, 29));
-    static const uint8_t ext8[] = { 12, 14, 26, 29, 30 };
+    static const uint8_t ext8[] = {12, 14, 26, 29, 30};
     for (unsigned i = 0; i < sizeof(ext8); i++)
         assert_true(leaf_bit(p, 0x80000008, 0, 1, ext8[i]));
-    static const uint8_t ext21[] = { 2, 6, 8, 27, 28, 29 };
+    static const uint8_t ext21[] = {2, 6, 8, 27, 28, 29};
     for (unsigned i = 0; i < sizeof(ext21); i++)
         assert_true(leaf_bit(p, 0x80000021, 0, 0, ext21[i]));
     assert_true(leaf_bit(p, 0x80000021, 0, 2, 1) && leaf_bit(p, 0x80000021, 0, 2, 2));
@@ -461,20 +491,21 @@ static void test_names(void **state)
 /* The machine the test runs on. */
 static void test_this_host(void **state)
 {
-    const struct cpuid_cfg cfg = { .cpus = 2, .tsc_khz = 2000000, .kvm_leaves = true };
+    const struct cpuid_cfg cfg = {.cpus = 2, .tsc_khz = 2000000, .kvm_leaves = true};
     struct cpuid_policy pol, *p = &pol;
-    struct err e = { "" };
+    struct err e = {""};
 
     (void)state;
     assert_int_equal(cpuid_build(p, &cfg, &e), 0);
     check_policy(p, 2);
     /* Whatever runs on the host's unit must be there. */
     static const uint8_t software[] = {
-        CPUF_VME, CPUF_DE, CPUF_PSE, CPUF_TSC, CPUF_MSR, CPUF_PAE, CPUF_MCE, CPUF_APIC, CPUF_SEP,
-        CPUF_MTRR, CPUF_PGE, CPUF_MCA, CPUF_PAT, CPUF_PSE36, CPUF_CLFSH, CPUF_PCID, CPUF_X2APIC,
-        CPUF_TSCDEADLINE, CPUF_FSGSBASE, CPUF_TSCADJUST, CPUF_SMEP, CPUF_ERMS, CPUF_INVPCID,
-        CPUF_SMAP, CPUF_CLFLUSHOPT, CPUF_CLWB, CPUF_UMIP, CPUF_RDPID, CPUF_FSRM, CPUF_LAHF64,
-        CPUF_PREFETCHW, CPUF_SYSCALL, CPUF_NX, CPUF_PDPE1GB, CPUF_RDTSCP, CPUF_LM,
+        CPUF_VME,        CPUF_DE,        CPUF_PSE,   CPUF_TSC,     CPUF_MSR,     CPUF_PAE,
+        CPUF_MCE,        CPUF_APIC,      CPUF_SEP,   CPUF_MTRR,    CPUF_PGE,     CPUF_MCA,
+        CPUF_PAT,        CPUF_PSE36,     CPUF_CLFSH, CPUF_PCID,    CPUF_X2APIC,  CPUF_TSCDEADLINE,
+        CPUF_FSGSBASE,   CPUF_TSCADJUST, CPUF_SMEP,  CPUF_ERMS,    CPUF_INVPCID, CPUF_SMAP,
+        CPUF_CLFLUSHOPT, CPUF_CLWB,      CPUF_UMIP,  CPUF_RDPID,   CPUF_FSRM,    CPUF_LAHF64,
+        CPUF_PREFETCHW,  CPUF_SYSCALL,   CPUF_NX,    CPUF_PDPE1GB, CPUF_RDTSCP,  CPUF_LM,
     };
     for (unsigned f = 0; f < CPUF_COUNT; f++) {
         uint32_t r[4];
@@ -488,12 +519,19 @@ static void test_this_host(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_intel),          cmocka_unit_test(test_clock_leaves),
-        cmocka_unit_test(test_amd),            cmocka_unit_test(test_minimal),
-        cmocka_unit_test(test_baseline),       cmocka_unit_test(test_xcr0),
-        cmocka_unit_test(test_dynamic),        cmocka_unit_test(test_bounds),
-        cmocka_unit_test(test_paravirtual),    cmocka_unit_test(test_not_vulnerable),
-        cmocka_unit_test(test_masks),          cmocka_unit_test(test_names),
+        cmocka_unit_test(test_intel),
+        cmocka_unit_test(test_clock_leaves),
+        cmocka_unit_test(test_amd),
+        cmocka_unit_test(test_minimal),
+        cmocka_unit_test(test_baseline),
+        cmocka_unit_test(test_xcr0),
+        cmocka_unit_test(test_dynamic),
+        cmocka_unit_test(test_xsave_layout),
+        cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_paravirtual),
+        cmocka_unit_test(test_not_vulnerable),
+        cmocka_unit_test(test_masks),
+        cmocka_unit_test(test_names),
         cmocka_unit_test(test_this_host),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

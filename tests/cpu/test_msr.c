@@ -78,14 +78,17 @@ static void test_plain(void **state)
 static void test_canonical(void **state)
 {
     struct fix *f = *state;
-    static const struct { uint32_t msr; size_t off; } m[] = {
-        { MSR_LSTAR, offsetof(struct cpu_state, lstar) },
-        { MSR_CSTAR, offsetof(struct cpu_state, cstar) },
-        { MSR_FS_BASE, offsetof(struct cpu_state, seg[FS].base) },
-        { MSR_GS_BASE, offsetof(struct cpu_state, seg[GS].base) },
-        { MSR_KERNEL_GS_BASE, offsetof(struct cpu_state, kernel_gs_base) },
-        { MSR_SYSENTER_ESP, offsetof(struct cpu_state, sysenter_esp) },
-        { MSR_SYSENTER_EIP, offsetof(struct cpu_state, sysenter_eip) },
+    static const struct {
+        uint32_t msr;
+        size_t off;
+    } m[] = {
+        {MSR_LSTAR, offsetof(struct cpu_state, lstar)},
+        {MSR_CSTAR, offsetof(struct cpu_state, cstar)},
+        {MSR_FS_BASE, offsetof(struct cpu_state, seg[FS].base)},
+        {MSR_GS_BASE, offsetof(struct cpu_state, seg[GS].base)},
+        {MSR_KERNEL_GS_BASE, offsetof(struct cpu_state, kernel_gs_base)},
+        {MSR_SYSENTER_ESP, offsetof(struct cpu_state, sysenter_esp)},
+        {MSR_SYSENTER_EIP, offsetof(struct cpu_state, sysenter_eip)},
     };
 
     for (unsigned i = 0; i < ARRAY_LEN(m); i++) {
@@ -144,8 +147,8 @@ static void test_mtrr_pat(void **state)
 {
     struct fix *f = *state;
     const struct cpuid_policy *p = &f->intel;
-    static const uint32_t fixed[] = { 0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d,
-                                      0x26e, 0x26f };
+    static const uint32_t fixed[] = {0x250, 0x258, 0x259, 0x268, 0x269, 0x26a,
+                                     0x26b, 0x26c, 0x26d, 0x26e, 0x26f};
 
     assert_int_equal(rd(f, p, 0xfe), 0x508);
     gp(f, p, 0xfe, 0x508);
@@ -254,8 +257,8 @@ static void test_amd(void **state)
 static void test_not_ours(void **state)
 {
     struct fix *f = *state;
-    static const uint32_t msr[] = { 0x1b, 0x6e0, 0x800, 0x83f, 0x4b564d00, 0x4b564d01, 0x12, 0x480,
-                                    0xffffffff, 0xc0000105, 0x3f };
+    static const uint32_t msr[] = {0x1b, 0x6e0, 0x800,      0x83f,      0x4b564d00, 0x4b564d01,
+                                   0x12, 0x480, 0xffffffff, 0xc0000105, 0x3f};
     uint64_t v;
 
     for (unsigned i = 0; i < ARRAY_LEN(msr); i++) {
@@ -266,14 +269,15 @@ static void test_not_ours(void **state)
     }
 }
 
-/* Whatever is written, a state that was valid stays valid, and what was written can be written again. */
+/* Whatever is written, a state that was valid stays valid, and what was written can be written
+ * again. */
 static void test_any_write(void **state)
 {
     struct fix *f = *state;
-    static const uint32_t base[] = { 0, 0x200, 0x250, 0x2f0, 0x400, 0xc0000080, 0xc0000100,
-                                     0xc0010000, 0xc0011020, 0x170, 0x1a0, 0x100 };
-    struct rng r = { 99 };
-    struct err e = { "" };
+    static const uint32_t base[] = {0,          0x200,      0x250,      0x2f0, 0x400, 0xc0000080,
+                                    0xc0000100, 0xc0010000, 0xc0011020, 0x170, 0x1a0, 0x100};
+    struct rng r = {99};
+    struct err e = {""};
     unsigned accepted = 0;
 
     for (unsigned n = 0; n < 400000; n++) {
@@ -299,9 +303,9 @@ static void test_any_write(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_plain),       T(test_canonical), T(test_efer),        T(test_tsc),
-        T(test_mtrr_pat),    T(test_constants), T(test_commands),    T(test_misc_enable),
-        T(test_amd),         T(test_not_ours),  T(test_any_write),
+        T(test_plain),    T(test_canonical), T(test_efer),      T(test_tsc),
+        T(test_mtrr_pat), T(test_constants), T(test_commands),  T(test_misc_enable),
+        T(test_amd),      T(test_not_ours),  T(test_any_write),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -84,9 +84,7 @@ static void random_world(struct world *w)
                 : w->kind[f] == FRAME_ROM ? P2M_PRESENT | P2M_READONLY
                                           : 0;
         flags |= w->code[f] && flags ? P2M_CODE : 0;
-        w->g.p2m.e[f] = flags                         ? host | flags
-                        : w->kind[f] == FRAME_BALLOONED ? P2M_BALLOONED
-                                                        : 0;
+        w->g.p2m.e[f] = flags ? host | flags : w->kind[f] == FRAME_BALLOONED ? P2M_BALLOONED : 0;
     }
     memcpy(w->copy, w->g.mem, sizeof(w->copy));
 }
@@ -107,9 +105,16 @@ static void random_control(struct world *w, struct cpu_state *s)
     if (!(s->efer & EFER_LMA))
         s->cr3 &= 0xffffffff;
     w->m = (struct model){
-        .cr0 = s->cr0, .cr3 = s->cr3, .cr4 = s->cr4, .efer = s->efer,
-        .maxphys = (unsigned)(36 + rng_below(r, 17)), .gbpages = rng_chance(r, 70),
-        .mem = w->copy, .frames = GUEST_FRAMES, .kind = w->kind, .wrote = w->wrote,
+        .cr0 = s->cr0,
+        .cr3 = s->cr3,
+        .cr4 = s->cr4,
+        .efer = s->efer,
+        .maxphys = (unsigned)(36 + rng_below(r, 17)),
+        .gbpages = rng_chance(r, 70),
+        .mem = w->copy,
+        .frames = GUEST_FRAMES,
+        .kind = w->kind,
+        .wrote = w->wrote,
     };
 }
 
@@ -163,7 +168,7 @@ static void plant_pdptes(struct world *w, uint64_t cr3)
 static void test_random(void **state)
 {
     static struct world w;
-    unsigned ok = 0, faults[32] = { 0 }, levels[5] = { 0 }, large = 0;
+    unsigned ok = 0, faults[32] = {0}, levels[5] = {0}, large = 0;
 
     (void)state;
     guest_init(&w.g);
@@ -217,14 +222,15 @@ static void test_random(void **state)
     assert_true(ok > 300000 && large > 50000);
     for (unsigned i = 0; i < 5; i++)
         assert_true(i == 1 || levels[i] > 500);
-    static const uint8_t kinds[] = { 0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 15, 16, 17, 20, 21, 25, 29 };
+    static const uint8_t kinds[] = {0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 15, 16, 17, 20, 21, 25, 29};
     for (unsigned i = 0; i < sizeof(kinds); i++)
         assert_true(faults[kinds[i]] > 100);
 }
 
 /* ---- by hand ---- */
 
-/* One translation la 0x00007f8012345678 (4 levels) or 0xc0abcdef: tables in frames 1.., page in 8. */
+/* One translation la 0x00007f8012345678 (4 levels) or 0xc0abcdef: tables in frames 1.., page in 8.
+ */
 struct hand {
     struct guest g;
     struct cpu_state s;
@@ -282,8 +288,8 @@ static bool go(struct hand *h, enum access a, bool user) { return go_at(h, LA, a
 
 static void expect_fault(struct hand *h, enum access a, bool user, uint32_t error)
 {
-    uint64_t before[4] = { guest_get64(&h->g, PML4E), guest_get64(&h->g, PDPTE),
-                           guest_get64(&h->g, PDE), guest_get64(&h->g, PTE) };
+    uint64_t before[4] = {guest_get64(&h->g, PML4E), guest_get64(&h->g, PDPTE),
+                          guest_get64(&h->g, PDE), guest_get64(&h->g, PTE)};
 
     assert_false(go(h, a, user));
     assert_int_equal(h->w.error, error);
@@ -338,7 +344,7 @@ static void test_dirty_log_and_code(void **state)
 static void test_not_present(void **state)
 {
     struct hand *h = *state;
-    static const uint64_t at[] = { PML4E, PDPTE, PDE, PTE };
+    static const uint64_t at[] = {PML4E, PDPTE, PDE, PTE};
 
     for (unsigned i = 0; i < 4; i++) {
         uint64_t e = guest_get64(&h->g, at[i]);
@@ -368,7 +374,7 @@ static void test_fetch_bit(void **state)
 static void test_user_supervisor(void **state)
 {
     struct hand *h = *state;
-    static const uint64_t at[] = { PML4E, PDPTE, PDE, PTE };
+    static const uint64_t at[] = {PML4E, PDPTE, PDE, PTE};
 
     for (unsigned i = 0; i < 4; i++) {
         uint64_t e = guest_get64(&h->g, at[i]);
@@ -385,7 +391,7 @@ static void test_user_supervisor(void **state)
 static void test_write_protect(void **state)
 {
     struct hand *h = *state;
-    static const uint64_t at[] = { PML4E, PDPTE, PDE, PTE };
+    static const uint64_t at[] = {PML4E, PDPTE, PDE, PTE};
 
     for (unsigned i = 0; i < 4; i++) {
         uint64_t e = guest_get64(&h->g, at[i]);
@@ -406,7 +412,7 @@ static void test_write_protect(void **state)
 static void test_execute_disable(void **state)
 {
     struct hand *h = *state;
-    static const uint64_t at[] = { PML4E, PDPTE, PDE, PTE };
+    static const uint64_t at[] = {PML4E, PDPTE, PDE, PTE};
 
     for (unsigned i = 0; i < 4; i++) {
         uint64_t e = guest_get64(&h->g, at[i]);
@@ -447,15 +453,18 @@ static void test_smep_smap(void **state)
 static void test_reserved(void **state)
 {
     struct hand *h = *state;
-    static const struct { uint64_t at, bits; } bad[] = {
-        { PML4E, PS }, { PML4E, BIT(40) }, { PML4E, BIT(51) }, { PDPTE, BIT(40) },
-        { PDE, BIT(45) }, { PTE, BIT(40) }, { PTE, BIT(51) },
-        { PDPTE, PS }, /* 1 GiB page, address 0x3000 is not aligned */
-        { PDE, PS },
+    static const struct {
+        uint64_t at, bits;
+    } bad[] = {
+        {PML4E, PS},    {PML4E, BIT(40)}, {PML4E, BIT(51)}, {PDPTE, BIT(40)}, {PDE, BIT(45)},
+        {PTE, BIT(40)}, {PTE, BIT(51)},   {PDPTE, PS}, /* 1 GiB page, address 0x3000 is not aligned
+                                                        */
+        {PDE, PS},
     };
-    static const struct { uint64_t at, bits; } good[] = {
-        { PML4E, G }, { PML4E, D }, { PTE, PS }, { PTE, BIT(52) }, { PDE, BIT(62) },
-        { PML4E, 0xe18 }, { PDE, G },
+    static const struct {
+        uint64_t at, bits;
+    } good[] = {
+        {PML4E, G}, {PML4E, D}, {PTE, PS}, {PTE, BIT(52)}, {PDE, BIT(62)}, {PML4E, 0xe18}, {PDE, G},
     };
 
     for (unsigned i = 0; i < ARRAY_LEN(bad); i++) {
@@ -556,7 +565,7 @@ static void test_pae(void **state)
     assert_false(go_at(h, 0xc0abcdef, ACCESS_READ, true, false));
     assert_int_equal(h->w.error, PF_P | PF_RSVD | PF_U);
 
-    static const uint64_t bad[] = { 1, 2, 5, 6, 7, 8, 40, 51, 52, 62, 63 };
+    static const uint64_t bad[] = {1, 2, 5, 6, 7, 8, 40, 51, 52, 62, 63};
     for (unsigned i = 0; i < ARRAY_LEN(bad); i++) {
         guest_set64(&h->g, pdpte, 0x5000 | P | BIT(bad[i]));
         assert_false(paging_load_pdptes(&h->p, &h->g.p2m));
@@ -663,7 +672,7 @@ static void *racer(void *arg)
 static void test_race(void **state)
 {
     struct hand *h = *state;
-    struct race r = { .h = h, .n = 50000 };
+    struct race r = {.h = h, .n = 50000};
     pthread_t t;
 
     assert_int_equal(pthread_create(&t, NULL, racer, &r), 0);
@@ -676,17 +685,75 @@ static void test_race(void **state)
     assert_int_equal(guest_get64(&h->g, PTE) >> 52, r.n & 0x7ff);
 }
 
+/* Another processor replaces the entry all the time, each time with another page. A translation to
+ * a page is allowed only if the accessed bit got into the very entry that named it. */
+#define VERSIONS 40000u
+
+struct replace {
+    struct hand *h;
+    _Atomic bool go;
+    bool accessed[VERSIONS + 1], translated[VERSIONS + 1];
+};
+
+static void *replacer(void *arg)
+{
+    struct replace *r = arg;
+    _Atomic uint64_t *e = (_Atomic uint64_t *)(r->h->g.mem + PTE);
+
+    while (!r->go)
+        ;
+    for (uint64_t i = 1; i <= VERSIONS; i++) {
+        uint64_t old = atomic_exchange(e, i << 12 | P | W | U);
+        r->accessed[i - 1] = old & A;
+    }
+    r->go = false;
+    return NULL;
+}
+
+static void test_replaced_entry(void **state)
+{
+    struct hand *h = *state;
+    struct replace *r = calloc(1, sizeof(*r));
+    pthread_t t;
+
+    r->h = h;
+    guest_set64(&h->g, PTE, P | W | U);
+    assert_int_equal(pthread_create(&t, NULL, replacer, r), 0);
+    r->go = true;
+    while (r->go) {
+        assert_true(go(h, ACCESS_READ, true));
+        r->translated[h->w.gpa >> 12] = true;
+    }
+    pthread_join(t, NULL);
+    for (unsigned i = 0; i < VERSIONS; i++)
+        assert_true(!r->translated[i] || r->accessed[i]);
+    free(r);
+}
+
 #define HAND(t) cmocka_unit_test_setup_teardown(t, hand_setup, hand_teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random), HAND(test_accessed_dirty), HAND(test_dirty_log_and_code),
-        HAND(test_not_present),        HAND(test_fetch_bit),      HAND(test_user_supervisor),
-        HAND(test_write_protect),      HAND(test_execute_disable), HAND(test_smep_smap),
-        HAND(test_reserved),           HAND(test_large_pages),    HAND(test_no_memory),
-        HAND(test_rom_tables),         HAND(test_pae),            HAND(test_32bit),
-        HAND(test_off),                HAND(test_probe),          HAND(test_race),
+        cmocka_unit_test(test_random),
+        HAND(test_accessed_dirty),
+        HAND(test_dirty_log_and_code),
+        HAND(test_not_present),
+        HAND(test_fetch_bit),
+        HAND(test_user_supervisor),
+        HAND(test_write_protect),
+        HAND(test_execute_disable),
+        HAND(test_smep_smap),
+        HAND(test_reserved),
+        HAND(test_large_pages),
+        HAND(test_no_memory),
+        HAND(test_rom_tables),
+        HAND(test_pae),
+        HAND(test_32bit),
+        HAND(test_off),
+        HAND(test_probe),
+        HAND(test_race),
+        HAND(test_replaced_entry),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

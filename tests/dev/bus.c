@@ -33,7 +33,7 @@ struct scribe {
     struct device dev;
     struct scribe_state s;
     char log[2048]; /* "r2@4 w1@7=0x55 " */
-    bool unlocked; /* an access came without the lock */
+    bool unlocked;  /* an access came without the lock */
     unsigned quiesced, resumed;
     unsigned *freed;
 };
@@ -194,7 +194,8 @@ static int setup(void **state)
     trace_init(&f->trace, &f->log);
     clock_init_stepped(&f->clock, 1000000, 0);
     assert_int_equal(physmap_new(&f->map, 36, NULL), 0);
-    f->ctx = (struct dev_ctx){.clock = &f->clock, .map = f->map, .log = &f->log, .trace = &f->trace};
+    f->ctx =
+        (struct dev_ctx){.clock = &f->clock, .map = f->map, .log = &f->log, .trace = &f->trace};
     assert_int_equal(pio_bus_new(&f->pio, &f->ctx, NULL), 0);
     f->a = scribe_new(f, "a");
     f->b = scribe_new(f, "b");
@@ -226,10 +227,10 @@ static const char *output(struct fixture *f)
 }
 
 /* What the device saw since the last time. */
-#define assert_saw(dev, want)                                                                      \
-    do {                                                                                           \
-        assert_string_equal((dev)->log, want);                                                     \
-        (dev)->log[0] = '\0';                                                                      \
+#define assert_saw(dev, want)                  \
+    do {                                       \
+        assert_string_equal((dev)->log, want); \
+        (dev)->log[0] = '\0';                  \
     } while (0)
 
 static const struct io_ops any_ops = {.read = scribe_read, .write = scribe_write};
@@ -412,11 +413,13 @@ static void test_mmio_borders(void **state)
 
     assert_int_equal(ram_new(&ram, "ram", 4096, NULL), 0);
     assert_int_equal(ram_new(&rom, "rom", 4096, NULL), 0);
-    assert_non_null(physmap_add(f->map, &(struct region){.name = "ram", .base = 0x1000,
-                                                         .size = 0x1000, .ram = ram}, NULL));
-    assert_non_null(physmap_add(f->map, &(struct region){.name = "rom", .kind = REGION_ROM,
-                                                         .base = 0x2000, .size = 0x1000,
-                                                         .ram = rom}, NULL));
+    assert_non_null(physmap_add(
+        f->map, &(struct region){.name = "ram", .base = 0x1000, .size = 0x1000, .ram = ram}, NULL));
+    assert_non_null(physmap_add(
+        f->map,
+        &(struct region){
+            .name = "rom", .kind = REGION_ROM, .base = 0x2000, .size = 0x1000, .ram = rom},
+        NULL));
     assert_non_null(mmio_map(&f->a->dev, &any_ops, 0x1102, 2, NULL));
     assert_non_null(mmio_map(&f->b->dev, &any_ops, 0x1104, 2, NULL));
     memset(ram->host, 0xaa, 4096);
@@ -425,7 +428,10 @@ static void test_mmio_borders(void **state)
     mmio_read(&f->ctx, 0x1100, buf, 8);
     assert_memory_equal(buf, "\xaa\xaa\0\1\0\1\xaa\xaa", 8);
     mmio_write(&f->ctx, 0x1100, "12345678", 8);
-    assert_memory_equal(ram->host + 0x100, "12\xaa\xaa\xaa\xaa""78", 8);
+    assert_memory_equal(ram->host + 0x100,
+                        "12\xaa\xaa\xaa\xaa"
+                        "78",
+                        8);
     assert_saw(f->a, "r2@0 w2@0=0x3433 ");
     assert_saw(f->b, "r2@0 w2@0=0x3635 ");
     /* Stores to ROM are dropped. */
@@ -435,7 +441,8 @@ static void test_mmio_borders(void **state)
     assert_memory_equal(buf, "1234\xbb\xbb\xbb\xbb", 8);
     /* ROM, then nothing; nothing at all, up to the end of what can be addressed. */
     mmio_read(&f->ctx, 0x2ff8, buf, 16);
-    assert_memory_equal(buf, "\xbb\xbb\xbb\xbb\xbb\xbb\xbb\xbb\xff\xff\xff\xff\xff\xff\xff\xff", 16);
+    assert_memory_equal(buf, "\xbb\xbb\xbb\xbb\xbb\xbb\xbb\xbb", 8);
+    assert_memory_equal(buf + 8, "\xff\xff\xff\xff\xff\xff\xff\xff", 8);
     mmio_read(&f->ctx, UINT64_MAX - 3, buf, 4);
     assert_memory_equal(buf, "\xff\xff\xff\xff", 4);
     mmio_write(&f->ctx, UINT64_MAX - 3, buf, 4);
@@ -445,7 +452,7 @@ static void test_mmio_borders(void **state)
     assert_int_equal(physmap_new(&f->map, 36, NULL), 0);
 }
 
-/* A register whose write moves or removes its own mapping (a PCI BAR) in the middle of an access. */
+/* A register whose write removes its own mapping (a PCI BAR) in the middle of an access. */
 struct mover {
     struct device dev;
     struct region *r;
@@ -509,7 +516,7 @@ static void test_traces(void **state)
     assert_string_equal(output(f), "ring3: trace: bus_unclaimed: read address=0x5000 size=4\n");
 }
 
-/* ---- random accesses: whatever is asked, the device sees only what it takes, and bytes add up ---- */
+/* ---- random accesses: the device sees only what it takes, and the bytes add up ---- */
 
 static void check_pieces(const struct scribe *c, const struct io_ops *ops)
 {
@@ -650,13 +657,20 @@ static void test_save_load(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_pio),           T(test_pio_sizes),
-        T(test_pio_borders),   T(test_pio_map_errors),
-        T(test_mmio),          T(test_mmio_sizes),
-        T(test_mmio_narrow_unaligned), T(test_mmio_borders),
-        T(test_mapping_moves), T(test_traces),
-        T(test_random),        T(test_life),
-        T(test_life_errors),   T(test_save_load),
+        T(test_pio),
+        T(test_pio_sizes),
+        T(test_pio_borders),
+        T(test_pio_map_errors),
+        T(test_mmio),
+        T(test_mmio_sizes),
+        T(test_mmio_narrow_unaligned),
+        T(test_mmio_borders),
+        T(test_mapping_moves),
+        T(test_traces),
+        T(test_random),
+        T(test_life),
+        T(test_life_errors),
+        T(test_save_load),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -35,9 +35,11 @@ static void on_code_write(void *arg, uint64_t gpa, uint64_t len)
 static void add(struct fixture *f, enum region_kind kind, uint64_t base, uint64_t size,
                 struct ram *ram, int prio)
 {
-    assert_non_null(physmap_add(f->m, &(struct region){.name = "r", .kind = kind, .base = base,
-                                                       .size = size, .ram = ram, .prio = prio},
-                                NULL));
+    assert_non_null(physmap_add(
+        f->m,
+        &(struct region){
+            .name = "r", .kind = kind, .base = base, .size = size, .ram = ram, .prio = prio},
+        NULL));
 }
 
 static int setup(void **state)
@@ -51,8 +53,7 @@ static int setup(void **state)
     assert_int_equal(ram_new(&f->c, "c", 0x1000, NULL), 0);
     assert_int_equal(physmap_new(&f->m, 36, NULL), 0);
     f->p = physmap_p2m(f->m);
-    physmap_set_listener(f->m,
-                         &(struct physmap_listener){.code_write = on_code_write, .arg = f});
+    physmap_set_listener(f->m, &(struct physmap_listener){.code_write = on_code_write, .arg = f});
     add(f, REGION_RAM, 0, 0x4000, f->a, 0);
     add(f, REGION_RAM, 0x4000, 0x2000, f->b, 0);
     add(f, REGION_ROM, 0x8000, 0x2000, f->rom, 0);
@@ -117,6 +118,7 @@ static void test_faults(void **state)
     struct fixture *f = *state;
     uint8_t buf[64] = {1};
 
+    memset(f->a->host, 0x77, f->a->size);
     assert_int_equal(mem_read(f->m, 0x6000, buf, 1), -EFAULT);
     assert_int_equal(mem_read(f->m, 0x5fff, buf, 1), 0);
     assert_int_equal(mem_read(f->m, 0x5fff, buf, 2), -EFAULT);
@@ -129,6 +131,11 @@ static void test_faults(void **state)
     assert_int_equal(mem_write(f->m, UINT64_MAX - 3, buf, 64), -EFAULT);
     assert_int_equal(mem_zero(f->m, 0, UINT64_MAX), -EFAULT);
     assert_int_equal(mem_zero(f->m, 0x1000, UINT64_MAX - 0xfff), -EFAULT);
+    buf[0] = 1;
+    assert_int_equal(mem_read(f->m, 0x1000, buf, UINT64_MAX - 0xfff), -EFAULT);
+    assert_int_equal(buf[0], 1);
+    for (uint64_t i = 0; i < f->a->size; i++)
+        assert_int_equal(f->a->host[i], 0x77);
     assert_null(mem_map(f->m, 0x1000, UINT64_MAX - 0xfff, false));
     assert_null(mem_map(f->m, UINT64_MAX, 1, false));
 }

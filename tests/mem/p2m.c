@@ -96,11 +96,12 @@ static void test_dirty_fetch(void **state)
 
 /* ---- threads: each owns one flag of every frame, and all of them set DIRTY ---- */
 
-#define FRAMES 64
-#define ROUNDS 200000
+#define FRAMES 4
+#define ROUNDS 300000
 
 struct worker {
     struct p2m *p;
+    pthread_barrier_t *start;
     uint64_t flag, seed, dirtied, wrong;
 };
 
@@ -109,12 +110,13 @@ static void *toggle(void *arg)
     struct worker *w = arg;
     uint8_t set[FRAMES] = {0};
 
+    pthread_barrier_wait(w->start);
     for (int i = 0; i < ROUNDS; i++) {
         unsigned gfn;
         uint64_t old;
 
         w->seed = w->seed * 6364136223846793005 + 1442695040888963407;
-        gfn = w->seed >> 58;
+        gfn = (w->seed >> 58) % FRAMES;
         if (w->seed >> 40 & 1) {
             old = p2m_set_flags(w->p, gfn, w->flag | P2M_DIRTY);
             w->dirtied += !(old & P2M_DIRTY);
@@ -137,13 +139,16 @@ static void test_threads(void **state)
     pthread_t t[ARRAY_LEN(flags)];
     struct p2m *p = *state;
     uint64_t bits, fetched = 0, dirtied = 0;
+    pthread_barrier_t start;
 
+    pthread_barrier_init(&start, NULL, ARRAY_LEN(flags) + 1);
     p2m_map(p, 0, FRAMES, HOST, 0);
     for (size_t i = 0; i < ARRAY_LEN(flags); i++) {
-        w[i] = (struct worker){.p = p, .flag = flags[i], .seed = i};
+        w[i] = (struct worker){.p = p, .start = &start, .flag = flags[i], .seed = i};
         pthread_create(&t[i], NULL, toggle, &w[i]);
     }
-    for (int i = 0; i < 2000; i++)
+    pthread_barrier_wait(&start);
+    for (int i = 0; i < 100000; i++)
         fetched += p2m_dirty_fetch(p, 0, FRAMES, &bits);
     for (size_t i = 0; i < ARRAY_LEN(flags); i++) {
         pthread_join(t[i], NULL);
@@ -151,6 +156,7 @@ static void test_threads(void **state)
         dirtied += w[i].dirtied;
     }
     fetched += p2m_dirty_fetch(p, 0, FRAMES, &bits);
+    pthread_barrier_destroy(&start);
     /* Every change from clean to dirty was reported exactly once. */
     assert_int_equal(fetched, dirtied);
 }

@@ -42,8 +42,11 @@ static void test_empty_and_one(void **state)
     physmap_set_listener(m, &(struct physmap_listener){.changed = on_changed, .arg = &h});
     assert_int_equal(physmap_width(m), 40);
     assert_null(physmap_find(physmap_view(m), 0));
-    r = physmap_add(m, &(struct region){.name = "ram", .base = 0x100000, .size = 0x3000, .ram = ram,
-                                        .ram_off = 0x1000}, NULL);
+    r = physmap_add(
+        m,
+        &(struct region){
+            .name = "ram", .base = 0x100000, .size = 0x3000, .ram = ram, .ram_off = 0x1000},
+        NULL);
     assert_non_null(r);
     assert_int_equal(h.changes, 1);
     assert_true(h.p2m_was_ready);
@@ -94,8 +97,8 @@ static void test_bad_regions(void **state)
     }
     assert_int_equal(physmap_view(m)->n, 0);
     /* The very end of the address space is usable. */
-    assert_non_null(physmap_add(m, &(struct region){.name = "last", .base = BIT(36) - 4096,
-                                                    .size = 4096, .ram = ram}, &e));
+    assert_non_null(physmap_add(
+        m, &(struct region){.name = "last", .base = BIT(36) - 4096, .size = 4096, .ram = ram}, &e));
     assert_non_null(physmap_find(physmap_view(m), BIT(36) - 1));
     assert_true(p2m_get(physmap_p2m(m), (BIT(36) - 1) >> 12) & P2M_PRESENT);
     physmap_free(m);
@@ -120,10 +123,16 @@ static void test_flags_survive(void **state)
     p2m_set_flags(p, 1, P2M_CODE);
 
     /* Something next to it, and I/O in the middle of it. */
-    assert_non_null(physmap_add(m, &(struct region){.name = "more", .base = 8 * 4096, .size = 4096,
-                                                    .ram = ram, .ram_off = 8 * 4096}, NULL));
-    io = physmap_add(m, &(struct region){.name = "io", .kind = REGION_IO, .base = 2 * 4096,
-                                         .size = 4096, .prio = 1}, NULL);
+    assert_non_null(physmap_add(
+        m,
+        &(struct region){
+            .name = "more", .base = 8 * 4096, .size = 4096, .ram = ram, .ram_off = 8 * 4096},
+        NULL));
+    io =
+        physmap_add(m,
+                    &(struct region){
+                        .name = "io", .kind = REGION_IO, .base = 2 * 4096, .size = 4096, .prio = 1},
+                    NULL);
     assert_int_equal(p2m_get(p, 1) & P2M_FLAGS, P2M_PRESENT | P2M_CODE);
     assert_int_equal(p2m_get(p, 2), 0);
     assert_int_equal(physmap_del(m, io, NULL), 0);
@@ -131,8 +140,11 @@ static void test_flags_survive(void **state)
     assert_int_equal(p2m_get(p, 2) & P2M_FLAGS, P2M_PRESENT | P2M_DIRTY);
 
     /* The same pages through another region, read-only (shadowed ROM): only that bit changes. */
-    rom = physmap_add(m, &(struct region){.name = "rom", .kind = REGION_ROM, .size = 8 * 4096,
-                                          .ram = ram, .prio = 1}, NULL);
+    rom =
+        physmap_add(m,
+                    &(struct region){
+                        .name = "rom", .kind = REGION_ROM, .size = 8 * 4096, .ram = ram, .prio = 1},
+                    NULL);
     assert_int_equal(p2m_get(p, 1) & P2M_FLAGS, P2M_PRESENT | P2M_CODE | P2M_READONLY);
     assert_int_equal(physmap_del(m, low, NULL), 0);
     assert_int_equal(p2m_get(p, 1) & P2M_FLAGS, P2M_PRESENT | P2M_CODE | P2M_READONLY);
@@ -141,17 +153,17 @@ static void test_flags_survive(void **state)
     assert_int_equal(p2m_get(p, 1) & P2M_FLAGS, P2M_PRESENT | P2M_CODE);
 
     /* Another page: dirty, and code flags gone. */
-    assert_non_null(physmap_add(m, &(struct region){.name = "alias", .size = 4 * 4096, .ram = ram,
-                                                    .ram_off = 4 * 4096, .prio = 1}, NULL));
+    assert_non_null(physmap_add(
+        m,
+        &(struct region){
+            .name = "alias", .size = 4 * 4096, .ram = ram, .ram_off = 4 * 4096, .prio = 1},
+        NULL));
     assert_int_equal(p2m_get(p, 1), (uint64_t)(ram->host + 5 * 4096) | P2M_PRESENT | P2M_DIRTY);
     physmap_free(m);
     ram_free(ram);
 }
 
-static void count_free(void *io)
-{
-    ++*(unsigned *)io;
-}
+static void count_free(void *io) { ++*(unsigned *)io; }
 
 static void test_reclaim(void **state)
 {
@@ -161,11 +173,22 @@ static void test_reclaim(void **state)
     struct region *r;
 
     assert_int_equal(physmap_new(&m, 36, NULL), 0);
-    r = physmap_add(m, &(struct region){.name = "io", .kind = REGION_IO, .base = 3, .size = 2,
-                                        .io = &freed, .io_free = count_free}, NULL);
-    assert_non_null(physmap_add(m, &(struct region){.name = "io2", .kind = REGION_IO, .base = 9,
-                                                    .size = 1, .io = &never,
-                                                    .io_free = count_free}, NULL));
+    r = physmap_add(m,
+                    &(struct region){.name = "io",
+                                     .kind = REGION_IO,
+                                     .base = 3,
+                                     .size = 2,
+                                     .io = &freed,
+                                     .io_free = count_free},
+                    NULL);
+    assert_non_null(physmap_add(m,
+                                &(struct region){.name = "io2",
+                                                 .kind = REGION_IO,
+                                                 .base = 9,
+                                                 .size = 1,
+                                                 .io = &never,
+                                                 .io_free = count_free},
+                                NULL));
     seen = physmap_find(physmap_view(m), 4);
     assert_int_equal(physmap_del(m, r, NULL), 0);
     assert_null(physmap_find(physmap_view(m), 4));
@@ -221,8 +244,7 @@ static const struct slot *owner(const struct model *t, uint64_t gpa)
 
         if (!s->handle || gpa < s->r.base || gpa >= s->r.base + s->r.size)
             continue;
-        if (!best || s->r.prio > best->r.prio ||
-            (s->r.prio == best->r.prio && s->seq > best->seq))
+        if (!best || s->r.prio > best->r.prio || (s->r.prio == best->r.prio && s->seq > best->seq))
             best = s;
     }
     return best;
@@ -304,7 +326,8 @@ static void random_region(struct model *t, struct region *r)
         r->size = pages * 4096;
         r->ram = t->ram[b >> 40 & 1];
         /* Often the same page at the same place, so that regions replace each other in kind. */
-        r->ram_off = b >> 41 & 1 ? r->base - t->base : (b >> 42) % (WINDOW_PAGES - pages + 1) * 4096;
+        r->ram_off =
+            b >> 41 & 1 ? r->base - t->base : (b >> 42) % (WINDOW_PAGES - pages + 1) * 4096;
     }
 }
 
@@ -362,8 +385,12 @@ static void test_many(void **state)
     assert_int_equal(physmap_new(&m, 36, NULL), 0);
     for (size_t i = 0; i < ARRAY_LEN(r); i++) {
         /* Nested, each on top of the one before and inside it: the most ranges there can be. */
-        r[i] = physmap_add(m, &(struct region){.name = "io", .kind = REGION_IO, .base = i,
-                                               .size = 2 * (ARRAY_LEN(r) - i), .prio = (int)i},
+        r[i] = physmap_add(m,
+                           &(struct region){.name = "io",
+                                            .kind = REGION_IO,
+                                            .base = i,
+                                            .size = 2 * (ARRAY_LEN(r) - i),
+                                            .prio = (int)i},
                            NULL);
         assert_non_null(r[i]);
         assert_int_equal(physmap_view(m)->n, 2 * i + 1);

@@ -46,7 +46,7 @@ const struct io_ops irqchip_elcr_ops = {.read = elcr_read, .write = elcr_write, 
 
 static uint64_t ioapic_read(struct device *d, uint64_t off, unsigned size)
 {
-    return ioapic_mmio_read(to_irqchip(d)->cfg.ioapic, (uint32_t)off);
+    return ioapic_mmio_read(to_irqchip(d)->cfg.ioapic, (uint32_t)off & ~3u) >> 8 * (off & 3);
 }
 
 /* Index and EOI are 8-bit registers that some guests write as bytes; the data register takes 32 bits. */

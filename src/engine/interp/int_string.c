@@ -44,7 +44,7 @@ static void repeat(struct cpu *c, const struct insn *i, string_step step)
         /* Between elements the state is consistent: events and single-step see RIP at the
          * instruction and the remaining count. */
         if (done >= BATCH || (done && c->step))
-            cpu_restart(c);
+            cpu_restart_rep(c);
         n = step(c, i, c->step ? 1 : MIN(left, (uint64_t)BATCH), &stop);
         gpr_write(c, RCX, i->addrsize, left - n);
         done += n;

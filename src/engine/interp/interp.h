@@ -98,6 +98,9 @@ _Noreturn void cpu_raise_pf(struct cpu *c, uint64_t la, uint32_t error); /* sets
 /* Leaves the current instruction without completing it, to run it again after events were looked at
  * (REP string instructions after a batch, long waits). State must be consistent for a restart. */
 _Noreturn void cpu_restart(struct cpu *c);
+/* The same between two iterations of a repeated string instruction: single-stepping traps after each, and
+ * an instruction breakpoint does not hit again (SDM vol. 3 §18.3.1.1: RF is set in the image). */
+_Noreturn void cpu_restart_rep(struct cpu *c);
 
 /* ---- flags ---- */
 static inline uint64_t cc_to_flags(uint16_t cc)

@@ -51,19 +51,27 @@ static void check_breakpoints(struct cpu *c, uint16_t port, unsigned size)
     }
 }
 
-/* A device may have raised or lowered interrupts: let the run loop look. */
+/* The device may have raised an interrupt: it is taken before the next instruction, not at the end of
+ * the block. */
+static void accessed(struct cpu *c, uint16_t port, unsigned size)
+{
+    check_breakpoints(c, port, size);
+    if (atomic_load_explicit(c->events, memory_order_relaxed))
+        c->mode_changed = true;
+}
+
 static uint32_t port_in(struct cpu *c, uint16_t port, unsigned size)
 {
     uint32_t v = c->vm->env->pio_read(c->v, port, size);
 
-    check_breakpoints(c, port, size);
+    accessed(c, port, size);
     return v;
 }
 
 static void port_out(struct cpu *c, uint16_t port, unsigned size, uint32_t v)
 {
     c->vm->env->pio_write(c->v, port, size, v);
-    check_breakpoints(c, port, size);
+    accessed(c, port, size);
 }
 
 void sys_in(struct cpu *c, const struct insn *i)
@@ -125,13 +133,9 @@ static void repeat(struct cpu *c, const struct insn *i,
         return;
     }
     for (unsigned n = 0; gpr_read(c, RCX, i->addrsize); n++) {
-        bool tf = c->s.rflags & FL_TF;
-
-        if (n == BATCH || (n && (c->s.pending_dbg || tf ||
-                                 atomic_load_explicit(&c->v->events, memory_order_relaxed)))) {
-            c->s.pending_dbg |= tf ? DR6_BS : 0;
-            cpu_restart(c);
-        }
+        if (n == BATCH || (n && (c->s.pending_dbg || c->step ||
+                                 atomic_load_explicit(c->events, memory_order_relaxed))))
+            cpu_restart_rep(c);
         one(c, i, step);
         advance(c, i, RCX, -1);
     }

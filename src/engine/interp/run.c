@@ -15,6 +15,14 @@ enum { LEAVE_EVENT = 1, LEAVE_RESTART };
 
 _Noreturn void cpu_restart(struct cpu *c) { longjmp(c->fault, LEAVE_RESTART); }
 
+_Noreturn void cpu_restart_rep(struct cpu *c)
+{
+    if (c->s.rflags & FL_TF)
+        c->s.pending_dbg |= DR6_BS;
+    c->s.rflags |= FL_RF;
+    cpu_restart(c);
+}
+
 _Noreturn void cpu_raise(struct cpu *c, enum vector vec, uint32_t error)
 {
     c->event = (struct event){ .kind = EV_FAULT, .vector = (uint8_t)vec, .error = error };
