@@ -470,7 +470,7 @@ static struct block *build(struct cpu *c, struct fetch *f, const struct draft *d
 
             p->fn = plain_fn(c, i);
             p->insn = *i;
-            o->fn = p->fn != raise_ud && simd_prepare(i, &p->simd) &&
+            o->fn = p->fn != raise_ud && simd_prepare(c, i, &p->simd) &&
                     c->bits == CPU_64 && !(i->row->flags & IF_SYS) ? vector : plain;
             o->plain = p;
         }
