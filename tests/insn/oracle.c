@@ -377,13 +377,26 @@ static bool compare_accepted(const struct pair *p, char *msg, size_t len)
     return true;
 }
 
+static void decode_both(struct oracle *o, struct pair *p)
+{
+    p->ours = insn_decode(&p->i, p->code, 16, p->bits);
+    p->theirs = ZYAN_SUCCESS(ZydisDecoderDecodeFull(&o->dec[p->bits], p->code, 16, &p->z, p->zop));
+}
+
+bool oracle_foreign(struct oracle *o, const uint8_t code[16], enum cpu_bits bits)
+{
+    struct pair p = { .code = code, .bits = bits };
+
+    decode_both(o, &p);
+    return p.ours != INSN_OK && p.theirs && diff_excuse(&p, DIFF_WE_REJECT);
+}
+
 bool oracle_compare(struct oracle *o, const uint8_t code[16], enum cpu_bits bits, bool *row_seen, char *msg,
                     size_t len)
 {
     struct pair p = { .code = code, .bits = bits };
 
-    p.ours = insn_decode(&p.i, code, 16, bits);
-    p.theirs = ZYAN_SUCCESS(ZydisDecoderDecodeFull(&o->dec[bits], code, 16, &p.z, p.zop));
+    decode_both(o, &p);
     if (p.theirs) {
         /* The operands of string instructions are hidden ones. */
         unsigned n = p.ours == INSN_OK && string_insn(&p.i) ? p.i.nops : p.z.operand_count_visible;

@@ -45,6 +45,8 @@ void oracle_init(struct oracle *o);
 /* true if both agree on code[0..16); else a description in msg. row_seen[row] is set when accepted. */
 bool oracle_compare(struct oracle *o, const uint8_t code[16], enum cpu_bits bits, bool *row_seen, char *msg,
                     size_t len);
+/* Does Zydis know it as an instruction of a set that is not ours? */
+bool oracle_foreign(struct oracle *o, const uint8_t code[16], enum cpu_bits bits);
 /* The reason why this difference is right, or NULL. */
 const char *diff_excuse(const struct pair *p, enum diff_what what);
 
