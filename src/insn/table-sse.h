@@ -1,5 +1,6 @@
-/* MMX, SSE to SSE4.2, AES, PCLMULQDQ, SHA and GFNI in their legacy encodings. 16-byte memory operands must be aligned but for the moves that say U and the string compares.
- * SDM vol. 2 chapters 3 to 5. See table.h. */
+/* MMX, SSE to SSE4.2, AES, PCLMULQDQ, SHA and GFNI in their legacy encodings. 16-byte memory
+ * operands must be aligned but for the moves that say U and the string compares. SDM vol. 2
+ * chapters 3 to 5. See table.h. */
 #define FLAGS_OUT EF(0, fALL, 0)
 
 #define FEAT MMX

@@ -40,7 +40,7 @@ static void print_case(const uint8_t code[16], enum cpu_bits bits, const char *m
 static unsigned fuzz(uint64_t cases, uint64_t seed, bool *row_seen, unsigned max_print)
 {
     struct oracle o;
-    struct rng r = { seed };
+    struct rng r = {seed};
     unsigned bad = 0;
 
     oracle_init(&o);
@@ -51,8 +51,9 @@ static unsigned fuzz(uint64_t cases, uint64_t seed, bool *row_seen, unsigned max
         if (!oracle_compare(&o, code, bits, row_seen, msg, sizeof(msg)) && bad++ < max_print)
             print_case(code, bits, msg);
     }
-    printf("seed %llu: %llu cases, %llu accepted, %llu rejected, %u differences\n", (unsigned long long)seed,
-           (unsigned long long)cases, (unsigned long long)o.accepted, (unsigned long long)o.rejected, bad);
+    printf("seed %llu: %llu cases, %llu accepted, %llu rejected, %u differences\n",
+           (unsigned long long)seed, (unsigned long long)cases, (unsigned long long)o.accepted,
+           (unsigned long long)o.rejected, bad);
     return bad;
 }
 
@@ -66,7 +67,8 @@ static void test_zydis(void **state)
         assert_int_equal(fuzz(1000000, seed, seen, 20), 0);
     for (size_t k = 0; k < insn_table_len; k++) {
         if (!seen[k]) {
-            printf("row %zu (%s %x) never reached\n", k, insn_table[k].mnemonic, insn_table[k].enc[3]);
+            printf("row %zu (%s %x) never reached\n", k, insn_table[k].mnemonic,
+                   insn_table[k].enc[3]);
             missing++;
         }
     }
@@ -76,13 +78,14 @@ static void test_zydis(void **state)
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_zydis) };
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_zydis)};
 
     if (argc > 1) {
         bool *seen = calloc(insn_table_len, sizeof(*seen));
         if (!seen)
             return EXIT_FAILURE;
-        unsigned bad = fuzz(strtoull(argv[1], NULL, 0), argc > 2 ? strtoull(argv[2], NULL, 0) : 1, seen, 1000);
+        unsigned bad =
+            fuzz(strtoull(argv[1], NULL, 0), argc > 2 ? strtoull(argv[2], NULL, 0) : 1, seen, 1000);
         free(seen);
         return bad ? EXIT_FAILURE : EXIT_SUCCESS;
     }

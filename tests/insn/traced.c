@@ -15,7 +15,8 @@
 
 static uint8_t *shared_page(uint64_t va, int prot)
 {
-    void *p = mmap((void *)(uintptr_t)va, TRACED_PAGE, prot, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    void *p = mmap((void *)(uintptr_t)va, TRACED_PAGE, prot,
+                   MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 
     return p == MAP_FAILED ? NULL : p;
 }
@@ -51,19 +52,21 @@ void traced_stop(struct traced *t)
 
 static void gpr_list(struct user_regs_struct *r, unsigned long long *list[16])
 {
-    unsigned long long *const l[16] = { &r->rax, &r->rcx, &r->rdx, &r->rbx, &r->rsp, &r->rbp, &r->rsi, &r->rdi,
-                                        &r->r8, &r->r9, &r->r10, &r->r11, &r->r12, &r->r13, &r->r14, &r->r15 };
+    unsigned long long *const l[16] = {&r->rax, &r->rcx, &r->rdx, &r->rbx, &r->rsp, &r->rbp,
+                                       &r->rsi, &r->rdi, &r->r8,  &r->r9,  &r->r10, &r->r11,
+                                       &r->r12, &r->r13, &r->r14, &r->r15};
 
     memcpy(list, l, sizeof(l));
 }
 
 bool traced_get(struct traced *t, struct traced_state *s)
 {
-    struct iovec v = { s->x, sizeof(s->x) };
+    struct iovec v = {s->x, sizeof(s->x)};
     struct user_regs_struct r;
     unsigned long long *g[16];
 
-    if (ptrace(PTRACE_GETREGS, t->pid, NULL, &r) || ptrace(PTRACE_GETREGSET, t->pid, (void *)NT_X86_XSTATE, &v))
+    if (ptrace(PTRACE_GETREGS, t->pid, NULL, &r) ||
+        ptrace(PTRACE_GETREGSET, t->pid, (void *)NT_X86_XSTATE, &v))
         return false;
     gpr_list(&r, g);
     for (int k = 0; k < 16; k++)
@@ -75,7 +78,7 @@ bool traced_get(struct traced *t, struct traced_state *s)
 
 static bool traced_set(struct traced *t, const struct traced_state *s)
 {
-    struct iovec v = { (void *)(uintptr_t)s->x, t->xsize };
+    struct iovec v = {(void *)(uintptr_t)s->x, t->xsize};
     struct user_regs_struct r;
     unsigned long long *g[16];
 
@@ -102,6 +105,7 @@ int traced_step(struct traced *t, const struct traced_state *in, struct traced_s
         exit(EXIT_FAILURE);
     }
     int sig = WSTOPSIG(status);
-    *gp = sig == SIGSEGV && !ptrace(PTRACE_GETSIGINFO, t->pid, NULL, &si) && si.si_code == SI_KERNEL;
+    *gp =
+        sig == SIGSEGV && !ptrace(PTRACE_GETSIGINFO, t->pid, NULL, &si) && si.si_code == SI_KERNEL;
     return sig == SIGTRAP ? 0 : sig;
 }

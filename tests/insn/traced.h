@@ -1,6 +1,6 @@
 /*
- * A traced child process in which single instructions run natively. Apart from the rest because the system's
- * headers for it clash with ours.
+ * A traced child process in which single instructions run natively. Apart from the rest because the
+ * system's headers for it clash with ours.
  */
 #ifndef RING3_TESTS_INSN_TRACED_H
 #define RING3_TESTS_INSN_TRACED_H
@@ -31,8 +31,9 @@ bool traced_start(struct traced *t, size_t xsize);
 void traced_stop(struct traced *t);
 /* The state that the child started with, as a base for others. */
 bool traced_get(struct traced *t, struct traced_state *s);
-/* Runs the instruction at TRACED_CODE: 0, or the signal it got; *gp: a SIGSEGV that was no page fault. Exits
- * the process if the child is lost. */
-int traced_step(struct traced *t, const struct traced_state *in, struct traced_state *out, bool *gp);
+/* Runs the instruction at TRACED_CODE: 0, or the signal it got; *gp: a SIGSEGV that was no page
+ * fault. Exits the process if the child is lost. */
+int traced_step(struct traced *t, const struct traced_state *in, struct traced_state *out,
+                bool *gp);
 
 #endif
