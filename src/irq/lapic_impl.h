@@ -38,6 +38,7 @@ enum lapic_reg {
     REG_COUNT = 0x40
 };
 
+#define LVT_STATUS 0x5000u /* delivery status, remote IRR */
 enum lapic_lvt { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
 
 #define LVT_VECTOR 0xffu

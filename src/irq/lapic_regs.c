@@ -301,9 +301,11 @@ static int x2apic_write(struct lapic *l, unsigned reg, uint64_t val, struct lapi
         send_ipi(l, fx);
         return 0;
     }
-    if (val & ~(uint64_t)regs[reg].writable)
+    /* An LVT's delivery status and remote IRR are read-only, not reserved: Linux writes them back. */
+    if (val & ~(uint64_t)(regs[reg].writable |
+                          (reg >= REG_LVT && reg < REG_LVT + LVT_COUNT ? LVT_STATUS : 0)))
         return -EINVAL;
-    write_reg(l, reg, (uint32_t)val, fx);
+    write_reg(l, reg, (uint32_t)val & regs[reg].writable, fx);
     return 0;
 }
 
