@@ -76,14 +76,15 @@ static uint64_t movs_step(struct cpu *c, const struct insn *i, uint64_t max, boo
 
             if (p && q) {
                 /* A destination just above the source repeats the pattern, element by element. */
-                if ((uintptr_t)q - (uintptr_t)p < n * size) {
-                    if ((uintptr_t)q - (uintptr_t)p < size && q != p)
+                if (q != p && (uintptr_t)q - (uintptr_t)p < n * size) {
+                    if ((uintptr_t)q - (uintptr_t)p < size)
                         goto single;
                     for (uint64_t k = 0; k < n; k++)
                         memcpy((char *)q + k * size, (const char *)p + k * size, size);
                 } else {
                     memmove(q, p, n * size);
                 }
+                lin_map_done(c);
                 move_on(c, i, RSI, n, size);
                 move_on(c, i, RDI, n, size);
                 return n;
@@ -128,6 +129,7 @@ static uint64_t stos_step(struct cpu *c, const struct insn *i, uint64_t max, boo
 
             if (p) {
                 fill(p, v, size, n);
+                lin_map_done(c);
                 move_on(c, i, RDI, n, size);
                 return n;
             }
