@@ -3,6 +3,7 @@
 
 #include "engine/interp/alu.h"
 #include "engine/interp/integer.h"
+#include "engine/interp/op.h"
 
 /* Elements between two looks at pending events. */
 #define BATCH 4096u
@@ -43,7 +44,7 @@ static void repeat(struct cpu *c, const struct insn *i, string_step step)
             return;
         /* Between elements the state is consistent: events and single-step see RIP at the
          * instruction and the remaining count. */
-        if (done >= BATCH || (done && c->step))
+        if (done && (done >= BATCH || c->step || cache_op_dead(c->op)))
             cpu_restart_rep(c);
         n = step(c, i, c->step ? 1 : MIN(left, (uint64_t)BATCH), &stop);
         gpr_write(c, RCX, i->addrsize, left - n);
@@ -54,7 +55,8 @@ static void repeat(struct cpu *c, const struct insn *i, string_step step)
 /* How many elements at linear address la lie in its page, going up. */
 static uint64_t room(uint64_t la, unsigned size) { return (PAGE_SIZE - (la & PAGE_MASK)) / size; }
 
-/* May elements be handled a page at a time? */
+/* May elements be handled a page at a time? Not stores into code, which may be this instruction: lin_map_rw sees
+ * to that. */
 static bool bulk(const struct cpu *c, const struct insn *i, uint64_t max)
 {
     return max > 1 && c->bits == CPU_64 && i->addrsize == 8 && !(c->s.rflags & FL_DF) &&
@@ -84,7 +86,6 @@ static uint64_t movs_step(struct cpu *c, const struct insn *i, uint64_t max, boo
                 } else {
                     memmove(q, p, n * size);
                 }
-                lin_map_done(c);
                 move_on(c, i, RSI, n, size);
                 move_on(c, i, RDI, n, size);
                 return n;
@@ -129,7 +130,6 @@ static uint64_t stos_step(struct cpu *c, const struct insn *i, uint64_t max, boo
 
             if (p) {
                 fill(p, v, size, n);
-                lin_map_done(c);
                 move_on(c, i, RDI, n, size);
                 return n;
             }
