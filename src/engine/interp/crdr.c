@@ -2,6 +2,7 @@
  * Control and debug registers, and the invalidation of translations. SDM vol. 3 §2.5, §4.10, §18.2;
  * vol. 2 MOV CR, MOV DR, LMSW, INVLPG, INVPCID.
  */
+#include "base/trace.h"
 #include "engine/interp/sys.h"
 
 #define CR0_KEPT                                                                                   \
@@ -283,8 +284,6 @@ void sys_invpcid(struct cpu *c, const struct insn *i)
     unsigned size = c->bits == CPU_64 ? 8 : 4;
     uint64_t type, pcid, la;
 
-    if (!in_prot(c) && !cpu_real(&c->s))
-        cpu_raise(c, X_GP, 0);
     need_cpl0(c);
     type = gpr_read(c, i->op[0].reg, size);
     uint64_t desc[2];
