@@ -1,5 +1,6 @@
 /*
- * SYSCALL, SYSRET, SYSENTER, SYSEXIT, Intel's and AMD's rules. SDM vol. 2; AMD APM vol. 3, vol. 2 §6.1.
+ * SYSCALL, SYSRET, SYSENTER, SYSEXIT, Intel's and AMD's rules. SDM vol. 2; AMD APM vol. 3, vol. 2
+ * §6.1.
  */
 #include "engine/interp/sys.h"
 

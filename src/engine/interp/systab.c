@@ -1,6 +1,6 @@
 /*
- * Descriptor-table registers, LDTR and TR, and the queries of descriptors: LGDT, SIDT, LTR, LAR and so on.
- * SDM vol. 2; vol. 3 §2.4, §5.10.
+ * Descriptor-table registers, LDTR and TR, and the queries of descriptors: LGDT, SIDT, LTR, LAR and
+ * so on. SDM vol. 2; vol. 3 §2.4, §5.10.
  */
 #include <string.h>
 
