@@ -212,8 +212,13 @@ static void fldcw(struct cpu *c, const struct insn *i)
 
     x87_enter(c, i);
     memcpy(&fcw, simd_load(c, i, 2), 2);
-    x87_sync(c);
-    c->s.x87.fcw = (fcw & FCW_VALID) | FCW_ONE;
+    fcw = (fcw & FCW_VALID) | FCW_ONE;
+    /* Float-to-integer conversions change the rounding mode back and forth: do that in the unit. */
+    if (c->x87_live && (fcw & FCW_MASKS) == FCW_MASKS)
+        __asm__ volatile("fldcw %0" : : "m"(fcw));
+    else
+        x87_sync(c);
+    c->s.x87.fcw = fcw;
     x87_update_es(&c->s.x87);
 }
 
