@@ -243,7 +243,8 @@ static uint64_t gen_target(struct rng *r)
     case 5:
         return DATA_ADDR + 4096 - pick(r, 64);
     case 6:
-        return pick(r, 4) ? DATA_ADDR + DATA_BYTES : rnd(r);
+        /* not canonical, or with 32-bit addressing below anything mapped */
+        return pick(r, 4) ? DATA_ADDR + DATA_BYTES : (rnd(r) & 0x0fffffff0fffffff) | BIT(63);
     default:
         return DATA_ADDR + 64 * pick(r, DATA_BYTES / 64 - 50);
     }
@@ -261,7 +262,8 @@ static bool aim(struct rng *r, struct test_case *t, struct insn *i, uint8_t *raw
             return false;
         t->s.gpr[m->base] = ta - (uint64_t)m->disp;
         for (unsigned n = 0; n < 16; n++) {
-            uint32_t v = (uint32_t)(pick(r, 40) ? (int)pick(r, 200) - 100 : (int)rnd(r));
+            /* near the target, or so far below it that nothing is mapped */
+            uint32_t v = pick(r, 40) ? pick(r, 200) - 100 : 0u - (0x40000 + pick(r, 0x1f00000));
             memcpy(idx + 4 * n, &v, 4);
             if (i->opcode & 1) {
                 uint64_t q = sext(v, 32);

@@ -62,10 +62,12 @@ static bool suppresses_exceptions(const struct insn *i)
     return (i->prefix & PFX_EVEX) && i->evex_b && !i->bcst;
 }
 
-/* VREDUCE neither signals underflow nor lets its mask keep it from flushing to zero. */
+/* VREDUCE and the 14-bit approximations neither signal underflow nor let its mask keep them from flushing to zero. */
 static bool signals_underflow(const struct insn *i)
 {
-    return !(i->map == 3 && (i->opcode == 0x56 || i->opcode == 0x57));
+    if (i->map == 3)
+        return i->opcode != 0x56 && i->opcode != 0x57;
+    return !(i->map == 2 && i->opcode >= 0x4c && i->opcode <= 0x4f);
 }
 
 /*
@@ -172,12 +174,18 @@ static void run_partial_in(struct cpu *c, const struct insn *i, const struct sim
 static void run_partial_out(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     struct simd_elems el;
+    void *p;
 
     simd_avail(c, i);
+    p = simd_fast_ptr(c, i, i->op[op->mem_op].size, true);
+    if (p) {
+        simd_stub(c, i, op)(c, p);
+        return;
+    }
     simd_partial(c, i, &el);
     simd_partial_check(c, i, &el);
     uint8_t tmp[64] __attribute__((aligned(64))) = {0};
-    run_stub(c, i, simd_stub(c, i, op), tmp);
+    simd_stub(c, i, op)(c, tmp);
     simd_partial_store(c, i, &el, tmp);
 }
 
@@ -325,6 +333,7 @@ int simd_init(struct cpu *c, struct err *e)
         return rc;
     }
     s->la_bits = 48;
+    s->error_pointers = !p->amd;
     for (uint32_t n = 0; n < p->n; n++) {
         const struct cpuid_leaf *l = &p->leaf[n];
         if (l->leaf == 7 && l->subleaf == 0) {
@@ -332,6 +341,7 @@ int simd_init(struct cpu *c, struct err *e)
             s->no_fcs_fds = l->ebx >> 13 & 1;
         } else if (l->leaf == 0x80000008) {
             s->la_bits = bits(l->eax, 15, 8);
+            s->error_pointers = !p->amd || (l->ebx >> 2 & 1);
         }
     }
     c->simd = s;

@@ -85,6 +85,7 @@ struct simd {
     struct stub_cache stubs;
     bool fdp_excptn_only; /* CPUID 7.0 EBX 6: FDP changes on unmasked exceptions only */
     bool no_fcs_fds;      /* CPUID 7.0 EBX 13: FCS and FDS are saved as zero */
+    bool error_pointers;  /* Intel, AMD with XSaveErPtr: FOP, FIP, FDP are saved even with no exception pending */
     uint8_t la_bits;      /* linear address bits: a restored 64-bit FIP is made canonical */
     uint8_t bounce[64] __attribute__((aligned(64)));
 };

@@ -374,6 +374,7 @@ static void gather_evex(struct cpu *c, const struct insn *i)
             continue;
         lin_read(c, vsib_lin(c, i, &v, n, ACCESS_READ), dst + n * v.dsz, v.dsz, PRIV_CPL);
         *k &= ~BIT(n);
+        memset(dst + i->vlen, 0, sizeof(c->s.zmm[0]) - i->vlen);
     }
     *k = 0;
     memset(dst + bytes, 0, sizeof(c->s.zmm[0]) - bytes);
