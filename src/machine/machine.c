@@ -107,7 +107,7 @@ void machine_resume(struct machine *m)
     timerq_resync(&m->timers);
     for (uint32_t i = 0; i < m->ncpu; i++) {
         lapic_resume(m->cpu[i].lapic);
-        pvclock_update(&m->cpu[i].pvclock, vcpu_tsc_offset(&m->cpu[i]));
+        pvclock_update(&m->cpu[i].pvclock, m->cpu[i].tsc_offset);
     }
     for (struct device *d = m->devices; d; d = d->next)
         device_resume(d);

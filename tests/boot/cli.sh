@@ -1,8 +1,9 @@
 #!/bin/sh
 # The command line of ring3: exit statuses, one clear line for every error, complete help, nothing left behind.
-# usage: cli.sh RING3 GUEST-KERNEL
+# usage: cli.sh RING3 GUEST-KERNEL MANUAL-PAGE
 ring3=$1
 guest=$2
+manual=$3
 dir=$(mktemp -d "${TMPDIR:-/tmp}/ring3-cli-XXXXXX") || exit 1
 trap 'rm -rf "$dir"' EXIT
 passed=0
@@ -65,6 +66,11 @@ status 0 run --help
 for option in name engine cpus memory kernel initrd append serial no-reboot timeout trace log-level help; do
     says "  --$option"
 done
+# The manual page knows every option, and no other.
+grep -o '^  --[a-z-]*' "$dir/out" | sed 's/^  --//' | sort >"$dir/options"
+sed -n 's/^\.[A-Z]* "*\\-\\-\([a-z\\-]*\).*/\1/p' "$manual" | sed 's/\\//g' | sort -u >"$dir/documented"
+echo help | cat - "$dir/documented" | sort -u | diff "$dir/options" - >"$dir/err" && ok ||
+    fail "manual page and --help differ"
 for code in 0 1 2 3 4 "64+N"; do
     says "  $code "
 done

@@ -57,6 +57,7 @@ table:
     entry 'm', module
     entry 'c', kvm_clock
     entry 'w', wall_clock
+    entry 'T', moved_tsc
     db 0
 
 wrong:
@@ -266,6 +267,42 @@ kvm_clock:
     jne wrong
     mov al, 9
     jmp exit_al
+
+; The clock page and the TSC-deadline timer follow a TSC that the guest sets.
+moved_tsc:
+    mov ecx, 0x4b564d01
+    mov eax, page + 1
+    xor edx, edx
+    wrmsr
+    mov ebx, [page]
+    mov ecx, 0x10
+    mov edx, 0x1000
+    xor eax, eax
+    wrmsr
+    cmp [page], ebx             ; a new version
+    je wrong
+    cmp dword [page + 12], 0x1000
+    jne wrong
+    set_idt deadline_handler
+    mov dword [LAPIC + 0x320], 0x40000 | VECTOR
+    call arm
+    jmp wait_ticks
+
+arm:                            ; 2 ms from now; the TSC has 1 GHz
+    rdtsc
+    add eax, 2000000
+    adc edx, 0
+    mov ecx, 0x6e0
+    wrmsr
+    ret
+
+deadline_handler:
+    pusha
+    inc dword [ticks]
+    call arm
+    mov dword [LAPIC + 0xb0], 0
+    popa
+    iret
 
 ; Seconds since 1970 at boot, plausible: after 2020.
 wall_clock:

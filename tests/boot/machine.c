@@ -139,6 +139,7 @@ static void paravirtual_clock(void **state)
 {
     expect("c", MACHINE_EXITED, 9);
     expect("w", MACHINE_EXITED, 10);
+    expect("T", MACHINE_EXITED, 5);
 }
 
 static void initrd_arrives(void **state)
