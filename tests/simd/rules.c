@@ -1,5 +1,5 @@
-/* What the silicon oracle cannot show in user mode: control registers, XCR0, FERR#, 16- and 32-bit code, the bound of
- * the routine cache. Expected results are the manuals'. */
+/* What the silicon oracle cannot show in user mode: control registers, XCR0, FERR#, 16- and 32-bit
+ * code, the bound of the routine cache. Expected results are the manuals'. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -261,7 +261,8 @@ static void test_eight_registers(void **state)
     assert_int_equal(EXEC(w, "\xc5\xfc\x77"), NONE); /* VZEROALL */
     assert_int_equal(w->c.s.zmm[7][0], 0);
     assert_int_equal(w->c.s.zmm[8][0] & 0xff, 0x19);
-    /* VPXOR xmm0, xmm1, xmm1 with the vvvv bit that 32-bit code ignores; W on a move that ignores it */
+    /* VPXOR xmm0, xmm1, xmm1 with the vvvv bit that 32-bit code ignores; W on a move that ignores
+     * it */
     memset(w->c.s.zmm[0], 0x99, 64);
     memset(w->c.s.zmm[1], 0x77, 64);
     assert_int_equal(EXEC(w, "\xc4\xe1\x31\xef\xc1"), NONE);
@@ -320,10 +321,11 @@ static void test_x87_stays_live(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_legacy_availability), T(test_vex_availability), T(test_evex_availability),
-        T(test_xsetbv),              T(test_simd_exception),   T(test_ferr),
-        T(test_environment_layouts), T(test_eight_registers),  T(test_cache_bound),
-        T(test_x87_stays_live),
+        T(test_legacy_availability), T(test_vex_availability),
+        T(test_evex_availability),   T(test_xsetbv),
+        T(test_simd_exception),      T(test_ferr),
+        T(test_environment_layouts), T(test_eight_registers),
+        T(test_cache_bound),         T(test_x87_stays_live),
     };
 
     if (!native_init())

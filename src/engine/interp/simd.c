@@ -62,7 +62,8 @@ static bool suppresses_exceptions(const struct insn *i)
     return (i->prefix & PFX_EVEX) && i->evex_b && !i->bcst;
 }
 
-/* VREDUCE and the 14-bit approximations neither signal underflow nor let its mask keep them from flushing to zero. */
+/* VREDUCE and the 14-bit approximations neither signal underflow nor let its mask keep them from
+ * flushing to zero. */
 static bool signals_underflow(const struct insn *i)
 {
     if (i->map == 3)
@@ -71,9 +72,9 @@ static bool signals_underflow(const struct insn *i)
 }
 
 /*
- * The guest has unmasked some exception: run masked, see what was raised, and take it back if that would
- * have faulted (SDM vol. 1 §11.5.2 and 11.5.3). Unmasked underflow is signalled for every tiny result,
- * exact ones too, which the masked flag does not tell; flushing to zero does.
+ * The guest has unmasked some exception: run masked, see what was raised, and take it back if that
+ * would have faulted (SDM vol. 1 §11.5.2 and 11.5.3). Unmasked underflow is signalled for every
+ * tiny result, exact ones too, which the masked flag does not tell; flushing to zero does.
  */
 static void run_unmasked(struct cpu *c, const struct insn *i, stub_fn stub, void *mem)
 {
@@ -152,7 +153,8 @@ static void run_fp_out(struct cpu *c, const struct insn *i, const struct simd_op
     simd_partial_store(c, i, &el, tmp);
 }
 
-/* EVEX under a mask, VMASKMOV: whole if it is cheap to see that nothing can fault, else by element. */
+/* EVEX under a mask, VMASKMOV: whole if it is cheap to see that nothing can fault, else element by
+ * element. */
 static void run_partial_in(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     unsigned n = i->op[op->mem_op].size;
@@ -189,8 +191,8 @@ static void run_partial_out(struct cpu *c, const struct insn *i, const struct si
     simd_partial_store(c, i, &el, tmp);
 }
 
-/* MMX registers alias the x87 ones. As on silicon a load that faults changes nothing, while a store that faults has
- * reset TOP already. */
+/* MMX registers alias the x87 ones. As on silicon a load that faults changes nothing, while a store
+ * that faults has reset TOP already. */
 static void run_mmx(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     void *p = NULL;

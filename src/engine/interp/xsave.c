@@ -1,14 +1,15 @@
 /*
- * Extended state in memory: FXSAVE, FXRSTOR, XSAVE, XSAVEOPT, XSAVEC, XRSTOR, XGETBV, XSETBV, LDMXCSR, STMXCSR.
- * Intel SDM vol. 1 ch. 13 and §10.5. The areas are the guest's: every field read from them is checked.
+ * Extended state in memory: FXSAVE, FXRSTOR, XSAVE, XSAVEOPT, XSAVEC, XRSTOR, XGETBV, XSETBV,
+ * LDMXCSR, STMXCSR. Intel SDM vol. 1 ch. 13 and §10.5. The areas are the guest's: every field read
+ * from them is checked.
  */
 #include "engine/interp/simd.h"
 
 #include <string.h>
 
 #define LEGACY_BYTES 512u
-#define XSTATE_HDR 512u  /* offset of the header: XSTATE_BV, XCOMP_BV, 48 reserved bytes */
-#define XSTATE_EXT 576u  /* where extended components begin */
+#define XSTATE_HDR 512u /* offset of the header: XSTATE_BV, XCOMP_BV, 48 reserved bytes */
+#define XSTATE_EXT 576u /* where extended components begin */
 #define XCOMP_COMPACT BIT(63)
 
 /* Offsets in the legacy region */
@@ -444,7 +445,7 @@ static void xgetbv(struct cpu *c, const struct insn *i)
     c->s.gpr[RDX] = v >> 32;
 }
 
-/* SDM vol. 2 XSETBV: x87 always on, AVX needs SSE, the three AVX-512 bits go together and need AVX. */
+/* SDM vol. 2 XSETBV: x87 always on, AVX needs SSE, the AVX-512 bits go together and need AVX. */
 static bool xcr0_valid(const struct cpuid_policy *p, uint64_t v)
 {
     uint64_t z = v & XCR0_AVX512;
