@@ -200,7 +200,8 @@ insn_fn int_fn(enum insn_id id);  /* int_*.c: general instructions */
  * shutdown (sets c->shutdown). On return c->s.rip is the handler's. */
 void event_deliver(struct cpu *c);
 
-/* x87.c: brings s.x87 up to date / drops the host copy. */
+/* x87.c: brings s.x87 up to date and drops the host copy. Must be called on the thread that runs the vCPU, before
+ * run() returns and before anything but x87.c reads or changes s.x87. */
 void x87_sync(struct cpu *c);
 
 #endif

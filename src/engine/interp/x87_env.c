@@ -1,4 +1,5 @@
-/* The x87 environment in memory: FNSTENV, FLDENV, FNSAVE, FRSTOR (SDM vol. 1 §8.1.10, figures 8-9 to 8-12). */
+/* The x87 environment in memory: FNSTENV, FLDENV, FNSAVE, FRSTOR (SDM vol. 1 §8.1.10, figures 8-9
+ * to 8-12). */
 #include "engine/interp/simd.h"
 
 #include <string.h>
@@ -46,7 +47,10 @@ static uint8_t abridged_tags(uint16_t w)
 static bool real_layout(const struct cpu *c) { return cpu_real(&c->s) || cpu_v86(&c->s); }
 static unsigned env_size(const struct insn *i) { return i->opsize == 2 ? 14 : 28; }
 
-static void put(uint8_t *p, unsigned n, unsigned field, uint32_t v) { memcpy(p + field * n, &v, n); }
+static void put(uint8_t *p, unsigned n, unsigned field, uint32_t v)
+{
+    memcpy(p + field * n, &v, n);
+}
 static uint32_t get(const uint8_t *p, unsigned n, unsigned field)
 {
     uint32_t v = 0;
