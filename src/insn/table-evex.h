@@ -1,14 +1,15 @@
-/* AVX-512: EVEX encodings. None is recognised in real and virtual-8086 mode. Lengths below 512 bits need AVX512VL but for AT_LIG
- * and AT_NOVL.
- * SDM vol. 2 chapters 3 to 5. See table.h. */
+/* AVX-512: EVEX encodings. None is recognised in real and virtual-8086 mode. Lengths below 512
+ * bits need AVX512VL but for AT_LIG and AT_NOVL. SDM vol. 2 chapters 3 to 5. See table.h. */
 #define VE (IF_AVX512 | IF_NOREAL)
 #define FLAGS_OUT EF(0, fALL, 0)
 
 #define FEAT GFNI
 #define FEAT2 AVX512F
 I(VGF2P8MULB, E38(0xcf), P66 | W0, VE | AT_MASK, NOFL, W(Vx), R(Hx), R(Wx))
-I(VGF2P8AFFINEQB, E3A(0xce), P66 | W1, VE | AT_MASK | AT_B8 | IF_STRICT_WHOLE, NOFL, W(Vx), R(Hx), R(Wx), R(Ib))
-I(VGF2P8AFFINEINVQB, E3A(0xcf), P66 | W1, VE | AT_MASK | AT_B8 | IF_STRICT_WHOLE, NOFL, W(Vx), R(Hx), R(Wx), R(Ib))
+I(VGF2P8AFFINEQB, E3A(0xce), P66 | W1, VE | AT_MASK | AT_B8 | IF_STRICT_WHOLE, NOFL,
+  W(Vx), R(Hx), R(Wx), R(Ib))
+I(VGF2P8AFFINEINVQB, E3A(0xcf), P66 | W1, VE | AT_MASK | AT_B8 | IF_STRICT_WHOLE, NOFL,
+  W(Vx), R(Hx), R(Wx), R(Ib))
 
 #undef FEAT
 #undef FEAT2

@@ -1,8 +1,9 @@
 /*
- * The rules of encoding, one hand-made case or more for each, expected results by the manuals (SDM vol. 2
- * ch. 2 and the instruction pages). Text form of a result, as text_of() writes it:
- *   r3.8 GPR 3 of 8 bytes · h1 CH · s2 SS · cr8 dr7 st1 mm2 k3 · v4.32 YMM4
- *   m4[ds:3+6*4+16] 4 bytes at DS:(RBX + RSI*4 + 16) · i255 immediate · j-2 relative · f16:4660 far pointer
+ * The rules of encoding, one hand-made case or more for each, expected results by the manuals
+ * (SDM vol. 2 ch. 2 and the instruction pages). Text form of a result, as text_of() writes it:
+ *   r3.8 GPR 3 of 8 bytes; h1 CH; s2 SS; cr8 dr7 st1 mm2 k3; v4.32 YMM4
+ *   m4[ds:3+6*4+16] 4 bytes at DS:(RBX + RSI*4 + 16)
+ *   i255 immediate; j-2 relative target; f16:4660 far pointer
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -28,7 +29,7 @@ struct rule {
 /* ---- text ---- */
 static int text_mem(char *p, size_t n, const struct insn *i, const struct opnd *o)
 {
-    static const char *const seg[] = { "es", "cs", "ss", "ds", "fs", "gs" };
+    static const char *const seg[] = {"es", "cs", "ss", "ds", "fs", "gs"};
     int k = snprintf(p, n, "m%u[%s:", o->size, seg[i->mem.seg]);
 
     if (i->mem.base == REG_RIP)
@@ -36,7 +37,8 @@ static int text_mem(char *p, size_t n, const struct insn *i, const struct opnd *
     else if (i->mem.base != REG_NONE)
         k += snprintf(p + k, n - (size_t)k, "%u", i->mem.base);
     if (i->mem.index != REG_NONE)
-        k += snprintf(p + k, n - (size_t)k, "+%s%u*%u", i->mem.vsib ? "v" : "", i->mem.index, 1u << i->mem.scale);
+        k += snprintf(p + k, n - (size_t)k, "+%s%u*%u", i->mem.vsib ? "v" : "", i->mem.index,
+                      1u << i->mem.scale);
     if (i->mem.disp)
         k += snprintf(p + k, n - (size_t)k, "%+lld", (long long)i->mem.disp);
     return k + snprintf(p + k, n - (size_t)k, "]");
@@ -44,8 +46,9 @@ static int text_mem(char *p, size_t n, const struct insn *i, const struct opnd *
 
 static int text_reg(char *p, size_t n, const struct opnd *o)
 {
-    static const char *const name[] = { [RC_GPRH] = "h", [RC_SREG] = "s", [RC_CR] = "cr", [RC_DR] = "dr",
-                                        [RC_ST] = "st", [RC_MMX] = "mm", [RC_K] = "k" };
+    static const char *const name[] = {
+        [RC_GPRH] = "h", [RC_SREG] = "s", [RC_CR] = "cr", [RC_DR] = "dr",
+        [RC_ST] = "st",  [RC_MMX] = "mm", [RC_K] = "k"};
 
     if (o->cls == RC_GPR || o->cls == RC_VEC)
         return snprintf(p, n, "%c%u.%u", o->cls == RC_GPR ? 'r' : 'v', o->reg, o->size);
@@ -54,8 +57,9 @@ static int text_reg(char *p, size_t n, const struct opnd *o)
 
 static void text_of(char *p, size_t n, const struct insn *i)
 {
-    int k = snprintf(p, n, "%s%s%s%s", i->prefix & PFX_LOCK ? "lock " : "", i->prefix & PFX_REP ? "rep " : "",
-                     i->prefix & PFX_REPNE ? "repne " : "", i->row->mnemonic);
+    int k = snprintf(p, n, "%s%s%s%s", i->prefix & PFX_LOCK ? "lock " : "",
+                     i->prefix & PFX_REP ? "rep " : "", i->prefix & PFX_REPNE ? "repne " : "",
+                     i->row->mnemonic);
 
     for (unsigned j = 0; j < i->nops; j++) {
         const struct opnd *o = &i->op[j];
@@ -98,6 +102,7 @@ static size_t from_hex(const char *s, uint8_t *b)
     return n;
 }
 
+/* clang-format off */
 static const struct rule rules[] = {
     /* REX counts only directly before the opcode; order of the others is free */
     { 64, "48 01 c8", "add r0.8 r1.8", 0 },
@@ -170,10 +175,13 @@ static const struct rule rules[] = {
     { 64, "f0 90", UD, 0 },
     { 64, "f0 0f 20 c0", UD, 0 },
     /* invalid in 64-bit code */
-    { 64, "06", UD, 0 }, { 64, "07", UD, 0 }, { 64, "0e", UD, 0 }, { 64, "16", UD, 0 }, { 64, "17", UD, 0 },
-    { 64, "1e", UD, 0 }, { 64, "1f", UD, 0 }, { 64, "27", UD, 0 }, { 64, "2f", UD, 0 }, { 64, "37", UD, 0 },
+    { 64, "06", UD, 0 }, { 64, "07", UD, 0 }, { 64, "0e", UD, 0 }, { 64, "16", UD, 0 },
+    { 64, "17", UD, 0 },
+    { 64, "1e", UD, 0 }, { 64, "1f", UD, 0 }, { 64, "27", UD, 0 }, { 64, "2f", UD, 0 },
+    { 64, "37", UD, 0 },
     { 64, "3f", UD, 0 }, { 64, "60", UD, 0 }, { 64, "61", UD, 0 }, { 64, "82 c0 01", UD, 0 },
-    { 64, "9a 00 00 00 00 00 00", UD, 0 }, { 64, "ce", UD, 0 }, { 64, "d4 0a", UD, 0 }, { 64, "d5 0a", UD, 0 },
+    { 64, "9a 00 00 00 00 00 00", UD, 0 }, { 64, "ce", UD, 0 }, { 64, "d4 0a", UD, 0 },
+    { 64, "d5 0a", UD, 0 },
     { 64, "d6", UD, 0 }, { 64, "ea 00 00 00 00 00 00", UD, 0 },
     { 32, "06", "push s0", 0 }, { 32, "17", "pop s2", 0 }, { 32, "d6", "salc", 0 },
     { 32, "82 c0 01", "add r0.1 i1", 0 },
@@ -257,14 +265,17 @@ static const struct rule rules[] = {
     { 64, "62 f1 7d 09 6e c1", UD, 0 },    /* VMOVD takes no mask */
     /* VSIB */
     { 64, "c4 e2 69 90 04 18", "vpgatherdd v0.16 m4[ds:0+v3*1] v2.16", 0 },
-    { 64, "c4 e2 79 90 04 18", UD, 0 }, { 64, "c4 e2 69 90 1c 18", UD, 0 }, { 64, "c4 e2 61 90 04 18", UD, 0 },
+    { 64, "c4 e2 79 90 04 18", UD, 0 }, { 64, "c4 e2 69 90 1c 18", UD, 0 },
+    { 64, "c4 e2 61 90 04 18", UD, 0 },
     { 64, "c4 e2 69 90 00", UD, 0 },                                          /* no SIB byte */
-    { 64, "c4 e2 69 90 04 20", "vpgatherdd v0.16 m4[ds:0+v4*1] v2.16", 0 },   /* index 4 is a register */
+    /* index 4 is a register */
+    { 64, "c4 e2 69 90 04 20", "vpgatherdd v0.16 m4[ds:0+v4*1] v2.16", 0 },
     { 64, "62 f2 7d 41 90 04 18", "vpgatherdd v0.64 m4[ds:0+v19*1] {k1}", 0 },
     { 64, "62 f2 7d 48 90 04 18", UD, 0 },                                    /* k0 */
     { 64, "62 f2 7d c9 90 04 18", UD, 0 },                                    /* z */
     { 64, "62 f2 7d 49 90 1c 18", UD, 0 },                                    /* dest = index */
-    { 64, "62 f2 7d 49 a0 1c 18", "vpscatterdd m4[ds:0+v3*1] v3.64 {k1}", 0 }, /* allowed when storing */
+    /* allowed when storing */
+    { 64, "62 f2 7d 49 a0 1c 18", "vpscatterdd m4[ds:0+v3*1] v3.64 {k1}", 0 },
     { 64, "62 f2 7d 49 90 44 18 01", "vpgatherdd v0.64 m4[ds:0+v3*1+4] {k1}", 0 },
     { 16, "c4 e2 69 90 04", UD, 0 },                                          /* 16-bit addresses */
     /* default operand sizes in 64-bit code; 66 on near branches ignored as Intel does */
@@ -274,9 +285,11 @@ static const struct rule rules[] = {
     { 64, "6a ff", "push i-1", 0 }, { 64, "8f c0", "pop r0.8", 0 }, { 64, "8f c8", UD, 0 },
     { 64, "e8 fe ff ff ff", "call j-2", 0 }, { 64, "66 e8 fe ff ff ff", "call j-2", 0 },
     { 32, "66 e8 fe ff", "call j-2", 0 }, { 64, "66 0f 84 01 00 00 00", "jcc j1", 0 },
-    { 64, "ff d0", "call r0.8", 0 }, { 64, "66 ff d0", "call r0.8", 0 }, { 64, "66 ff e0", "jmp r0.8", 0 },
+    { 64, "ff d0", "call r0.8", 0 }, { 64, "66 ff d0", "call r0.8", 0 },
+    { 64, "66 ff e0", "jmp r0.8", 0 },
     { 32, "66 ff e0", "jmp r0.2", 0 }, { 64, "66 c3", "ret", 0 },
-    { 64, "48 ff 28", "jmp m10[ds:0]", 0 }, { 64, "ff 28", "jmp m6[ds:0]", 0 }, { 64, "66 ff 28", "jmp m4[ds:0]", 0 },
+    { 64, "48 ff 28", "jmp m10[ds:0]", 0 }, { 64, "ff 28", "jmp m6[ds:0]", 0 },
+    { 64, "66 ff 28", "jmp m4[ds:0]", 0 },
     { 64, "ff e8", UD, 0 }, { 64, "ff d8", UD, 0 }, { 64, "ff f8", UD, 0 }, { 64, "fe d0", UD, 0 },
     { 64, "48 e5 10", "in r0.4 i16", 0 }, { 64, "66 ed", "in r0.2 r2.2", 0 },
     { 64, "48 6d", "ins m4[es:7] r2.2", 0 },
@@ -286,7 +299,8 @@ static const struct rule rules[] = {
     { 64, "b8 ff ff ff ff", "mov r0.4 i4294967295", 0 },
     { 64, "a1 88 77 66 55 44 33 22 11", "mov r0.4 m4[ds:+1234605616436508552]", 0 },
     { 64, "67 a1 88 77 66 55", "mov r0.4 m4[ds:+1432778632]", 0 },
-    { 32, "67 a1 34 12", "mov r0.4 m4[ds:+4660]", 0 }, { 32, "64 a1 18 00 00 00", "mov r0.4 m4[fs:+24]", 0 },
+    { 32, "67 a1 34 12", "mov r0.4 m4[ds:+4660]", 0 },
+    { 32, "64 a1 18 00 00 00", "mov r0.4 m4[fs:+24]", 0 },
     { 16, "a0 ff ff", "mov r0.1 m1[ds:+65535]", 0 },
     { 64, "c8 10 00 01", "enter i16 i16", 0 },
     /* addresses */
@@ -302,19 +316,23 @@ static const struct rule rules[] = {
     { 64, "67 41 8b 04 25 10 00 00 00", "mov r0.4 m4[ds:+16]", 0 },
     { 16, "8b 02", "mov r0.2 m2[ss:5+6*1]", 0 }, { 16, "8b 46 fe", "mov r0.2 m2[ss:5-2]", 0 },
     { 16, "8b 06 34 12", "mov r0.2 m2[ds:+4660]", 0 }, { 16, "8b 01", "mov r0.2 m2[ds:3+7*1]", 0 },
-    { 16, "66 67 8b 04 24", "mov r0.4 m4[ss:4]", 0 }, { 32, "67 8b 47 10", "mov r0.4 m4[ds:3+16]", 0 },
+    { 16, "66 67 8b 04 24", "mov r0.4 m4[ss:4]", 0 },
+    { 32, "67 8b 47 10", "mov r0.4 m4[ds:3+16]", 0 },
     /* segment overrides */
     { 64, "2e 8b 00", "mov r0.4 m4[ds:0]", 0 }, { 64, "36 8b 00", "mov r0.4 m4[ds:0]", 0 },
     { 64, "64 2e 8b 00", "mov r0.4 m4[fs:0]", 0 }, { 64, "64 65 8b 00", "mov r0.4 m4[gs:0]", 0 },
     { 64, "3e 8b 45 00", "mov r0.4 m4[ss:5]", 0 },
     { 32, "64 2e 8b 00", "mov r0.4 m4[cs:0]", 0 }, { 32, "3e 8b 45 00", "mov r0.4 m4[ds:5]", 0 },
     /* segment, control and debug registers */
-    { 64, "8e c8", UD, 0 }, { 64, "8e d0", "mov s2 r0.2", 0 }, { 64, "8c f0", UD, 0 }, { 64, "8e f8", UD, 0 },
+    { 64, "8e c8", UD, 0 }, { 64, "8e d0", "mov s2 r0.2", 0 }, { 64, "8c f0", UD, 0 },
+    { 64, "8e f8", UD, 0 },
     { 64, "8c c8", "mov r0.4 s1", 0 }, { 64, "48 8c 08", "mov m2[ds:0] s1", 0 },
-    { 64, "0f 20 c0", "mov r0.8 cr0", 0 }, { 64, "44 0f 20 c0", "mov r0.8 cr8", 0 }, { 64, "0f 20 c8", UD, 0 },
+    { 64, "0f 20 c0", "mov r0.8 cr0", 0 }, { 64, "44 0f 20 c0", "mov r0.8 cr8", 0 },
+    { 64, "0f 20 c8", UD, 0 },
     { 64, "44 0f 22 d0", UD, 0 }, { 64, "0f 22 f8", UD, 0 }, { 32, "0f 22 e0", "mov cr4 r0.4", 0 },
     { 64, "0f 20 00", "mov r0.8 cr0", 0 }, /* mod ignored */
-    { 64, "66 0f 22 d8", "mov cr3 r0.8", 0 }, { 64, "0f 21 f8", "mov r0.8 dr7", 0 }, { 64, "44 0f 21 c0", UD, 0 },
+    { 64, "66 0f 22 d8", "mov cr3 r0.8", 0 }, { 64, "0f 21 f8", "mov r0.8 dr7", 0 },
+    { 64, "44 0f 21 c0", UD, 0 },
     { 64, "0f 23 e0", "mov dr4 r0.8", 0 },
     /* groups with holes */
     { 64, "0f 01 c1", "vmcall", 0 }, { 64, "0f 01 c2", UD, 0 }, { 64, "0f 01 d9", "vmmcall", 0 },
@@ -325,22 +343,32 @@ static const struct rule rules[] = {
     { 64, "0f 01 20", "smsw m2[ds:0]", 0 }, { 64, "48 0f 01 e0", "smsw r0.8", 0 },
     { 64, "0f ae e8", "lfence", 0 }, { 64, "0f ae f0", "mfence", 0 }, { 64, "66 0f ae f0", UD, 0 },
     { 64, "66 0f ae 38", "clflushopt m1[ds:0]", 0 }, { 64, "66 0f ae 30", "clwb m1[ds:0]", 0 },
-    { 64, "f3 0f ae c0", "rdfsbase r0.4", 0 }, { 32, "f3 0f ae c0", UD, 0 }, { 64, "0f ae c0", UD, 0 },
-    { 64, "0f c7 f0", "rdrand r0.4", 0 }, { 64, "f3 0f c7 f8", "rdpid r0.8", 0 }, { 64, "f3 0f c7 f0", UD, 0 },
+    { 64, "f3 0f ae c0", "rdfsbase r0.4", 0 }, { 32, "f3 0f ae c0", UD, 0 },
+    { 64, "0f ae c0", UD, 0 },
+    { 64, "0f c7 f0", "rdrand r0.4", 0 }, { 64, "f3 0f c7 f8", "rdpid r0.8", 0 },
+    { 64, "f3 0f c7 f0", UD, 0 },
     { 64, "0f c7 30", UD, 0 }, /* VMPTRLD */
     { 64, "0f ba 18 01", UD, 0 }, { 64, "0f c3 c0", UD, 0 }, { 64, "66 0f c3 00", UD, 0 },
     { 64, "c7 f8 00 00 00 00", UD, 0 }, { 64, "c6 f8 00", UD, 0 }, /* XBEGIN, XABORT */
     /* hints */
-    { 64, "0f 18 00", "nop m4[ds:0]", 0 }, { 64, "0f 0d 08", "nop m4[ds:0]", 0 }, { 64, "0f 1f 44 00 00", "nop m4[ds:0+0*1]", 0 },
-    { 64, "f3 0f 1e fa", "endbr", 0 }, { 64, "f3 0f 1e fb", "endbr", 0 }, { 64, "f3 0f 1e c8", "rep nop r0.4", 0 },
+    { 64, "0f 18 00", "nop m4[ds:0]", 0 }, { 64, "0f 0d 08", "nop m4[ds:0]", 0 },
+    { 64, "0f 1f 44 00 00", "nop m4[ds:0+0*1]", 0 },
+    { 64, "f3 0f 1e fa", "endbr", 0 }, { 64, "f3 0f 1e fb", "endbr", 0 },
+    { 64, "f3 0f 1e c8", "rep nop r0.4", 0 },
     { 64, "0f 1e fa", "nop r2.4", 0 },
-    { 64, "0f 0b", "ud2", 0 }, { 64, "0f b9 c0", "ud1 r0.4 r0.4", 0 }, { 64, "0f ff c0", "ud0 r0.4 r0.4", 0 },
-    { 64, "0f 0e", UD, 0 }, { 64, "0f 0f c0 9e", UD, 0 }, { 64, "f1", "int1", 0 }, { 64, "0f aa", "rsm", 0 },
+    { 64, "0f 0b", "ud2", 0 }, { 64, "0f b9 c0", "ud1 r0.4 r0.4", 0 },
+    { 64, "0f ff c0", "ud0 r0.4 r0.4", 0 },
+    { 64, "0f 0e", UD, 0 }, { 64, "0f 0f c0 9e", UD, 0 }, { 64, "f1", "int1", 0 },
+    { 64, "0f aa", "rsm", 0 },
     /* x87 */
-    { 64, "d8 c1", "fadd st0 st1", 0 }, { 64, "dc c1", "fadd st1 st0", 0 }, { 64, "dc e1", "fsubr st1 st0", 0 },
-    { 64, "de e9", "fsubp st1 st0", 0 }, { 64, "de e1", "fsubrp st1 st0", 0 }, { 64, "d9 d1", UD, 0 },
-    { 64, "de d9", "fcompp", 0 }, { 64, "de d8", UD, 0 }, { 64, "df e0", "fnstsw r0.2", 0 }, { 64, "df e1", UD, 0 },
-    { 64, "db 28", "fld m10[ds:0]", 0 }, { 64, "d9 20", "fldenv m28[ds:0]", 0 }, { 64, "66 d9 20", "fldenv m14[ds:0]", 0 },
+    { 64, "d8 c1", "fadd st0 st1", 0 }, { 64, "dc c1", "fadd st1 st0", 0 },
+    { 64, "dc e1", "fsubr st1 st0", 0 },
+    { 64, "de e9", "fsubp st1 st0", 0 }, { 64, "de e1", "fsubrp st1 st0", 0 },
+    { 64, "d9 d1", UD, 0 },
+    { 64, "de d9", "fcompp", 0 }, { 64, "de d8", UD, 0 }, { 64, "df e0", "fnstsw r0.2", 0 },
+    { 64, "df e1", UD, 0 },
+    { 64, "db 28", "fld m10[ds:0]", 0 }, { 64, "d9 20", "fldenv m28[ds:0]", 0 },
+    { 64, "66 d9 20", "fldenv m14[ds:0]", 0 },
     /* the length limit comes before everything else */
     { 64, "66 66 66 66 66 66 66 66 66 66 66 66 66 66 90", "nop", 0 },
     { 64, "66 66 66 66 66 66 66 66 66 66 66 66 66 66 66", LONG, 0 },
@@ -348,6 +376,7 @@ static const struct rule rules[] = {
     { 64, "66 66 66 66 66 66 66 66 66 66 66 81 c0 00 00", "add r0.2 i0", 0 },
     { 64, "66 66 66 66 66 66 66 66 66 66 66 66 81 c0 00", LONG, 0 },
 };
+/* clang-format on */
 
 static enum cpu_bits mode(unsigned bits)
 {
@@ -359,7 +388,7 @@ static void test_rules(void **state)
     unsigned bad = 0;
 
     for (size_t k = 0; k < sizeof(rules) / sizeof(rules[0]); k++) {
-        uint8_t code[16] = { 0 };
+        uint8_t code[16] = {0};
         char text[160];
         struct insn i;
         size_t n = from_hex(rules[k].code, code);
@@ -369,22 +398,25 @@ static void test_rules(void **state)
         if (e == INSN_OK)
             text_of(text, sizeof(text), &i);
         else
-            snprintf(text, sizeof(text), "%s", e == INSN_E_UD ? UD : e == INSN_E_LONG ? LONG : "truncated");
+            snprintf(text, sizeof(text), "%s",
+                     e == INSN_E_UD     ? UD
+                     : e == INSN_E_LONG ? LONG
+                                        : "truncated");
         if (strcmp(text, rules[k].text) || (e == INSN_OK && i.len != want)) {
-            printf("%u bits, %s: %s, %u bytes; want %s, %zu\n", rules[k].bits, rules[k].code, text, i.len,
-                   rules[k].text, want);
+            printf("%u bits, %s: %s, %u bytes; want %s, %zu\n", rules[k].bits, rules[k].code, text,
+                   i.len, rules[k].text, want);
             bad++;
         }
     }
     assert_int_equal(bad, 0);
 }
 
-/* With fewer bytes than the instruction has the decoder asks for more, whatever it has seen, and does not read
- * beyond them (the array ends there: a sanitizer would notice). */
+/* With fewer bytes than the instruction has the decoder asks for more, whatever it has seen, and
+ * does not read beyond them (the array ends there: a sanitizer would notice). */
 static void test_truncated(void **state)
 {
     for (size_t k = 0; k < sizeof(rules) / sizeof(rules[0]); k++) {
-        uint8_t code[16] = { 0 };
+        uint8_t code[16] = {0};
         struct insn i, whole;
 
         from_hex(rules[k].code, code);
@@ -405,8 +437,10 @@ static void test_truncated(void **state)
 /* The fields that the vector engine re-encodes from. */
 static void test_raw_fields(void **state)
 {
-    static const uint8_t evex[] = { 0x62, 0x91, 0x6d, 0x5b, 0xfe, 0x48, 0x02 }; /* VPADDD zmm1{k3}, zmm2, [r8+8]{1to16} */
-    static const uint8_t vex[] = { 0xc4, 0xe3, 0x75, 0x0f, 0xc3, 0x07 };       /* VPALIGNR ymm0, ymm1, ymm3, 7 */
+    static const uint8_t evex[] = {0x62, 0x91, 0x6d, 0x5b,
+                                   0xfe, 0x48, 0x02}; /* VPADDD zmm1{k3}, zmm2, [r8+8]{1to16} */
+    static const uint8_t vex[] = {0xc4, 0xe3, 0x75,
+                                  0x0f, 0xc3, 0x07}; /* VPALIGNR ymm0, ymm1, ymm3, 7 */
     struct insn i;
 
     assert_int_equal(insn_decode(&i, evex, sizeof(evex), CPU_64), INSN_OK);
@@ -440,8 +474,8 @@ static void test_raw_fields(void **state)
 
 static bool supports(const char *hex, const enum cpu_feature *f, size_t n)
 {
-    struct cpuid_policy p = { 0 };
-    uint8_t code[16] = { 0 };
+    struct cpuid_policy p = {0};
+    uint8_t code[16] = {0};
     struct insn i;
 
     for (size_t k = 0; k < n; k++)
@@ -451,25 +485,25 @@ static bool supports(const char *hex, const enum cpu_feature *f, size_t n)
     return insn_supported(&i, &p);
 }
 
-#define HAS(hex, ...)                                                                              \
-    supports(hex, (const enum cpu_feature[]){ __VA_ARGS__ },                                       \
-             sizeof((const enum cpu_feature[]){ __VA_ARGS__ }) / sizeof(enum cpu_feature))
+#define HAS(hex, ...)                                      \
+    supports(hex, (const enum cpu_feature[]){__VA_ARGS__}, \
+             sizeof((const enum cpu_feature[]){__VA_ARGS__}) / sizeof(enum cpu_feature))
 
 static void test_supported(void **state)
 {
-    assert_true(HAS("c5 f1 fe c2", CPUF_AVX));           /* VPADDD xmm */
-    assert_false(HAS("c5 f5 fe c2", CPUF_AVX));          /* ymm */
+    assert_true(HAS("c5 f1 fe c2", CPUF_AVX));  /* VPADDD xmm */
+    assert_false(HAS("c5 f5 fe c2", CPUF_AVX)); /* ymm */
     assert_true(HAS("c5 f5 fe c2", CPUF_AVX, CPUF_AVX2));
-    assert_false(HAS("c5 f4 58 c2", CPUF_SSE2));         /* VADDPS ymm */
+    assert_false(HAS("c5 f4 58 c2", CPUF_SSE2)); /* VADDPS ymm */
     assert_true(HAS("c5 f4 58 c2", CPUF_AVX));
     assert_true(HAS("62 f1 75 48 fe c2", CPUF_AVX512F)); /* VPADDD zmm */
     assert_false(HAS("62 f1 75 28 fe c2", CPUF_AVX512F));
     assert_true(HAS("62 f1 75 28 fe c2", CPUF_AVX512F, CPUF_AVX512VL));
-    assert_true(HAS("62 f1 76 08 58 c2", CPUF_AVX512F)); /* VADDSS needs no VL */
-    assert_true(HAS("62 f1 7d 08 6e c2", CPUF_AVX512F)); /* nor VMOVD */
+    assert_true(HAS("62 f1 76 08 58 c2", CPUF_AVX512F));  /* VADDSS needs no VL */
+    assert_true(HAS("62 f1 7d 08 6e c2", CPUF_AVX512F));  /* nor VMOVD */
     assert_false(HAS("62 f2 75 48 dc c2", CPUF_AVX512F)); /* VAESENC zmm */
     assert_true(HAS("62 f2 75 48 dc c2", CPUF_AVX512F, CPUF_VAES));
-    assert_false(HAS("c4 e2 71 dc c2", CPUF_AES));       /* VAESENC xmm */
+    assert_false(HAS("c4 e2 71 dc c2", CPUF_AES)); /* VAESENC xmm */
     assert_true(HAS("c4 e2 71 dc c2", CPUF_AES, CPUF_AVX));
     assert_false(HAS("c4 e2 75 dc c2", CPUF_AES, CPUF_AVX));
     assert_true(HAS("c4 e2 75 dc c2", CPUF_VAES, CPUF_AVX));
@@ -480,8 +514,9 @@ static void test_supported(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_rules), cmocka_unit_test(test_truncated),
-                                        cmocka_unit_test(test_raw_fields), cmocka_unit_test(test_supported) };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rules), cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_raw_fields), cmocka_unit_test(test_supported)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

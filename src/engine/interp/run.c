@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "engine/interp/hooks.h"
 #include "engine/interp/op.h"
 
 /* Values longjmp() brings to the run loop. */
@@ -409,6 +410,14 @@ static int interp_set_state(struct vcpu *v, const struct cpu_state *s)
     if (c->pg.levels == 3 && !cpu_long_mode(s))
         paging_load_pdptes(&c->pg, physmap_p2m(v->vm->map));
     return 0;
+}
+
+void interp_use_plain(struct vcpu *v, bool plain)
+{
+    struct cpu *c = v->priv;
+
+    c->no_fast = plain;
+    update_tlb(c);
 }
 
 static int interp_map_changed(struct vm *vm, const struct flat_view *view)

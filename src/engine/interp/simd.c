@@ -62,6 +62,12 @@ static bool suppresses_exceptions(const struct insn *i)
     return (i->prefix & PFX_EVEX) && i->evex_b && !i->bcst;
 }
 
+/* VREDUCE neither signals underflow nor lets its mask keep it from flushing to zero. */
+static bool signals_underflow(const struct insn *i)
+{
+    return !(i->map == 3 && (i->opcode == 0x56 || i->opcode == 0x57));
+}
+
 /*
  * The guest has unmasked some exception: run masked, see what was raised, and take it back if that would
  * have faulted (SDM vol. 1 §11.5.2 and 11.5.3). Unmasked underflow is signalled for every tiny result,
@@ -70,7 +76,7 @@ static bool suppresses_exceptions(const struct insn *i)
 static void run_unmasked(struct cpu *c, const struct insn *i, stub_fn stub, void *mem)
 {
     uint32_t guest = c->s.mxcsr, unmasked = ~guest >> MXCSR_MASK_SHIFT & MXCSR_FLAGS;
-    bool ue = unmasked & MXCSR_UE;
+    bool ue = (unmasked & MXCSR_UE) && signals_underflow(i);
     struct undo before, after;
 
     if (suppresses_exceptions(i)) {

@@ -341,21 +341,23 @@ static void gather_vex(struct cpu *c, const struct insn *i)
 {
     simd_avail(c, i);
     struct vsib v = vsib_shape(i);
-    unsigned mreg = i->bits == CPU_64 ? i->vvvv : i->vvvv & 7;
+    unsigned mreg = i->bits == CPU_64 ? i->vvvv : i->vvvv & 7, bytes = v.count * v.dsz;
     uint8_t *dst = (uint8_t *)c->s.zmm[v.data], *mask = (uint8_t *)c->s.zmm[mreg];
-    unsigned bytes = v.count * v.dsz;
+    const size_t beyond = sizeof(c->s.zmm[0]) - i->vlen;
 
     /* Sign bits fill their elements before the first access. */
-    for (unsigned n = 0; n < v.count; n++)
-        memset(mask + n * v.dsz, mask[n * v.dsz + v.dsz - 1] & 0x80 ? 0xff : 0, v.dsz);
-    memset(mask + bytes, 0, sizeof(c->s.zmm[0]) - bytes);
+    for (unsigned n = 0; n < i->vlen; n += v.dsz)
+        memset(mask + n, mask[n + v.dsz - 1] & 0x80 ? 0xff : 0, v.dsz);
+    memset(mask + i->vlen, 0, beyond);
     for (unsigned n = 0; n < v.count; n++) {
         if (!mask[n * v.dsz])
             continue;
         uint64_t la = vsib_lin(c, i, &v, n, ACCESS_READ);
         lin_read(c, la, dst + n * v.dsz, v.dsz, PRIV_CPL);
         memset(mask + n * v.dsz, 0, v.dsz);
+        memset(dst + i->vlen, 0, beyond);
     }
+    memset(mask, 0, sizeof(c->s.zmm[0]));
     memset(dst + bytes, 0, sizeof(c->s.zmm[0]) - bytes);
 }
 

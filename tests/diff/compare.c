@@ -1,0 +1,121 @@
+#include "compare.h"
+
+#include <string.h>
+
+/* Instructions that access more than one item do so in an order of the processor's own: which byte of a page
+ * CR2 names is then its choice, and whether a part was stored before the fault. */
+static bool many_items(const struct insn *i)
+{
+    bool masked = i->evex_aaa || i->mem.vsib || (i->map == 1 && i->opcode == 0xf7) ||
+                  ((i->prefix & PFX_VEX) && i->map == 2 && (i->opcode == 0x8e || i->opcode == 0x8c ||
+                                                            (i->opcode & 0xfc) == 0x2c));
+    if (i->id == INSN_ENTER || i->id == INSN_PUSHA || i->id == INSN_POPA)
+        return true;
+    for (unsigned n = 0; n < i->nops; n++)
+        if (i->op[n].kind == OP_MEM &&
+            (masked || ((i->op[n].size >= 10 || !i->op[n].size) && !i->vlen)))
+            return true;
+    return false;
+}
+
+/* The instruction that took the exception, if it was one of the case's own. */
+static bool faulting(const struct test_case *t, const struct outcome *o, struct insn *i)
+{
+    unsigned k = case_item_at(t, o->s.rip);
+
+    return k < t->n && case_decode(t, k, i);
+}
+
+/* Does the processor push something that a signal frame tells truly? */
+static bool error_told(int vector) { return vector >= X_DF && vector <= X_PF; }
+
+static bool same_x87(const struct x87_state *a, const struct x87_state *b) { return !memcmp(a, b, sizeof(*a)); }
+
+const char *compare(const struct test_case *t, const struct outcome *a, const struct outcome *b,
+                    uint64_t undefined)
+{
+    unsigned gprs = t->bits == CPU_64 ? 16 : 8;
+    struct insn i;
+    bool many = faulting(t, a, &i) && many_items(&i);
+
+    if (a->vector != b->vector)
+        return "exception";
+    if (a->vector < 0)
+        return NULL;
+    if (a->s.rip != b->s.rip)
+        return "RIP";
+    if (a->vector == X_PF) {
+        bool upper = a->cr2 >> 47;
+        /* The host's kernel does not tell what is mapped where programs have no business. */
+        if ((a->error ^ b->error) & ~(upper ? PF_P : 0u))
+            return "error code";
+        if ((a->cr2 ^ b->cr2) & (many ? ~PAGE_MASK : ~0ull))
+            return "CR2";
+    } else if (error_told(a->vector) && a->error != b->error) {
+        return "error code";
+    }
+    if (memcmp(a->s.gpr, b->s.gpr, 8 * gprs))
+        return "general register";
+    if ((a->s.rflags ^ b->s.rflags) & ~undefined)
+        return "flags";
+    if (a->s.seg[CS].sel != b->s.seg[CS].sel)
+        return "CS";
+    if (memcmp(a->s.zmm, b->s.zmm, sizeof(a->s.zmm)))
+        return "vector register";
+    if (memcmp(a->s.k, b->s.k, sizeof(a->s.k)))
+        return "opmask";
+    if (a->s.mxcsr != b->s.mxcsr)
+        return "MXCSR";
+    if (!same_x87(&a->s.x87, &b->s.x87))
+        return "x87 state";
+    if (!many && memcmp(a->data, b->data, DATA_BYTES))
+        return "memory";
+    if (!many && memcmp(a->code, b->code, CODE_BYTES))
+        return "code memory";
+    return NULL;
+}
+
+static void show(const char *name, unsigned index, const void *want, const void *got, unsigned n)
+{
+    const uint8_t *a = want, *b = got;
+
+    if (!memcmp(want, got, n))
+        return;
+    printf("  %s%u silicon ", name, index);
+    for (unsigned k = n; k-- > 0;)
+        printf("%02x%s", a[k], k && k % 8 == 0 ? "_" : "");
+    printf("\n  %s%u ours    ", name, index);
+    for (unsigned k = n; k-- > 0;)
+        printf("%02x%s", b[k], k && k % 8 == 0 ? "_" : "");
+    printf("\n");
+}
+
+void compare_show(const struct test_case *t, const struct outcome *a, const struct outcome *b, uint64_t undefined)
+{
+    unsigned k = case_item_at(t, a->s.rip);
+
+    printf("  silicon: vector %d error %x cr2 %llx rip %llx (item %u) flags %llx\n", a->vector, a->error,
+           (unsigned long long)a->cr2, (unsigned long long)a->s.rip, k, (unsigned long long)a->s.rflags);
+    printf("  ours:    vector %d error %x cr2 %llx rip %llx (item %u) flags %llx, undefined %llx\n", b->vector,
+           b->error, (unsigned long long)b->cr2, (unsigned long long)b->s.rip, case_item_at(t, b->s.rip),
+           (unsigned long long)b->s.rflags, (unsigned long long)undefined);
+    for (unsigned n = 0; n < 16; n++)
+        show("gpr", n, &a->s.gpr[n], &b->s.gpr[n], 8);
+    for (unsigned n = 0; n < 32; n++)
+        show("zmm", n, a->s.zmm[n], b->s.zmm[n], 64);
+    for (unsigned n = 0; n < 8; n++)
+        show("k", n, &a->s.k[n], &b->s.k[n], 8);
+    for (unsigned n = 0; n < 8; n++)
+        show("st", n, a->s.x87.st[n], b->s.x87.st[n], 16);
+    show("mxcsr", 0, &a->s.mxcsr, &b->s.mxcsr, 4);
+    show("fcw", 0, &a->s.x87.fcw, &b->s.x87.fcw, 2);
+    show("fsw", 0, &a->s.x87.fsw, &b->s.x87.fsw, 2);
+    show("tag", 0, &a->s.x87.tag, &b->s.x87.tag, 1);
+    show("fop", 0, &a->s.x87.fop, &b->s.x87.fop, 2);
+    show("fip", 0, &a->s.x87.fip, &b->s.x87.fip, 8);
+    show("fdp", 0, &a->s.x87.fdp, &b->s.x87.fdp, 8);
+    for (unsigned n = 0; n < DATA_BYTES; n += 16)
+        show("data+", n, a->data + n, b->data + n, 16);
+    for (unsigned n = 0; n < CODE_BYTES; n += 16)
+        show("code+", n, a->code + n, b->code + n, 16);
+}

@@ -1,0 +1,18 @@
+/* Makes random cases. The same seed and number make the same case on the same host. */
+#ifndef RING3_TESTS_DIFF_GEN_H
+#define RING3_TESTS_DIFF_GEN_H
+
+#include "case.h"
+#include "encode.h"
+
+struct gen_cfg {
+    const struct cpuid_policy *policy;
+    const char *only; /* a mnemonic: every case has it in front; NULL for all */
+    bool xsave;       /* XSAVE and the like can be compared */
+};
+
+void gen_case(struct rng *r, const struct gen_cfg *cfg, struct test_case *t);
+/* Flags that may differ at the end of the case, or anywhere in it: undefined by the manual and not written since. */
+uint64_t gen_undefined(const struct test_case *t);
+
+#endif
