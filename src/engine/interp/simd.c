@@ -148,8 +148,15 @@ static void run_partial_out(struct cpu *c, const struct insn *i, const struct si
     struct simd_elems el;
 
     simd_avail(c, i);
-    if (!simd_partial(c, i, &el)) {
-        run_mem_out(c, i, op);
+    if (!simd_partial(c, i, &el)) { /* all of it is accessed, but what is masked off stays */
+        unsigned n = i->op[op->mem_op].size;
+        uint64_t la = 0;
+        void *p = simd_store_begin(c, i, n, &la);
+
+        if (p == c->simd->bounce)
+            lin_read(c, la, p, n, PRIV_CPL);
+        run_stub(c, i, simd_stub(c, i, op), p);
+        simd_store_end(c, n, la, p);
         return;
     }
     simd_partial_check(c, i, &el);

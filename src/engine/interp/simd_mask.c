@@ -231,6 +231,9 @@ static void check_whole_align(struct cpu *c, const struct insn *i, uint64_t ea)
         simd_check_align(c, i, seg_lin(c, i->mem.seg, ea, 1, ACCESS_READ), mem_opnd(i)->size);
 }
 
+/* Alignment is checked for a single element but not for a vector of them. */
+static enum priv elem_priv(const struct simd_elems *el) { return el->count == 1 ? PRIV_CPL : PRIV_ELEMENT; }
+
 void simd_partial_load(struct cpu *c, const struct insn *i, const struct simd_elems *el, uint8_t *buf)
 {
     uint64_t ea = insn_ea(c, i);
@@ -239,7 +242,7 @@ void simd_partial_load(struct cpu *c, const struct insn *i, const struct simd_el
     for (unsigned n = 0; n < el->count; n++)
         if (el->active >> n & 1)
             lin_read(c, elem_lin(c, i, ea, el, n, ACCESS_READ), buf + n * el->size, el->size,
-                     PRIV_CPL);
+                     elem_priv(el));
 }
 
 void simd_partial_check(struct cpu *c, const struct insn *i, const struct simd_elems *el)
@@ -249,7 +252,7 @@ void simd_partial_check(struct cpu *c, const struct insn *i, const struct simd_e
     check_whole_align(c, i, ea);
     for (unsigned n = 0; n < el->count; n++)
         if (el->active >> n & 1)
-            lin_check(c, elem_lin(c, i, ea, el, n, ACCESS_WRITE), el->size, ACCESS_WRITE, PRIV_CPL);
+            lin_check(c, elem_lin(c, i, ea, el, n, ACCESS_WRITE), el->size, ACCESS_WRITE, elem_priv(el));
 }
 
 void simd_partial_store(struct cpu *c, const struct insn *i, const struct simd_elems *el,
@@ -260,7 +263,7 @@ void simd_partial_store(struct cpu *c, const struct insn *i, const struct simd_e
     for (unsigned n = 0; n < el->count; n++)
         if (el->active >> n & 1)
             lin_write(c, elem_lin(c, i, ea, el, n, ACCESS_WRITE), buf + n * el->size, el->size,
-                      PRIV_CPL);
+                      elem_priv(el));
 }
 
 /* ---- MASKMOVQ, MASKMOVDQU: bytes of op[1] to seg:rDI where op[2] has its sign bit set ---- */

@@ -61,6 +61,8 @@ static bool w_is_gpr_size(const struct insn *i)
             return i->pp == 1;
         case 0x2a: case 0x2c: case 0x2d: case 0x78: case 0x79: case 0x7b:
             return i->pp >= 2;
+        case 0x92: case 0x93: /* KMOVD, KMOVQ */
+            return i->pp == 3;
         }
     return i->map == 3 && (i->opcode == 0x16 || i->opcode == 0x22);
 }

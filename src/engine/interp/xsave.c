@@ -52,7 +52,7 @@ static struct area area_open(struct cpu *c, const struct insn *i, unsigned align
     struct area a = {.c = c, .i = i, .ea = insn_ea(c, i), .wide = i->rex & 8};
 
     if (seg_lin(c, i->mem.seg, a.ea, 1, ACCESS_READ) & (align - 1))
-        cpu_raise(c, X_GP, 0);
+        cpu_raise(c, c->align ? X_AC : X_GP, 0);
     return a;
 }
 
