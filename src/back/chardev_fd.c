@@ -414,19 +414,20 @@ static void setup_out(struct chardev_fd *c, int fd, bool own)
         c->dead = true;
         return;
     }
-    if (S_ISSOCK(st.st_mode)) {
-        c->socket_out = true;
-        return;
-    }
     if (own || S_ISREG(st.st_mode))
         return; /* opened non-blocking, or never blocks */
 
-    int mine = reopen(fd, O_WRONLY);
+    c->socket_out = S_ISSOCK(st.st_mode);
+    int mine = c->socket_out ? -1 : reopen(fd, O_WRONLY);
+    bool reopened = mine >= 0;
+    if (!reopened)
+        mine = fcntl(fd, F_DUPFD_CLOEXEC, 3); /* the loop wants another one than `in` */
     if (mine >= 0) {
         c->out = mine;
         c->own_out = true;
-        return;
     }
+    if (reopened || c->socket_out)
+        return;
 
     int flags = fcntl(fd, F_GETFL);
     if (flags >= 0 && !(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) == 0)

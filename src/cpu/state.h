@@ -97,7 +97,8 @@ enum vector {
 #define PF_I 16u
 
 /* Segment attributes as descriptor bits 40..55: type 3..0, S 4, DPL 6..5, P 7, AVL 12, L 13, D/B 14,
- * G 15. Bits 11..8 (limit 19..16) are zero here. SEG_UNUSABLE marks a null selector in a register. */
+ * G 15. Bits 11..8 (limit 19..16) are zero here. SEG_UNUSABLE marks a null selector in a register;
+ * an unusable SS keeps its DPL, which is the CPL. */
 #define SEG_TYPE 0xfu
 #define SEG_ACCESSED 1u
 #define SEG_WRITE 2u  /* data: writable; code: readable */

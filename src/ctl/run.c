@@ -111,7 +111,7 @@ static int set_log_level(void *cfg, const char *val, struct err *e)
 }
 
 static const struct option_desc options[] = {
-    {"name", "NAME", "Name of the VM in messages. Default: ring3.", set_name},
+    {"name", "NAME", "Name of the VM in messages. Default: vm.", set_name},
     {"engine", "ENGINE",
      "CPU engine: auto (the best this host offers) or a name that\n"
      "'ring3 engines' lists, such as interp. Default: auto.",
@@ -331,7 +331,7 @@ static int run_configured(struct run *r, struct err *e)
 int cli_run(int argc, char **argv)
 {
     struct run r = {
-        .cfg = {.m = {.name = "ring3",
+        .cfg = {.m = {.name = "vm",
                       .cpus = 1,
                       .memory = 512 * MIB,
                       .boot = {.cmdline = "console=ttyS0"},

@@ -42,6 +42,8 @@ struct cpu_env {
     /* x87 error with CR0.NE = 0 (IRQ 13); hypercall instruction (VMCALL/VMMCALL): true if handled,
      * false for #UD. Both may be NULL. */
     void (*ferr)(struct vcpu *v, bool level);
+    /* The guest has set its TSC: it is clock_tsc() + offset from now on. May be NULL. */
+    void (*tsc_moved)(struct vcpu *v, uint64_t offset);
     bool (*hypercall)(struct vcpu *v, struct cpu_state *s);
 };
 

@@ -3,18 +3,22 @@
 
 #include <string.h>
 
+static unsigned vector_l(const struct dec *d, const struct insn *i)
+{
+    /* Rounding control and SAE take the place of L'L: such instructions are 512 bits long. */
+    return d->space == SPACE_EVEX && i->evex_b && i->modrm >= 0xc0 ? 2 : d->l;
+}
+
 static uint32_t match_key(const struct dec *d, const struct insn *i)
 {
-    uint32_t mod3 = (i->modrm & 0xc0) == 0xc0;
-    /* Rounding control and SAE take the place of L'L: such instructions are 512 bits long. */
-    uint32_t l = d->space == SPACE_EVEX && i->evex_b && mod3 ? 2 : d->l;
-
     return (uint32_t)(i->modrm >> 3 & 7) << KEY_REG | (uint32_t)(i->modrm & 7) << KEY_RM |
-           mod3 << KEY_MOD3 | (uint32_t)i->pp << KEY_PP | (uint32_t)d->w << KEY_W | l << KEY_L |
+           (uint32_t)(i->modrm >= 0xc0) << KEY_MOD3 | (uint32_t)i->pp << KEY_PP |
+           (uint32_t)d->w << KEY_W | vector_l(d, i) << KEY_L |
            (uint32_t)(d->bits == CPU_64) << KEY_64 | (uint32_t)(d->b != 0) << KEY_REXB;
 }
 
-static const struct insn_row *find_row(const struct insn_index *ix, const struct dec *d, const struct insn *i)
+static const struct insn_row *find_row(const struct insn_index *ix, const struct dec *d,
+                                       const struct insn *i)
 {
     const struct insn_cand *c = &insn_cands[ix->first];
 
@@ -58,7 +62,7 @@ static void set_sizes(const struct dec *d, struct insn *i)
     if (i->row->flags & (IF_SSE | IF_AVX | IF_AVX512)) {
         i->vlen = 16;
         if (d->space != SPACE_LEGACY && !attr_has(d, AT_LIG))
-            i->vlen = (uint8_t)(16u << (d->space == SPACE_EVEX && i->evex_b && i->modrm >= 0xc0 ? 2 : d->l));
+            i->vlen = (uint8_t)(16u << vector_l(d, i));
     }
 }
 
@@ -148,20 +152,22 @@ static int decode(struct dec *d, struct insn *i)
     return d->space == SPACE_LEGACY ? INSN_OK : check_vector(d, i);
 }
 
-/* Zeroes *i. In words of 16 bytes because the compiler's choice, rep stos, costs as much as the rest. */
+/* Zeroes *i. In words of 16 bytes because the compiler's choice, rep stos, costs as much as the
+ * rest. */
 static void clear(struct insn *i)
 {
     typedef uint64_t word __attribute__((vector_size(16), aligned(8), may_alias));
     word *w = (word *)i;
 
     _Static_assert(sizeof(*i) % sizeof(*w) == 0, "struct insn is whole words");
+#pragma GCC unroll 16
     for (size_t k = 0; k < sizeof(*i) / sizeof(*w); k++)
-        w[k] = (word){ 0, 0 };
+        w[k] = (word){0, 0};
 }
 
 int insn_decode(struct insn *i, const uint8_t *code, size_t avail, enum cpu_bits bits)
 {
-    struct dec d = { .code = code, .bits = (uint8_t)bits };
+    struct dec d = {.code = code, .bits = (uint8_t)bits};
 
     d.max = (uint8_t)MIN(avail, (size_t)INSN_MAX_LEN);
     clear(i);

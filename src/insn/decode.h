@@ -14,7 +14,7 @@ struct dec {
     bool p66, p67, lock;
     uint8_t rep; /* 0xf2 or 0xf3, the last one seen */
     uint8_t w, l;
-    uint8_t r, x, b;  /* 0 or 8 */
+    uint8_t r, x, b;    /* 0 or 8 */
     uint8_t r2, x2, v2; /* EVEX: 0 or 16; x2 extends r/m when it names a vector */
     uint8_t vvvv;       /* with v2 */
     uint32_t attr;      /* the row's */

@@ -1,4 +1,5 @@
-/* Instruction ids, alphabetical. mktable refuses an id without a row, the compiler a row without an id. */
+/* Instruction ids, alphabetical. mktable refuses an id without a row, the compiler a row without
+ * an id. */
 #ifndef RING3_INSN_IDS_H
 #define RING3_INSN_IDS_H
 

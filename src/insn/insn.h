@@ -15,6 +15,11 @@
  *   INSN_JCXZ (by addrsize) INSN_LOOP INSN_LOOPE INSN_LOOPNE INSN_INT INSN_INT1 INSN_INT3 INSN_INTO
  *   INSN_NOP covers all hint NOPs, prefetches and CLDEMOTE; INSN_PAUSE, INSN_ENDBR apart
  *   INSN_SHL also for the /6 alias (SAL)        INSN_TEST both /0 and /1
+ * Operands are those that assembly language shows, destination first (OUTS and MASKMOVQ have their memory
+ * operand too, OUTS first); what an instruction uses beyond them (PUSH's stack, MUL's RDX:RAX, PCMPESTRI's ECX,
+ * XMM0 of PCMPESTRM, ST0 of one-operand x87 forms) follows from the id. String instructions have their memory
+ * operands in op[]; insn.mem describes the one with rSI where there are two, its segment override applied.
+ * INSN_TZCNT and INSN_LZCNT run as BSF and BSR on a processor without the feature: the caller's affair.
  * SIMD ids use the VEX/EVEX mnemonic with V for VEX and EVEX encodings (INSN_VADDPS) and without for
  * legacy SSE (INSN_ADDPS). x87 ids: INSN_FADD, INSN_FIADD, INSN_FADDP ...
  */
@@ -112,7 +117,7 @@ struct insn {
     uint8_t evex_aaa; /* opmask register */
     bool evex_z, evex_b; /* zeroing; broadcast, rounding or SAE */
     uint8_t bcst;     /* element size when the memory operand is a broadcast, else 0 */
-    uint8_t raw[INSN_MAX_LEN];
+    uint8_t raw[INSN_MAX_LEN]; /* bytes beyond len are unspecified */
     uint8_t off_modrm, off_imm; /* byte offsets in raw, 0 if absent */
 };
 
@@ -141,7 +146,10 @@ struct insn_row {
     uint8_t feature;   /* enum cpu_feature that must be present */
     uint8_t feature2;  /* second requirement or the same (AVX512VL for shorter vectors is by vlen) */
     uint32_t flags;    /* IF_* */
-    /* EFLAGS effects by FL_* status bits; "undefined" may be anything and is not compared in tests */
+    /* EFLAGS effects: status bits and DF. fl_undef, part of fl_write, may be anything afterwards. An
+     * instruction that may leave flags alone (shift by a count of 0) has them in fl_read as well; the same
+     * holds for CMPS and SCAS with a REP prefix, which the row does not show, as it does not show that REPE and REPNE
+     * test ZF. Instructions that push or store all flags read them all. */
     uint16_t fl_read, fl_write, fl_undef;
     const char *mnemonic; /* lower case */
     /* encoding part, private to decode.c */

@@ -1,7 +1,7 @@
 /*
  * Build-time program: turns the rows of table-*.h into C source for insn_table, insn_cands and
- * insn_index (see table.h). Refuses tables in which the choice between two rows would depend on their
- * order for any reason but that the first is the more specific one.
+ * insn_index (see table.h). Refuses tables in which the choice between two rows would depend on
+ * their order for any reason but that the first is the more specific one.
  */
 #include <ctype.h>
 #include <stdio.h>
@@ -22,8 +22,8 @@ struct raw_row {
 
 #define CPUF_(f) CPUF_##f
 #define CPUF(f) CPUF_(f)
-#define I(name, opcode, match, traits, fl, ...)                                                    \
-    { #name, INSN_##name, opcode, match, traits, CPUF(FEAT), CPUF(FEAT2), fl, { __VA_ARGS__ } },
+#define I(name, opcode, match, traits, fl, ...) \
+    {#name, INSN_##name, opcode, match, traits, CPUF(FEAT), CPUF(FEAT2), fl, {__VA_ARGS__}},
 static const struct raw_row rows[] = {
 #include "insn/tables.h"
 };
@@ -37,8 +37,20 @@ static const char *const id_names[] = {
 static bool spec_uses_modrm(unsigned spec)
 {
     switch (SPEC_LOC(spec)) {
-    case LOC_E: case LOC_M: case LOC_G: case LOC_S: case LOC_C: case LOC_D: case LOC_STI: case LOC_V:
-    case LOC_W: case LOC_P: case LOC_Q: case LOC_KG: case LOC_KE: case LOC_MV:
+    case LOC_E:
+    case LOC_M:
+    case LOC_G:
+    case LOC_S:
+    case LOC_C:
+    case LOC_D:
+    case LOC_STI:
+    case LOC_V:
+    case LOC_W:
+    case LOC_P:
+    case LOC_Q:
+    case LOC_KG:
+    case LOC_KE:
+    case LOC_MV:
         return true;
     default:
         return false;
@@ -53,7 +65,7 @@ static bool spec_uses_vvvv(unsigned spec)
 static bool row_has_modrm(const struct raw_row *r)
 {
     uint64_t fields = (7ull << KEY_REG | 7ull << KEY_RM | 1ull << KEY_MOD3) << 32;
-    bool has = (r->match & fields) || (r->traits & (AT_MODRM | AT_NOMOD));
+    bool has = (r->match & fields) || (r->traits & AT_NOMOD);
 
     for (int k = 0; k < INSN_MAX_OPS; k++)
         has |= spec_uses_modrm(r->op[k]);
@@ -79,7 +91,8 @@ static bool covers(const struct raw_row *r, unsigned space, unsigned map, unsign
 {
     unsigned base = r->opcode & 0xff, n = r->opcode & SPAN8 ? 8 : 1;
 
-    return (r->opcode >> 12 & 3) == space && (r->opcode >> 8 & 0xf) == map && op >= base && op < base + n;
+    return (r->opcode >> 12 & 3) == space && (r->opcode >> 8 & 0xf) == map && op >= base &&
+           op < base + n;
 }
 
 /* Rows that some encoding fits both of are fine only when the first one asks for strictly more. */
@@ -170,8 +183,9 @@ int main(void)
         for (unsigned m = 0; m < MAP_COUNT; m++)
             for (unsigned op = 0; op < 256; op++)
                 if (index[s][m][op].n)
-                    printf("    [%u][%u][%u] = { %u, %u, %d, %d },\n", s, m, op, index[s][m][op].first,
-                           index[s][m][op].n, index[s][m][op].modrm, index[s][m][op].sole);
+                    printf("    [%u][%u][%u] = { %u, %u, %d, %d },\n", s, m, op,
+                           index[s][m][op].first, index[s][m][op].n, index[s][m][op].modrm,
+                           index[s][m][op].sole);
     printf("};\n");
     return EXIT_SUCCESS;
 }

@@ -1,15 +1,19 @@
-/* Memory operands, registers and immediates. SDM vol. 2 §2.1.5, §2.2.1, §2.3.12 (VSIB), §2.7.5 (disp8*N). */
+/* Memory operands, registers and immediates. SDM vol. 2 §2.1.5, §2.2.1, §2.3.12 (VSIB), §2.7.5
+ * (disp8*N). */
 #include "insn/decode.h"
 
 /* Bytes of an operand in memory, by operand size / 2, for sizes that depend on nothing else. */
-#define FIXED                                                                                      \
-    [SZ_b] = 1, [SZ_w] = 2, [SZ_d] = 4, [SZ_q] = 8, [SZ_o] = 16, [SZ_t] = 10, [SZ_yy] = 32, [SZ_zz] = 64, \
-    [SZ_vw] = 2, [SZ_dw] = 2, [SZ_db] = 1
+#define FIXED                                                                               \
+    [SZ_b] = 1, [SZ_w] = 2, [SZ_d] = 4, [SZ_q] = 8, [SZ_o] = 16, [SZ_t] = 10, [SZ_yy] = 32, \
+    [SZ_zz] = 64, [SZ_vw] = 2, [SZ_dw] = 2, [SZ_db] = 1
 static const uint8_t size_table[5][SZ_s] = {
-    [0] = { FIXED, [SZ_v] = 1, [SZ_z] = 1, [SZ_y] = 4, [SZ_qq] = 8 },
-    [1] = { FIXED, [SZ_v] = 2, [SZ_z] = 2, [SZ_y] = 4, [SZ_p] = 4, [SZ_a] = 4, [SZ_qq] = 8, [SZ_e] = 14 },
-    [2] = { FIXED, [SZ_v] = 4, [SZ_z] = 4, [SZ_y] = 4, [SZ_p] = 6, [SZ_a] = 8, [SZ_qq] = 8, [SZ_e] = 28 },
-    [4] = { FIXED, [SZ_v] = 8, [SZ_z] = 4, [SZ_y] = 8, [SZ_p] = 10, [SZ_a] = 16, [SZ_qq] = 16, [SZ_e] = 28 },
+    [0] = {FIXED, [SZ_v] = 1, [SZ_z] = 1, [SZ_y] = 4, [SZ_qq] = 8},
+    [1] = {FIXED, [SZ_v] = 2, [SZ_z] = 2, [SZ_y] = 4, [SZ_p] = 4, [SZ_a] = 4, [SZ_qq] = 8,
+           [SZ_e] = 14},
+    [2] = {FIXED, [SZ_v] = 4, [SZ_z] = 4, [SZ_y] = 4, [SZ_p] = 6, [SZ_a] = 8, [SZ_qq] = 8,
+           [SZ_e] = 28},
+    [4] = {FIXED, [SZ_v] = 8, [SZ_z] = 4, [SZ_y] = 8, [SZ_p] = 10, [SZ_a] = 16, [SZ_qq] = 16,
+           [SZ_e] = 28},
 };
 #undef FIXED
 
@@ -37,7 +41,12 @@ static unsigned spec_gpr_bytes(const struct dec *d, const struct insn *i, unsign
 static bool spec_is_rm(unsigned spec)
 {
     switch (SPEC_LOC(spec)) {
-    case LOC_E: case LOC_M: case LOC_W: case LOC_Q: case LOC_KE: case LOC_MV:
+    case LOC_E:
+    case LOC_M:
+    case LOC_W:
+    case LOC_Q:
+    case LOC_KE:
+    case LOC_MV:
         return true;
     default:
         return false;
@@ -61,8 +70,8 @@ static unsigned disp8_scale(const struct dec *d, const struct insn *i)
 
 static int mem16(struct dec *d, struct insn *i)
 {
-    static const uint8_t base[8] = { RBX, RBX, RBP, RBP, RSI, RDI, RBP, RBX };
-    static const uint8_t index[8] = { RSI, RDI, RSI, RDI, REG_NONE, REG_NONE, REG_NONE, REG_NONE };
+    static const uint8_t base[8] = {RBX, RBX, RBP, RBP, RSI, RDI, RBP, RBX};
+    static const uint8_t index[8] = {RSI, RDI, RSI, RDI, REG_NONE, REG_NONE, REG_NONE, REG_NONE};
     unsigned mod = i->modrm >> 6, rm = i->modrm & 7, n = mod == 1 ? 1 : mod == 2 ? 2 : 0;
     uint64_t disp = 0;
 
@@ -368,16 +377,32 @@ static int operand(struct dec *d, struct insn *i, unsigned k)
             return INSN_E_UD;
         set_gpr(d, i, o, (i->modrm >> 3 & 7u) | d->r, spec);
         return INSN_OK;
-    case LOC_S: case LOC_C: case LOC_D: case LOC_V: case LOC_P: case LOC_KG:
+    case LOC_S:
+    case LOC_C:
+    case LOC_D:
+    case LOC_V:
+    case LOC_P:
+    case LOC_KG:
         *slot = SLOT_REG;
         return reg_operand(d, i, o, spec);
-    case LOC_E: case LOC_M: case LOC_STI: case LOC_W: case LOC_Q: case LOC_KE: case LOC_MV:
+    case LOC_E:
+    case LOC_M:
+    case LOC_STI:
+    case LOC_W:
+    case LOC_Q:
+    case LOC_KE:
+    case LOC_MV:
         *slot = SLOT_RM;
         return rm_operand(d, i, o, spec);
-    case LOC_B: case LOC_H: case LOC_KB:
+    case LOC_B:
+    case LOC_H:
+    case LOC_KB:
         *slot = SLOT_VVVV;
         return vvvv_operand(d, i, o, spec);
-    case LOC_I: case LOC_IS: case LOC_I2: case LOC_J:
+    case LOC_I:
+    case LOC_IS:
+    case LOC_I2:
+    case LOC_J:
         *slot = SLOT_IMM;
         return immediate(d, i, o, spec);
     case LOC_AP:
@@ -436,8 +461,8 @@ int insn_decode_operands(struct dec *d, struct insn *i)
         i->nops++;
     }
     /* Merge-masking keeps elements of the destination, so it is read as well. */
-    if (i->evex_aaa && !i->evex_z && i->op[0].kind == OP_REG && i->op[0].cls == RC_VEC && i->op[0].write &&
-        !attr_has(d, AT_SELECT))
+    if (i->evex_aaa && !i->evex_z && i->op[0].kind == OP_REG && i->op[0].cls == RC_VEC &&
+        i->op[0].write && !attr_has(d, AT_SELECT))
         i->op[0].read = 1;
     if (i->mem.seg == SREG_COUNT)
         i->mem.seg = DS;

@@ -1,14 +1,15 @@
-/* AVX-512: EVEX encodings. None is recognised in real and virtual-8086 mode. Lengths below 512 bits need AVX512VL but for AT_LIG
- * and AT_NOVL.
- * SDM vol. 2 chapters 3 to 5. See table.h. */
+/* AVX-512: EVEX encodings. None is recognised in real and virtual-8086 mode. Lengths below 512
+ * bits need AVX512VL but for AT_LIG and AT_NOVL. SDM vol. 2 chapters 3 to 5. See table.h. */
 #define VE (IF_AVX512 | IF_NOREAL)
 #define FLAGS_OUT EF(0, fALL, 0)
 
 #define FEAT GFNI
 #define FEAT2 AVX512F
 I(VGF2P8MULB, E38(0xcf), P66 | W0, VE | AT_MASK, NOFL, W(Vx), R(Hx), R(Wx))
-I(VGF2P8AFFINEQB, E3A(0xce), P66 | W1, VE | AT_MASK | AT_B8, NOFL, W(Vx), R(Hx), R(Wx), R(Ib))
-I(VGF2P8AFFINEINVQB, E3A(0xcf), P66 | W1, VE | AT_MASK | AT_B8, NOFL, W(Vx), R(Hx), R(Wx), R(Ib))
+I(VGF2P8AFFINEQB, E3A(0xce), P66 | W1, VE | AT_MASK | AT_B8 | IF_STRICT_WHOLE, NOFL,
+  W(Vx), R(Hx), R(Wx), R(Ib))
+I(VGF2P8AFFINEINVQB, E3A(0xcf), P66 | W1, VE | AT_MASK | AT_B8 | IF_STRICT_WHOLE, NOFL,
+  W(Vx), R(Hx), R(Wx), R(Ib))
 
 #undef FEAT
 #undef FEAT2
@@ -287,15 +288,14 @@ I(VPSRAVD, E38(0x46), P66 | W0, VE | AT_MASK | AT_B4, NOFL, W(Vx), R(Hx), R(Wx))
 I(VPSRAVQ, E38(0x46), P66 | W1, VE | AT_MASK | AT_B8, NOFL, W(Vx), R(Hx), R(Wx))
 I(VPSLLVD, E38(0x47), P66 | W0, VE | AT_MASK | AT_B4, NOFL, W(Vx), R(Hx), R(Wx))
 I(VPSLLVQ, E38(0x47), P66 | W1, VE | AT_MASK | AT_B8, NOFL, W(Vx), R(Hx), R(Wx))
-/* These raise no exception but honour MXCSR.DAZ. */
-I(VRCP14PS, E38(0x4c), P66 | W0, VE | IF_FP | AT_MASK | AT_B4, NOFL, W(Vx), R(Wx))
-I(VRCP14PD, E38(0x4c), P66 | W1, VE | IF_FP | AT_MASK | AT_B8, NOFL, W(Vx), R(Wx))
-I(VRCP14SS, E38(0x4d), P66 | W0, VE | IF_FP | AT_LIG | AT_MASK, NOFL, W(Vo), R(Ho), R(Wd))
-I(VRCP14SD, E38(0x4d), P66 | W1, VE | IF_FP | AT_LIG | AT_MASK, NOFL, W(Vo), R(Ho), R(Wq))
-I(VRSQRT14PS, E38(0x4e), P66 | W0, VE | IF_FP | AT_MASK | AT_B4, NOFL, W(Vx), R(Wx))
-I(VRSQRT14PD, E38(0x4e), P66 | W1, VE | IF_FP | AT_MASK | AT_B8, NOFL, W(Vx), R(Wx))
-I(VRSQRT14SS, E38(0x4f), P66 | W0, VE | IF_FP | AT_LIG | AT_MASK, NOFL, W(Vo), R(Ho), R(Wd))
-I(VRSQRT14SD, E38(0x4f), P66 | W1, VE | IF_FP | AT_LIG | AT_MASK, NOFL, W(Vo), R(Ho), R(Wq))
+I(VRCP14PS, E38(0x4c), P66 | W0, VE | AT_MASK | AT_B4 | IF_FP, NOFL, W(Vx), R(Wx))
+I(VRCP14PD, E38(0x4c), P66 | W1, VE | AT_MASK | AT_B8 | IF_FP, NOFL, W(Vx), R(Wx))
+I(VRCP14SS, E38(0x4d), P66 | W0, VE | AT_LIG | AT_MASK | IF_FP, NOFL, W(Vo), R(Ho), R(Wd))
+I(VRCP14SD, E38(0x4d), P66 | W1, VE | AT_LIG | AT_MASK | IF_FP, NOFL, W(Vo), R(Ho), R(Wq))
+I(VRSQRT14PS, E38(0x4e), P66 | W0, VE | AT_MASK | AT_B4 | IF_FP, NOFL, W(Vx), R(Wx))
+I(VRSQRT14PD, E38(0x4e), P66 | W1, VE | AT_MASK | AT_B8 | IF_FP, NOFL, W(Vx), R(Wx))
+I(VRSQRT14SS, E38(0x4f), P66 | W0, VE | AT_LIG | AT_MASK | IF_FP, NOFL, W(Vo), R(Ho), R(Wd))
+I(VRSQRT14SD, E38(0x4f), P66 | W1, VE | AT_LIG | AT_MASK | IF_FP, NOFL, W(Vo), R(Ho), R(Wq))
 I(VPBROADCASTD, E38(0x58), P66 | W0, VE | AT_MASK, NOFL, W(Vx), R(Wd))
 I(VPBROADCASTQ, E38(0x59), P66 | W1, VE | AT_MASK, NOFL, W(Vx), R(Wq))
 I(VBROADCASTI32X4, E38(0x5a), P66 | W0 | L1 | MEM, VE | AT_MASK, NOFL, W(Vyy), R(Mo))
@@ -658,7 +658,7 @@ I(VPCMPUB, E3A(0x3e), P66 | W0, VE | AT_MASKM, NOFL, W(KG), R(Hx), R(Wx), R(Ib))
 I(VPCMPUW, E3A(0x3e), P66 | W1, VE | AT_MASKM, NOFL, W(KG), R(Hx), R(Wx), R(Ib))
 I(VPCMPB, E3A(0x3f), P66 | W0, VE | AT_MASKM, NOFL, W(KG), R(Hx), R(Wx), R(Ib))
 I(VPCMPW, E3A(0x3f), P66 | W1, VE | AT_MASKM, NOFL, W(KG), R(Hx), R(Wx), R(Ib))
-I(VDBPSADBW, E3A(0x42), P66 | W0, VE | AT_MASK, NOFL, W(Vx), R(Hx), R(Wx), R(Ib))
+I(VDBPSADBW, E3A(0x42), P66 | W0, VE | AT_MASK | IF_STRICT_WHOLE, NOFL, W(Vx), R(Hx), R(Wx), R(Ib))
 
 #undef FEAT
 #undef FEAT2
@@ -742,10 +742,10 @@ I(VREDUCESS, E3A(0x57), P66 | W0, VE | IF_FP | AT_LIG | AT_MASK | AT_SAE, NOFL, 
    R(Wd), R(Ib))
 I(VREDUCESD, E3A(0x57), P66 | W1, VE | IF_FP | AT_LIG | AT_MASK | AT_SAE, NOFL, W(Vo), R(Ho),
    R(Wq), R(Ib))
-I(VFPCLASSPS, E3A(0x66), P66 | W0, VE | AT_MASKM | AT_B4, NOFL, W(KG), R(Wx), R(Ib))
-I(VFPCLASSPD, E3A(0x66), P66 | W1, VE | AT_MASKM | AT_B8, NOFL, W(KG), R(Wx), R(Ib))
-I(VFPCLASSSS, E3A(0x67), P66 | W0, VE | AT_LIG | AT_MASKM, NOFL, W(KG), R(Wd), R(Ib))
-I(VFPCLASSSD, E3A(0x67), P66 | W1, VE | AT_LIG | AT_MASKM, NOFL, W(KG), R(Wq), R(Ib))
+I(VFPCLASSPS, E3A(0x66), P66 | W0, VE | AT_MASKM | AT_B4 | IF_FP, NOFL, W(KG), R(Wx), R(Ib))
+I(VFPCLASSPD, E3A(0x66), P66 | W1, VE | AT_MASKM | AT_B8 | IF_FP, NOFL, W(KG), R(Wx), R(Ib))
+I(VFPCLASSSS, E3A(0x67), P66 | W0, VE | AT_LIG | AT_MASKM | IF_FP, NOFL, W(KG), R(Wd), R(Ib))
+I(VFPCLASSSD, E3A(0x67), P66 | W1, VE | AT_LIG | AT_MASKM | IF_FP, NOFL, W(KG), R(Wq), R(Ib))
 
 #undef FEAT
 #undef FEAT2
@@ -800,7 +800,7 @@ I(VPDPWSSDS, E38(0x53), P66 | W0, VE | AT_MASK | AT_B4, NOFL, RW(Vx), R(Hx), R(W
 #define FEAT2 AVX512F
 I(VPOPCNTB, E38(0x54), P66 | W0, VE | AT_MASK, NOFL, W(Vx), R(Wx))
 I(VPOPCNTW, E38(0x54), P66 | W1, VE | AT_MASK, NOFL, W(Vx), R(Wx))
-I(VPSHUFBITQMB, E38(0x8f), P66 | W0, VE | AT_MASKM, NOFL, W(KG), R(Hx), R(Wx))
+I(VPSHUFBITQMB, E38(0x8f), P66 | W0, VE | AT_MASKM | IF_STRICT_WHOLE, NOFL, W(KG), R(Hx), R(Wx))
 
 #undef FEAT
 #undef FEAT2

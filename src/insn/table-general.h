@@ -3,8 +3,8 @@
 #define FEAT FPU /* every processor that we model */
 #define FEAT2 FPU
 
-/* Effects on EFLAGS. A conditional writer (a shift whose count may be 0) passes the old flags on, so it
- * reads them too. */
+/* Effects on EFLAGS. A conditional writer (a shift whose count may be 0) passes the old flags on,
+ * so it reads them too. */
 #define F_ADD EF(0, fALL, 0)
 #define F_ADC EF(FL_CF, fALL, 0)
 #define F_LOGIC EF(0, fALL, FL_AF)
@@ -448,21 +448,22 @@ I(INVPCID, OP38(0x82), P66 | MEM, IF_PRIV | IF_SYS, NOFL, R(Gc), R(Mo))
 #undef FEAT
 #define FEAT BMI1
 #define F_BMI EF(0, fALL, FL_AF | FL_PF)
-I(ANDN, V38(0xf2), NP | L0, AT_WIG32 | IF_NOREAL, F_BMI, W(Gy), R(By), R(Ey))
-I(BLSR, V38(0xf3), NP | L0 | REG_(1), AT_WIG32 | IF_NOREAL, F_BMI, W(By), R(Ey))
-I(BLSMSK, V38(0xf3), NP | L0 | REG_(2), AT_WIG32 | IF_NOREAL, F_BMI, W(By), R(Ey))
-I(BLSI, V38(0xf3), NP | L0 | REG_(3), AT_WIG32 | IF_NOREAL, F_BMI, W(By), R(Ey))
-I(BEXTR, V38(0xf7), NP | L0, AT_WIG32 | IF_NOREAL, EF(0, fALL, FL_AF | FL_SF | FL_PF), W(Gy), R(Ey), R(By))
+I(ANDN, V38(0xf2), NP | L0, IF_NOREAL, F_BMI, W(Gy), R(By), R(Ey))
+I(BLSR, V38(0xf3), NP | L0 | REG_(1), IF_NOREAL, F_BMI, W(By), R(Ey))
+I(BLSMSK, V38(0xf3), NP | L0 | REG_(2), IF_NOREAL, F_BMI, W(By), R(Ey))
+I(BLSI, V38(0xf3), NP | L0 | REG_(3), IF_NOREAL, F_BMI, W(By), R(Ey))
+I(BEXTR, V38(0xf7), NP | L0, IF_NOREAL, EF(0, fALL, FL_AF | FL_SF | FL_PF),
+  W(Gy), R(Ey), R(By))
 #undef FEAT
 #define FEAT BMI2
-I(BZHI, V38(0xf5), NP | L0, AT_WIG32 | IF_NOREAL, F_BMI, W(Gy), R(Ey), R(By))
-I(PEXT, V38(0xf5), PF3 | L0, AT_WIG32 | IF_NOREAL, NOFL, W(Gy), R(By), R(Ey))
-I(PDEP, V38(0xf5), PF2 | L0, AT_WIG32 | IF_NOREAL, NOFL, W(Gy), R(By), R(Ey))
-I(MULX, V38(0xf6), PF2 | L0, AT_WIG32 | IF_NOREAL, NOFL, W(Gy), W(By), R(Ey))
-I(SHLX, V38(0xf7), P66 | L0, AT_WIG32 | IF_NOREAL, NOFL, W(Gy), R(Ey), R(By))
-I(SARX, V38(0xf7), PF3 | L0, AT_WIG32 | IF_NOREAL, NOFL, W(Gy), R(Ey), R(By))
-I(SHRX, V38(0xf7), PF2 | L0, AT_WIG32 | IF_NOREAL, NOFL, W(Gy), R(Ey), R(By))
-I(RORX, V3A(0xf0), PF2 | L0, AT_WIG32 | IF_NOREAL, NOFL, W(Gy), R(Ey), R(Ib))
+I(BZHI, V38(0xf5), NP | L0, IF_NOREAL, F_BMI, W(Gy), R(Ey), R(By))
+I(PEXT, V38(0xf5), PF3 | L0, IF_NOREAL, NOFL, W(Gy), R(By), R(Ey))
+I(PDEP, V38(0xf5), PF2 | L0, IF_NOREAL, NOFL, W(Gy), R(By), R(Ey))
+I(MULX, V38(0xf6), PF2 | L0, IF_NOREAL, NOFL, W(Gy), W(By), R(Ey))
+I(SHLX, V38(0xf7), P66 | L0, IF_NOREAL, NOFL, W(Gy), R(Ey), R(By))
+I(SARX, V38(0xf7), PF3 | L0, IF_NOREAL, NOFL, W(Gy), R(Ey), R(By))
+I(SHRX, V38(0xf7), PF2 | L0, IF_NOREAL, NOFL, W(Gy), R(Ey), R(By))
+I(RORX, V3A(0xf0), PF2 | L0, IF_NOREAL, NOFL, W(Gy), R(Ey), R(Ib))
 
 #undef F_ADD
 #undef F_ADC

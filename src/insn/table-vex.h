@@ -1,5 +1,6 @@
-/* AVX, AVX2, FMA, F16C and the opmask instructions: VEX encodings. None is recognised in real and virtual-8086 mode. AT_YMM2: the 256-bit form needs AVX2.
- * SDM vol. 2 chapters 3 to 5. See table.h. */
+/* AVX, AVX2, FMA, F16C and the opmask instructions: VEX encodings. None is recognised in real
+ * and virtual-8086 mode. AT_YMM2: the 256-bit form needs AVX2. SDM vol. 2 chapters 3 to 5. See
+ * table.h. */
 #define VX (IF_AVX | IF_NOREAL)
 #define VK (IF_AVX512 | IF_NOREAL)
 #define FLAGS_OUT EF(0, fALL, 0)

@@ -1,5 +1,6 @@
-/* x87 instructions: D8-DF. Undocumented aliases (DC D0, DD C8, DE D0, DF C8, DF D0, DF D8, D9 D8) behave as the
- * instruction that they are named after here. SDM vol. 2 appendix B.17, vol. 1 ch. 8. See table.h. */
+/* x87 instructions: D8-DF. Undocumented aliases (DC D0, DD C8, DE D0, DF C8, DF D0, DF D8, D9
+ * D8) behave as the instruction that they are named after here. SDM vol. 2 appendix B.17, vol. 1
+ * ch. 8. See table.h. */
 #define FEAT FPU
 #define FEAT2 FPU
 

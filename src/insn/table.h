@@ -1,9 +1,9 @@
 /*
  * How a row of the instruction table is written (table-*.h), private to src/insn.
  *
- * mktable, run at build time, includes the table files, turns the rows into `insn_table` and makes for each
- * (space, map, opcode) the list of candidate rows with their match words; insn_decode() compares the
- * bits of an encoding, packed into one key, against these until one fits.
+ * mktable, run at build time, includes the table files, turns the rows into `insn_table` and makes
+ * for each (space, map, opcode) the list of candidate rows with their match words; insn_decode()
+ * compares the bits of an encoding, packed into one key, against these until one fits.
  *
  *   I(NAME, opcode, match, traits, flags, operands...)
  *     NAME     INSN_NAME is the id; the mnemonic is NAME in lower case up to a '_'
@@ -106,13 +106,11 @@ enum { MASK_NONE, MASK_MERGE, MASK_FULL, MASK_NEEDED };
 #define AT_GATHER AT(14) /* destination, index and mask must differ */
 #define AT_HASMODRM AT(15) /* made by mktable */
 #define AT_VVVV AT(16)     /* made by mktable: some operand uses vvvv */
-#define AT_WIG32 AT(17)    /* W means nothing outside 64-bit code */
 #define AT_CC AT(18)       /* the opcode's low four bits are a condition */
 #define AT_NOVL AT(19)     /* EVEX: a vector shorter than 512 bits does not need AVX512VL */
 #define AT_YMM2 AT(21)     /* VEX: the 256-bit form needs AVX2 */
 #define AT_SELECT AT(22)   /* the opmask selects a source: nothing of the destination is kept */
 #define AT_VSIB AT(23)     /* made by mktable: some operand is LOC_MV */
-#define AT_MODRM AT(20)    /* has ModRM though no operand and no match shows it */
 
 /* ---- operand specs: location << 6 | size, role in bits 13..12 ---- */
 enum loc {
@@ -190,35 +188,31 @@ enum {
     M0 = SPEC(LOC_M, SZ_0), Mb = SPEC(LOC_M, SZ_b), Mw = SPEC(LOC_M, SZ_w), Md = SPEC(LOC_M, SZ_d),
     Mq = SPEC(LOC_M, SZ_q), Mo = SPEC(LOC_M, SZ_o), Mt = SPEC(LOC_M, SZ_t), Mv = SPEC(LOC_M, SZ_v),
     My = SPEC(LOC_M, SZ_y), Mp = SPEC(LOC_M, SZ_p), Ma = SPEC(LOC_M, SZ_a), Ms = SPEC(LOC_M, SZ_s),
-    Mqq = SPEC(LOC_M, SZ_qq), Me = SPEC(LOC_M, SZ_e), Mx = SPEC(LOC_M, SZ_x), Myy = SPEC(LOC_M, SZ_yy),
-    Mzz = SPEC(LOC_M, SZ_zz),
-    Gb = SPEC(LOC_G, SZ_b), Gw = SPEC(LOC_G, SZ_w), Gd = SPEC(LOC_G, SZ_d), Gq = SPEC(LOC_G, SZ_q),
-    Gv = SPEC(LOC_G, SZ_v), Gy = SPEC(LOC_G, SZ_y), Gc = SPEC(LOC_G, SZ_c), Gz = SPEC(LOC_G, SZ_z),
-    By = SPEC(LOC_B, SZ_y),
-    Zb = SPEC(LOC_Z, SZ_b), Zv = SPEC(LOC_Z, SZ_v), Zy = SPEC(LOC_Z, SZ_y),
-    AL = SPEC(LOC_ACC, SZ_b), AX = SPEC(LOC_ACC, SZ_w), rAX = SPEC(LOC_ACC, SZ_v), zAX = SPEC(LOC_ACC, SZ_z),
-    CL = SPEC(LOC_CX, SZ_b), DX = SPEC(LOC_DX, SZ_w),
-    Sw = SPEC(LOC_S, SZ_w), SOP = SPEC(LOC_SOP, SZ_w), Cc = SPEC(LOC_C, SZ_c), Dc = SPEC(LOC_D, SZ_c),
-    I1 = SPEC(LOC_ONE, SZ_b), Ib = SPEC(LOC_I, SZ_b), Iw = SPEC(LOC_I, SZ_w), Iv = SPEC(LOC_I, SZ_v),
-    ISb = SPEC(LOC_IS, SZ_b), ISz = SPEC(LOC_IS, SZ_z), I2b = SPEC(LOC_I2, SZ_b),
-    Jb = SPEC(LOC_J, SZ_b), Jz = SPEC(LOC_J, SZ_z), Ap = SPEC(LOC_AP, SZ_p),
-    Ob = SPEC(LOC_O, SZ_b), Ov = SPEC(LOC_O, SZ_v),
+    Mqq = SPEC(LOC_M, SZ_qq), Me = SPEC(LOC_M, SZ_e), Mx = SPEC(LOC_M, SZ_x),
+    Myy = SPEC(LOC_M, SZ_yy), Gb = SPEC(LOC_G, SZ_b), Gw = SPEC(LOC_G, SZ_w),
+    Gd = SPEC(LOC_G, SZ_d), Gq = SPEC(LOC_G, SZ_q), Gv = SPEC(LOC_G, SZ_v), Gy = SPEC(LOC_G, SZ_y),
+    Gc = SPEC(LOC_G, SZ_c), By = SPEC(LOC_B, SZ_y), Zb = SPEC(LOC_Z, SZ_b), Zv = SPEC(LOC_Z, SZ_v),
+    AL = SPEC(LOC_ACC, SZ_b), AX = SPEC(LOC_ACC, SZ_w), rAX = SPEC(LOC_ACC, SZ_v),
+    zAX = SPEC(LOC_ACC, SZ_z), CL = SPEC(LOC_CX, SZ_b), DX = SPEC(LOC_DX, SZ_w),
+    Sw = SPEC(LOC_S, SZ_w), SOP = SPEC(LOC_SOP, SZ_w), Cc = SPEC(LOC_C, SZ_c),
+    Dc = SPEC(LOC_D, SZ_c), I1 = SPEC(LOC_ONE, SZ_b), Ib = SPEC(LOC_I, SZ_b),
+    Iw = SPEC(LOC_I, SZ_w), Iv = SPEC(LOC_I, SZ_v), ISb = SPEC(LOC_IS, SZ_b),
+    ISz = SPEC(LOC_IS, SZ_z), I2b = SPEC(LOC_I2, SZ_b), Jb = SPEC(LOC_J, SZ_b),
+    Jz = SPEC(LOC_J, SZ_z), Ap = SPEC(LOC_AP, SZ_p), Ob = SPEC(LOC_O, SZ_b), Ov = SPEC(LOC_O, SZ_v),
     Xb = SPEC(LOC_XSI, SZ_b), Xv = SPEC(LOC_XSI, SZ_v), Xz = SPEC(LOC_XSI, SZ_z),
-    ST0 = SPEC(LOC_ST0, SZ_t), STi = SPEC(LOC_STI, SZ_t),
-    Yb = SPEC(LOC_YDI, SZ_b), Yv = SPEC(LOC_YDI, SZ_v), Yz = SPEC(LOC_YDI, SZ_z),
-    /* vectors, MMX, opmasks */
-    DDIo = SPEC(LOC_DDI, SZ_o), DDIq = SPEC(LOC_DDI, SZ_q), Ho = SPEC(LOC_H, SZ_o),
-    Hx = SPEC(LOC_H, SZ_x), Hx2 = SPEC(LOC_H, SZ_x2), Hyy = SPEC(LOC_H, SZ_yy),
-    Hzz = SPEC(LOC_H, SZ_zz), KB = SPEC(LOC_KB, SZ_q), KEb = SPEC(LOC_KE, SZ_b),
-    KEd = SPEC(LOC_KE, SZ_d), KEq = SPEC(LOC_KE, SZ_q), KEw = SPEC(LOC_KE, SZ_w),
-    KG = SPEC(LOC_KG, SZ_q), Lx = SPEC(LOC_L, SZ_x), MVd = SPEC(LOC_MV, SZ_d),
-    MVq = SPEC(LOC_MV, SZ_q), Pq = SPEC(LOC_P, SZ_q), Qd = SPEC(LOC_Q, SZ_d),
-    Qq = SPEC(LOC_Q, SZ_q), Vo = SPEC(LOC_V, SZ_o), Vx = SPEC(LOC_V, SZ_x),
-    Vx2 = SPEC(LOC_V, SZ_x2), Vyy = SPEC(LOC_V, SZ_yy), Vzz = SPEC(LOC_V, SZ_zz),
-    Wb = SPEC(LOC_W, SZ_b), Wd = SPEC(LOC_W, SZ_d), Wo = SPEC(LOC_W, SZ_o), Wq = SPEC(LOC_W, SZ_q),
-    Ww = SPEC(LOC_W, SZ_w), Wx = SPEC(LOC_W, SZ_x), Wx2 = SPEC(LOC_W, SZ_x2),
-    Wx4 = SPEC(LOC_W, SZ_x4), Wx8 = SPEC(LOC_W, SZ_x8), Wyy = SPEC(LOC_W, SZ_yy),
-    Wzz = SPEC(LOC_W, SZ_zz)
+    ST0 = SPEC(LOC_ST0, SZ_t), STi = SPEC(LOC_STI, SZ_t), Yb = SPEC(LOC_YDI, SZ_b),
+    Yv = SPEC(LOC_YDI, SZ_v), Yz = SPEC(LOC_YDI, SZ_z), DDIo = SPEC(LOC_DDI, SZ_o),
+    DDIq = SPEC(LOC_DDI, SZ_q), Ho = SPEC(LOC_H, SZ_o), Hx = SPEC(LOC_H, SZ_x),
+    Hx2 = SPEC(LOC_H, SZ_x2), Hyy = SPEC(LOC_H, SZ_yy), Hzz = SPEC(LOC_H, SZ_zz),
+    KB = SPEC(LOC_KB, SZ_q), KEb = SPEC(LOC_KE, SZ_b), KEd = SPEC(LOC_KE, SZ_d),
+    KEq = SPEC(LOC_KE, SZ_q), KEw = SPEC(LOC_KE, SZ_w), KG = SPEC(LOC_KG, SZ_q),
+    Lx = SPEC(LOC_L, SZ_x), MVd = SPEC(LOC_MV, SZ_d), MVq = SPEC(LOC_MV, SZ_q),
+    Pq = SPEC(LOC_P, SZ_q), Qd = SPEC(LOC_Q, SZ_d), Qq = SPEC(LOC_Q, SZ_q), Vo = SPEC(LOC_V, SZ_o),
+    Vx = SPEC(LOC_V, SZ_x), Vx2 = SPEC(LOC_V, SZ_x2), Vyy = SPEC(LOC_V, SZ_yy),
+    Vzz = SPEC(LOC_V, SZ_zz), Wb = SPEC(LOC_W, SZ_b), Wd = SPEC(LOC_W, SZ_d),
+    Wo = SPEC(LOC_W, SZ_o), Wq = SPEC(LOC_W, SZ_q), Ww = SPEC(LOC_W, SZ_w), Wx = SPEC(LOC_W, SZ_x),
+    Wx2 = SPEC(LOC_W, SZ_x2), Wx4 = SPEC(LOC_W, SZ_x4), Wx8 = SPEC(LOC_W, SZ_x8),
+    Wyy = SPEC(LOC_W, SZ_yy), Wzz = SPEC(LOC_W, SZ_zz)
 };
 
 /* ---- what mktable makes ---- */

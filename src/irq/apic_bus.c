@@ -1,9 +1,9 @@
 /*
- * Message delivery between local APICs, I/O APIC and MSIs: destination matching (SDM vol. 3 §11.6.2,
- * §11.12.2 for x2APIC) and lowest-priority arbitration.
+ * Message delivery between local APICs, I/O APIC and MSIs: destination matching (SDM vol. 3
+ * §11.6.2, §11.12.2 for x2APIC) and lowest-priority arbitration.
  *
- * The list of members changes only while nothing is delivered (lapic_new and lapic_free), so walking
- * it takes no lock; what matching needs of a member is in its atomics.
+ * The list of members changes only while nothing is delivered (lapic_new and lapic_free), so
+ * walking it takes no lock; what matching needs of a member is in its atomics.
  */
 #include <assert.h>
 #include <errno.h>
@@ -114,14 +114,14 @@ static bool preferred(const struct lapic *a, const struct lapic *b)
                      atomic_load_explicit(&b->arb, memory_order_relaxed)) < 0;
 }
 
-static int deliver_lowest(struct apic_bus *b, const struct apic_msg *m, const struct lapic *not)
+static int deliver_lowest(struct apic_bus *b, const struct apic_msg *m, const struct lapic *except)
 {
     struct lapic *best = NULL;
 
     for (uint32_t i = 0; i < b->n; i++) {
         struct lapic *l = b->member[i];
 
-        if (l == not || !match(m, l) ||
+        if (l == except || !match(m, l) ||
             !(atomic_load_explicit(&l->address, memory_order_relaxed) & ADDR_ACCEPTS))
             continue;
         if (!best || preferred(l, best))
@@ -130,14 +130,14 @@ static int deliver_lowest(struct apic_bus *b, const struct apic_msg *m, const st
     return best && lapic_accept(best, m);
 }
 
-int apic_bus_deliver(struct apic_bus *b, const struct apic_msg *m, const struct lapic *self)
+int apic_bus_deliver(struct apic_bus *b, const struct apic_msg *m, const struct lapic *except)
 {
     int n = 0;
 
     if (m->delivery == APIC_LOWEST)
-        return deliver_lowest(b, m, self);
+        return deliver_lowest(b, m, except);
     for (uint32_t i = 0; i < b->n; i++)
-        if (b->member[i] != self && match(m, b->member[i]))
+        if (b->member[i] != except && match(m, b->member[i]))
             n += lapic_accept(b->member[i], m);
     return n;
 }

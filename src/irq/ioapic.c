@@ -1,7 +1,7 @@
 /*
- * The I/O APIC. Messages are collected under the mutex and sent after it is dropped; a level-triggered
- * entry gets its remote IRR beforehand, so that an EOI that follows at once finds it set, and loses it
- * again if no local APIC took the message.
+ * The I/O APIC. Messages are collected under the mutex and sent after it is dropped; a
+ * level-triggered entry gets its remote IRR beforehand, so that an EOI that follows at once finds
+ * it set, and loses it again if no local APIC took the message.
  */
 #include "irq/ioapic.h"
 
@@ -54,10 +54,7 @@ struct outbox {
     } msg[IOAPIC_PINS];
 };
 
-static uint8_t delivery(uint64_t entry)
-{
-    return (uint8_t)bits(entry, 10, 8);
-}
+static uint8_t delivery(uint64_t entry) { return (uint8_t)bits(entry, 10, 8); }
 
 /* Only fixed and lowest-priority interrupts can be level-triggered. */
 static bool is_level(uint64_t entry)
@@ -174,8 +171,8 @@ static void write_entry(struct ioapic *a, unsigned i, uint32_t val, struct outbo
     if (i & 1)
         entry = (entry & UINT32_MAX) | (uint64_t)val << 32;
     else
-        entry = (entry & (~(uint64_t)UINT32_MAX | ENTRY_REMOTE_IRR)) |
-                (val & (uint32_t)ENTRY_WRITABLE);
+        entry =
+            (entry & (~(uint64_t)UINT32_MAX | ENTRY_REMOTE_IRR)) | (val & (uint32_t)ENTRY_WRITABLE);
     entry &= ENTRY_VALID;
     /* An edge-triggered entry has no remote IRR; guests clear a stuck one this way. */
     if (!is_level(entry))
@@ -235,7 +232,8 @@ void ioapic_reset(struct ioapic *a)
     pthread_mutex_unlock(&a->lock);
 }
 
-int ioapic_new(struct ioapic **out, struct apic_bus *bus, uint8_t id, struct trace *t, struct err *e)
+int ioapic_new(struct ioapic **out, struct apic_bus *bus, uint8_t id, struct trace *t,
+               struct err *e)
 {
     struct ioapic *a = calloc(1, sizeof(*a));
 

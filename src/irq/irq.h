@@ -1,7 +1,7 @@
 /*
  * An interrupt line as its driver sees it: a function to call with the new level. The struct is
- * copied freely; an unset line (set == NULL) goes nowhere. Lock order is device -> irq controller ->
- * vcpu: a device calls with its own lock held, so `set` never calls back into a device
+ * copied freely; an unset line (set == NULL) goes nowhere. Lock order is device -> irq controller
+ * -> vcpu: a device calls with its own lock held, so `set` never calls back into a device
  * synchronously except through the documented eoi hook of ioapic.h.
  */
 #ifndef RING3_IRQ_IRQ_H

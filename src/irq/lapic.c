@@ -1,6 +1,6 @@
 /*
- * The local APIC's interrupt state: IRR, ISR, priorities, local interrupt pins, life cycle and saving.
- * Registers are in lapic_regs.c, the timer in lapic_timer.c.
+ * The local APIC's interrupt state: IRR, ISR, priorities, local interrupt pins, life cycle and
+ * saving. Registers are in lapic_regs.c, the timer in lapic_timer.c.
  */
 #include "irq/lapic.h"
 
@@ -11,10 +11,7 @@
 
 #include "irq/lapic_impl.h"
 
-static bool test_bit(const uint32_t *reg, uint8_t v)
-{
-    return reg[v / 32] >> (v % 32) & 1;
-}
+static bool test_bit(const uint32_t *reg, uint8_t v) { return reg[v / 32] >> (v % 32) & 1; }
 
 static void set_bit(uint32_t *reg, uint8_t v, bool on)
 {

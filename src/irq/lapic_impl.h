@@ -1,7 +1,7 @@
 /*
- * What the files of the local APIC share among themselves; nobody else includes this. Functions that
- * take a struct lapic_fx are called with the lapic's mutex held and note there what has to happen
- * outside of it; lapic_unlock() then drops the mutex and does it.
+ * What the files of the local APIC share among themselves; nobody else includes this. Functions
+ * that take a struct lapic_fx are called with the lapic's mutex held and note there what has to
+ * happen outside of it; lapic_unlock() then drops the mutex and does it.
  */
 #ifndef RING3_IRQ_LAPIC_IMPL_H
 #define RING3_IRQ_LAPIC_IMPL_H
@@ -38,6 +38,7 @@ enum lapic_reg {
     REG_COUNT = 0x40
 };
 
+#define LVT_STATUS 0x5000u /* delivery status, remote IRR */
 enum lapic_lvt { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
 
 #define LVT_VECTOR 0xffu
@@ -66,17 +67,17 @@ struct lapic_state {
     uint64_t deadline;     /* guest ns of the timer's next expiry; TIMER_OFF when it is stopped */
     uint64_t tsc_deadline; /* IA32_TSC_DEADLINE; 0 when disarmed */
     uint64_t icr;
-    uint32_t id;           /* 32 bits; the xAPIC shows the low 8 */
+    uint32_t id; /* 32 bits; the xAPIC shows the low 8 */
     uint32_t tpr;
     uint32_t ldr, dfr;
     uint32_t svr;
     uint32_t esr, esr_latch; /* what reads give; errors since the last write of ESR */
     uint32_t lvt[LVT_COUNT];
     uint32_t timer_init, timer_div;
-    uint32_t arb;          /* lowest-priority messages taken; breaks ties between equals */
+    uint32_t arb; /* lowest-priority messages taken; breaks ties between equals */
     uint32_t irr[VEC_WORDS], isr[VEC_WORDS], tmr[VEC_WORDS];
-    bool lint[2];          /* is the pin asserted */
-    bool extint;           /* an ExtINT message is waiting for its INTA */
+    bool lint[2]; /* is the pin asserted */
+    bool extint;  /* an ExtINT message is waiting for its INTA */
     uint8_t pad[5];
 };
 
@@ -86,7 +87,7 @@ struct lapic_state {
 
 /* lapic.address: how messages find it, readable without the mutex. */
 #define ADDR_LDR(a) ((uint32_t)(a))
-#define ADDR_FLAT BIT(32)    /* DFR selects the flat model */
+#define ADDR_FLAT BIT(32) /* DFR selects the flat model */
 #define ADDR_X2APIC BIT(33)
 #define ADDR_ENABLED BIT(34) /* globally enabled: takes messages at all */
 #define ADDR_ACCEPTS BIT(35) /* software-enabled: takes fixed and lowest-priority ones */

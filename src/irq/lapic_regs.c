@@ -1,6 +1,6 @@
 /*
- * The local APIC's registers, reached through the xAPIC page or the x2APIC MSRs (SDM vol. 3 §11.4.1,
- * §11.12.1.2), and IA32_APIC_BASE with its mode transitions (§11.12.5).
+ * The local APIC's registers, reached through the xAPIC page or the x2APIC MSRs (SDM vol. 3
+ * §11.4.1, §11.12.1.2), and IA32_APIC_BASE with its mode transitions (§11.12.5).
  */
 #include <errno.h>
 
@@ -13,10 +13,10 @@
 /* Version 0x14 as of every integrated APIC, LVT_COUNT entries, EOI-broadcast suppression. */
 #define VERSION (0x14u | (LVT_COUNT - 1) << 16 | 1u << 24)
 
-#define XR 1  /* readable in xAPIC mode */
-#define XW 2  /* writable in xAPIC mode */
-#define MR 4  /* readable as an MSR in x2APIC mode */
-#define MW 8  /* writable as an MSR in x2APIC mode */
+#define XR 1 /* readable in xAPIC mode */
+#define XW 2 /* writable in xAPIC mode */
+#define MR 4 /* readable as an MSR in x2APIC mode */
+#define MW 8 /* writable as an MSR in x2APIC mode */
 #define XRW (XR | XW)
 #define RW (XR | XW | MR | MW)
 
@@ -36,7 +36,7 @@ static const struct reg_info regs[REG_COUNT] = {
     [REG_LDR] = {XRW | MR, 0xff000000},
     [REG_DFR] = {XRW, 0xf0000000},
     [REG_SVR] = {RW, 0x13ff},
-    [REG_ISR ... REG_IRR + VEC_WORDS - 1] = {XR | MR, 0},
+    [REG_ISR... REG_IRR + VEC_WORDS - 1] = {XR | MR, 0},
     [REG_ESR] = {RW, 0},
     [REG_ICR_LO] = {RW, 0xccfff},
     [REG_ICR_HI] = {XRW, 0xff000000},
@@ -242,10 +242,7 @@ static void write_reg(struct lapic *l, unsigned reg, uint32_t val, struct lapic_
 
 /* ---- xAPIC page ---- */
 
-static bool xapic_mode(const struct lapic *l)
-{
-    return lapic_enabled(l) && !lapic_x2apic(l);
-}
+static bool xapic_mode(const struct lapic *l) { return lapic_enabled(l) && !lapic_x2apic(l); }
 
 uint32_t lapic_mmio_read(struct lapic *l, uint32_t off)
 {
@@ -304,27 +301,26 @@ static int x2apic_write(struct lapic *l, unsigned reg, uint64_t val, struct lapi
         send_ipi(l, fx);
         return 0;
     }
-    if (val & ~(uint64_t)regs[reg].writable)
+    /* An LVT's delivery status and remote IRR are read-only, not reserved: Linux writes them back. */
+    if (val & ~(uint64_t)(regs[reg].writable |
+                          (reg >= REG_LVT && reg < REG_LVT + LVT_COUNT ? LVT_STATUS : 0)))
         return -EINVAL;
-    write_reg(l, reg, (uint32_t)val, fx);
+    write_reg(l, reg, (uint32_t)val & regs[reg].writable, fx);
     return 0;
 }
 
 /* IA32_APIC_BASE bits 11:10 as a mode; 1 is invalid. */
 enum apic_mode { MODE_OFF, MODE_INVALID, MODE_XAPIC, MODE_X2APIC };
 
-static enum apic_mode base_mode(uint64_t base)
-{
-    return (enum apic_mode)bits(base, 11, 10);
-}
+static enum apic_mode base_mode(uint64_t base) { return (enum apic_mode)bits(base, 11, 10); }
 
 static int write_base(struct lapic *l, uint64_t val, struct lapic_fx *fx)
 {
     static const bool allowed[4][4] = {
         /*                  to: off    inval  xapic  x2apic */
-        [MODE_OFF] =          {true,  false, true,  false},
-        [MODE_XAPIC] =        {true,  false, true,  true},
-        [MODE_X2APIC] =       {true,  false, false, true},
+        [MODE_OFF] = {true, false, true, false},
+        [MODE_XAPIC] = {true, false, true, true},
+        [MODE_X2APIC] = {true, false, false, true},
     };
     enum apic_mode old = base_mode(l->s.base), new = base_mode(val);
     unsigned maxphys = l->cfg.maxphys ? l->cfg.maxphys : 52;

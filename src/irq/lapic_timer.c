@@ -6,8 +6,8 @@
  */
 #include "irq/lapic_impl.h"
 
-/* A period shorter than this would keep the host busy with nothing but timer callbacks. Expiries are
- * then taken on every n-th point of the grid only; the current count is not affected. */
+/* A period shorter than this would keep the host busy with nothing but timer callbacks. Expiries
+ * are then taken on every n-th point of the grid only; the current count is not affected. */
 #define MIN_PERIOD_NS 200000u
 
 enum lapic_timer_mode lapic_timer_mode(const struct lapic *l)
@@ -151,7 +151,8 @@ void lapic_timer_set_lvt(struct lapic *l, uint32_t lvt, struct lapic_fx *fx)
     lapic_timer_arm(l);
 }
 
-/* When, in guest ns, the guest's TSC reaches the value: now if it has, TIMER_OFF if it never will. */
+/* When, in guest ns, the guest's TSC reaches the value: now if it has, TIMER_OFF if it never will.
+ */
 static uint64_t tsc_to_ns(const struct lapic *l, uint64_t tsc)
 {
     uint64_t now = clock_now(l->clock);

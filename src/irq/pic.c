@@ -24,17 +24,17 @@ struct pic_chip {
     uint8_t line; /* levels of the inputs */
     uint8_t irr, isr, imr;
     uint8_t elcr;
-    uint8_t base;      /* ICW2: vector of input 0 */
-    uint8_t icw3;      /* stored; the wiring decides */
-    uint8_t lowest;    /* input with the lowest priority, 7 unless rotated */
-    uint8_t step;      /* enum pic_step */
+    uint8_t base;   /* ICW2: vector of input 0 */
+    uint8_t icw3;   /* stored; the wiring decides */
+    uint8_t lowest; /* input with the lowest priority, 7 unless rotated */
+    uint8_t step;   /* enum pic_step */
     bool want_icw3, want_icw4;
-    bool level;        /* LTIM: all inputs level-triggered */
+    bool level; /* LTIM: all inputs level-triggered */
     bool aeoi, rotate_aeoi;
-    bool sfnm;         /* special fully nested mode */
+    bool sfnm; /* special fully nested mode */
     bool special_mask;
-    bool read_isr;     /* the even port reads ISR rather than IRR */
-    bool poll;         /* the next read is a poll */
+    bool read_isr; /* the even port reads ISR rather than IRR */
+    bool poll;     /* the next read is a poll */
 };
 
 struct pic_state {
@@ -53,10 +53,7 @@ struct pic {
     struct trace *trace;
 };
 
-static uint8_t level_mask(const struct pic_chip *c)
-{
-    return c->level ? 0xff : c->elcr;
-}
+static uint8_t level_mask(const struct pic_chip *c) { return c->level ? 0xff : c->elcr; }
 
 /* Input with the highest priority in set, or -1. */
 static int first(const struct pic_chip *c, uint8_t set)
@@ -70,10 +67,7 @@ static int first(const struct pic_chip *c, uint8_t set)
     return -1;
 }
 
-static int rank(const struct pic_chip *c, int n)
-{
-    return (n - c->lowest - 1) & 7;
-}
+static int rank(const struct pic_chip *c, int n) { return (n - c->lowest - 1) & 7; }
 
 /* The request that the chip would put through to its INT output, or -1. */
 static int winner(const struct pic_chip *c, bool master)
@@ -112,8 +106,8 @@ static void update(struct pic *p)
     atomic_store_explicit(&p->intr, winner(&c[0], true) >= 0, memory_order_seq_cst);
 }
 
-/* Drops the mutex and tells `out` of the new level. With `pulse` the output has been low in between,
- * as it is after every INTA. */
+/* Drops the mutex and tells `out` of the new level. With `pulse` the output has been low in
+ * between, as it is after every INTA. */
 static void unlock(struct pic *p, bool pulse)
 {
     bool level;
@@ -239,8 +233,14 @@ static void write_icw1(struct pic_chip *c, uint8_t val)
 }
 
 enum ocw2 {
-    OCW2_ROTATE_AEOI_CLEAR, OCW2_EOI, OCW2_NOP, OCW2_EOI_SPECIFIC,
-    OCW2_ROTATE_AEOI_SET, OCW2_ROTATE_EOI, OCW2_SET_PRIORITY, OCW2_ROTATE_EOI_SPECIFIC
+    OCW2_ROTATE_AEOI_CLEAR,
+    OCW2_EOI,
+    OCW2_NOP,
+    OCW2_EOI_SPECIFIC,
+    OCW2_ROTATE_AEOI_SET,
+    OCW2_ROTATE_EOI,
+    OCW2_SET_PRIORITY,
+    OCW2_ROTATE_EOI_SPECIFIC
 };
 
 static void write_ocw2(struct pic_chip *c, uint8_t val)

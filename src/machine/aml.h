@@ -4,8 +4,8 @@
  * which fills in the length. Running out of memory is remembered in the buffer and found by
  * aml_failed at the end, so that callers need not check each call. No locking.
  *
- * Names are single segments of one to four characters, as in ASL ("_SB", "PCI0"): each is given where
- * it belongs, so that paths are not needed.
+ * Names are single segments of one to four characters, as in ASL ("_SB", "PCI0"): each is given
+ * where it belongs, so that paths are not needed.
  */
 #ifndef RING3_MACHINE_AML_H
 #define RING3_MACHINE_AML_H

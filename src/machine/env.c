@@ -77,7 +77,7 @@ static int env_wrmsr(struct vcpu *v, uint32_t msr, uint64_t val)
     struct vcpu_host *h = host(v);
 
     if (pvclock_owns_msr(msr))
-        return pvclock_wrmsr(&h->pvclock, msr, val, vcpu_tsc_offset(h));
+        return pvclock_wrmsr(&h->pvclock, msr, val, h->tsc_offset);
     return lapic_wrmsr(h->lapic, msr, val);
 }
 
@@ -117,6 +117,11 @@ static void env_ferr(struct vcpu *v, bool level)
     machine_isa_irq(host(v)->m, 13, level);
 }
 
+static void env_tsc_moved(struct vcpu *v, uint64_t offset)
+{
+    vcpu_set_tsc_offset(host(v), offset);
+}
+
 const struct cpu_env machine_env = {
     .pio_read = env_pio_read,
     .pio_write = env_pio_write,
@@ -130,4 +135,5 @@ const struct cpu_env machine_env = {
     .irq_pending = env_irq_pending,
     .irq_ack = env_irq_ack,
     .ferr = env_ferr,
+    .tsc_moved = env_tsc_moved,
 };

@@ -107,7 +107,7 @@ void machine_resume(struct machine *m)
     timerq_resync(&m->timers);
     for (uint32_t i = 0; i < m->ncpu; i++) {
         lapic_resume(m->cpu[i].lapic);
-        pvclock_update(&m->cpu[i].pvclock, vcpu_tsc_offset(&m->cpu[i]));
+        pvclock_update(&m->cpu[i].pvclock, m->cpu[i].tsc_offset);
     }
     for (struct device *d = m->devices; d; d = d->next)
         device_resume(d);
@@ -196,6 +196,9 @@ static void end(struct machine *m, enum machine_end how, int status, const struc
         m->result.error = *why;
     chardev_flush(m->serial, FLUSH_MS);
     machine_quiesce(m);
+    for (uint32_t i = 0; i < m->ncpu; i++)
+        log_msg(m->log, LOG_INFO, "%s: vcpu%u: %llu instructions", m->name, i,
+                (unsigned long long)m->cpu[i].v.insns);
     m->ended(m->arg);
 }
 

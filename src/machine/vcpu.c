@@ -109,16 +109,17 @@ int vcpu_reset(struct vcpu_host *h, const struct cpu_state *s, struct err *e)
     if (h->v.index == 0)
         virtual_wire(h->lapic);
     pvclock_reset(&h->pvclock);
+    vcpu_set_tsc_offset(h, s->tsc_offset);
     atomic_fetch_and(&h->v.events, VCPU_EV_FLUSH);
     rc = h->v.engine->set_state(&h->v, s);
     return rc ? err_set(e, -rc, "engine %s refuses the reset state", h->v.engine->name) : 0;
 }
 
-uint64_t vcpu_tsc_offset(struct vcpu_host *h)
+void vcpu_set_tsc_offset(struct vcpu_host *h, uint64_t offset)
 {
-    struct cpu_state s;
-
-    return h->v.engine->get_state(&h->v, &s) ? 0 : s.tsc_offset;
+    h->tsc_offset = offset;
+    lapic_set_tsc_offset(h->lapic, offset);
+    pvclock_update(&h->pvclock, offset);
 }
 
 /* Where a dead processor stopped, for the last words of the machine. */

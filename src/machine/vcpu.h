@@ -21,6 +21,7 @@ struct vcpu_host {
     struct machine *m;
     struct lapic *lapic;
     struct pvclock pvclock;
+    uint64_t tsc_offset; /* guest TSC minus clock_tsc(); the vCPU's thread, or while it is parked */
     pthread_t thread;
     bool started;
     _Atomic bool asleep; /* waits for events after HLT, or is about to */
@@ -41,7 +42,7 @@ int vcpu_start(struct vcpu_host *h, struct err *e);
 /* Posts VCPU_EV_* and wakes the vCPU if it sleeps. Any thread, async-signal-safe. */
 void vcpu_wake(struct vcpu_host *h, uint32_t events);
 
-/* Guest TSC minus clock_tsc(). Only the vCPU's thread, or while it is parked. */
-uint64_t vcpu_tsc_offset(struct vcpu_host *h);
+/* The guest's TSC moved: tells all that count by it. Only the vCPU's thread, or while it is parked. */
+void vcpu_set_tsc_offset(struct vcpu_host *h, uint64_t offset);
 
 #endif

@@ -687,7 +687,7 @@ static void test_race(void **state)
 
 /* Another processor replaces the entry all the time, each time with another page. A translation to
  * a page is allowed only if the accessed bit got into the very entry that named it. */
-#define VERSIONS 40000u
+#define VERSIONS 1000000u
 
 struct replace {
     struct hand *h;

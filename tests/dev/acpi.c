@@ -95,7 +95,7 @@ static void test_enable_register_keeps_what_exists(void **state)
     struct fixture *f = *state;
 
     outw(f, EN, 0xffff);
-    assert_int_equal(inw(f, EN), 0x0121); /* timer, global lock, power button */
+    assert_int_equal(inw(f, EN), 0x0721); /* timer, global lock, buttons, RTC */
 }
 
 static void test_poweroff(void **state)

@@ -1,7 +1,7 @@
 /*
- * Random register accesses to every device class, meant to run under AddressSanitizer and UBSan: whatever
- * the guest does, alone or after a reset, a pause or a load of any state that validates, nothing may
- * crash, hang or ask for a callback in the past for ever.
+ * Random register accesses to every device class, meant to run under AddressSanitizer and UBSan:
+ * whatever the guest does, alone or after a reset, a pause or a load of any state that validates,
+ * nothing may crash, hang or ask for a callback in the past for ever.
  *
  * Without arguments: a fixed number of steps from a fixed seed, for `make test`.
  *     dev-fuzz [STEPS [SEED [CLASS]]]
@@ -85,20 +85,14 @@ static void drop_irqchip(struct world *w)
     apic_bus_free(w->apics);
 }
 
-static void make_i8042(struct world *w)
-{
-    w->cfg.i8042 = (struct i8042_cfg){fake_irq(&w->f, 1)};
-}
+static void make_i8042(struct world *w) { w->cfg.i8042 = (struct i8042_cfg){fake_irq(&w->f, 1)}; }
 
 static void make_uart(struct world *w)
 {
     w->cfg.uart = (struct uart_cfg){NULL, fake_irq(&w->f, 4)};
 }
 
-static void make_acpi(struct world *w)
-{
-    w->cfg.acpi = (struct acpi_dev_cfg){fake_irq(&w->f, 9)};
-}
+static void make_acpi(struct world *w) { w->cfg.acpi = (struct acpi_dev_cfg){fake_irq(&w->f, 9)}; }
 
 static void make_pcihost(struct world *w)
 {
@@ -112,31 +106,35 @@ static void make_pcihost(struct world *w)
 
 static void drop_pcihost(struct world *w) { pci_bus_free(w->pci); }
 
-static const struct fuzz_row rows[] = {
-    {&pit_class, make_pit, NULL, {{&pit_ops, 0x40, 4}, {&pit_port61_ops, 0x61, 1}}},
-    {&rtc_class, make_rtc, NULL, {{&rtc_ops, 0x70, 2}}},
-    {&irqchip_class,
-     make_irqchip,
-     drop_irqchip,
-     {{&irqchip_master_ops, 0x20, 2},
-      {&irqchip_slave_ops, 0xa0, 2},
-      {&irqchip_elcr_ops, 0x4d0, 2},
-      {&irqchip_ioapic_ops, IOAPIC_BASE, IOAPIC_SIZE, true}}},
-    {&i8042_class,
-     make_i8042,
-     NULL,
-     {{&i8042_data_ops, 0x60, 1}, {&i8042_command_ops, 0x64, 1}, {&i8042_port92_ops, 0x92, 1}}},
-    {&uart_class, make_uart, NULL, {{&uart_ops, 0x3f8, 8}, {&uart_ops, 0xd0000000, 8, true}}},
-    {&acpi_class, make_acpi, NULL, {{&acpi_ops, 0x600, ACPI_PORTS}}},
-    {&debugexit_class, NULL, NULL, {{&debugexit_ops, 0xf4, 4}}},
-    {&pcihost_class,
-     make_pcihost,
-     drop_pcihost,
-     {{&pcihost_cfg_ops, 0xcf8, PCIHOST_PORTS},
-      {&pcihost_ecam_ops, 0xb0000000, 256 * MIB, true}}},
-};
+#define PIO(o, b, n)                          \
+    {                                         \
+        .ops = &(o), .base = (b), .size = (n) \
+    }
+#define MMIO(o, b, n)                                       \
+    {                                                       \
+        .ops = &(o), .base = (b), .size = (n), .mmio = true \
+    }
 
-static uint64_t steps = 30000, seed = 1;
+/* clang-format off */
+static const struct fuzz_row rows[] = {
+    {&pit_class, make_pit, NULL, {PIO(pit_ops, 0x40, 4), PIO(pit_port61_ops, 0x61, 1)}},
+    {&rtc_class, make_rtc, NULL, {PIO(rtc_ops, 0x70, 2)}},
+    {&irqchip_class, make_irqchip, drop_irqchip,
+     {PIO(irqchip_master_ops, 0x20, 2), PIO(irqchip_slave_ops, 0xa0, 2),
+      PIO(irqchip_elcr_ops, 0x4d0, 2), MMIO(irqchip_ioapic_ops, IOAPIC_BASE, IOAPIC_SIZE)}},
+    {&i8042_class, make_i8042, NULL,
+     {PIO(i8042_data_ops, 0x60, 1), PIO(i8042_command_ops, 0x64, 1),
+      PIO(i8042_port92_ops, 0x92, 1)}},
+    {&uart_class, make_uart, NULL, {PIO(uart_ops, 0x3f8, 8), MMIO(uart_ops, 0xd0000000, 8)}},
+    {&acpi_class, make_acpi, NULL, {PIO(acpi_ops, 0x600, ACPI_PORTS)}},
+    {&debugexit_class, NULL, NULL, {PIO(debugexit_ops, 0xf4, 4)}},
+    {&pcihost_class, make_pcihost, drop_pcihost,
+     {PIO(pcihost_cfg_ops, 0xcf8, PCIHOST_PORTS),
+      MMIO(pcihost_ecam_ops, 0xb0000000, 256 * MIB)}},
+};
+/* clang-format on */
+
+static uint64_t steps = 100000, seed = 1;
 static const char *only;
 
 static uint64_t rnd(uint64_t *s)

@@ -1,5 +1,5 @@
-/* The interrupt controllers as the guest reaches them, through ports and the I/O APIC's page; and the PM
- * timer's arithmetic. */
+/* The interrupt controllers as the guest reaches them, through ports and the I/O APIC's page; and
+ * the PM timer's arithmetic. */
 #include "fake.h"
 
 #include <stdlib.h>
@@ -93,7 +93,7 @@ static void test_ioapic_page(void **state)
     assert_int_equal(mmio_get(x, 0x10, 4), 0x00170020);
     assert_int_equal(mmio_get(x, 0x12, 1), 0x17);
     assert_int_equal(mmio_get(x, 0x12, 2), 0x0017);
-    mmio_put(x, 0, 0x10, 1); /* the index as a byte */
+    mmio_put(x, 0, 0x10, 1);      /* the index as a byte */
     mmio_put(x, 0x10, 0x00a0, 2); /* a part of the data register is not written */
     assert_int_equal(mmio_get(x, 0x10, 4), 0x10000);
     mmio_put(x, 0x10, 0x100a0, 4);

@@ -1,5 +1,5 @@
-/* The 8254, mode by mode as its data sheet draws them, and port 0x61. Channel 2 is the one with a gate
- * and a visible output; channel 0 the one with an interrupt. */
+/* The 8254, mode by mode as its data sheet draws them, and port 0x61. Channel 2 is the one with a
+ * gate and a visible output; channel 0 the one with an interrupt. */
 #include "fake.h"
 
 #include <stdlib.h>
@@ -619,10 +619,10 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_mode0), T(test_mode1), T(test_mode2), T(test_mode3), T(test_mode4), T(test_mode5),
-        T(test_bcd), T(test_bytes_and_latches), T(test_port61), T(test_irq_periodic),
-        T(test_irq_one_shot), T(test_irq_short_period), T(test_catch_up), T(test_state),
-        T(test_reset),
+        T(test_mode0),    T(test_mode1),        T(test_mode2),        T(test_mode3),
+        T(test_mode4),    T(test_mode5),        T(test_bcd),          T(test_bytes_and_latches),
+        T(test_port61),   T(test_irq_periodic), T(test_irq_one_shot), T(test_irq_short_period),
+        T(test_catch_up), T(test_state),        T(test_reset),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -176,8 +176,8 @@ static void test_set(void **state)
     assert_int_equal(rd(x, 0x00), 0x59);
 }
 
-/* As operating systems set the clock: hold the divider in reset; half a second after its release comes
- * the first update. */
+/* As operating systems set the clock: hold the divider in reset; half a second after its release
+ * comes the first update. */
 static void test_divider_reset(void **state)
 {
     struct fixture *x = *state;
@@ -393,7 +393,8 @@ static void test_state(void **state)
     fixture_free(x);
     *state = x = fixture_new(START);
 
-    /* The guest's own offset and its pending interrupt go along; time follows the new host's wall. */
+    /* The guest's own offset and its pending interrupt go along; time follows the new host's wall.
+     */
     wr(x, 0x0b, 0x12);
     wr(x, 0x09, 0x24);
     fake_step(&x->f, SEC / 8);
@@ -409,9 +410,10 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_formats), T(test_calendar), T(test_runs_with_the_wall), T(test_set),
-        T(test_divider_reset), T(test_update_interrupt), T(test_alarm), T(test_periodic),
-        T(test_cmos), T(test_small_memory), T(test_state),
+        T(test_formats),      T(test_calendar),      T(test_runs_with_the_wall),
+        T(test_set),          T(test_divider_reset), T(test_update_interrupt),
+        T(test_alarm),        T(test_periodic),      T(test_cmos),
+        T(test_small_memory), T(test_state),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,17 +5,15 @@
 
 #include <string.h>
 
-static bool d0_d1(const struct pair *p)
-{
-    return (p->i.opcode & 0xfe) == 0xd0;
-}
+static bool d0_d1(const struct pair *p) { return (p->i.opcode & 0xfe) == 0xd0; }
 
 /* A shift by a count that may be 0: the flags are kept then, so we call them read. */
 static bool keeps_flags(const struct pair *p)
 {
     const struct insn_row *r = p->i.row;
     const ZydisAccessedFlags *f = p->z.cpu_flags;
-    uint64_t rd = f->tested & FL_STATUS, wr = (f->modified | f->set_0 | f->set_1 | f->undefined) & FL_STATUS;
+    uint64_t rd = f->tested & FL_STATUS,
+             wr = (f->modified | f->set_0 | f->set_1 | f->undefined) & FL_STATUS;
 
     return r->fl_write == wr && r->fl_undef == f->undefined && !(r->fl_read & ~(rd | wr)) &&
            (r->fl_read & wr) == wr;
@@ -26,15 +24,9 @@ static bool reads_all(const struct pair *p)
     return (p->i.row->fl_read & (FL_STATUS | FL_DF)) == (FL_STATUS | FL_DF);
 }
 
-static bool repeated(const struct pair *p)
-{
-    return p->i.prefix & (PFX_REP | PFX_REPNE);
-}
+static bool repeated(const struct pair *p) { return p->i.prefix & (PFX_REP | PFX_REPNE); }
 
-static bool not_64(const struct pair *p)
-{
-    return p->bits != CPU_64;
-}
+static bool not_64(const struct pair *p) { return p->bits != CPU_64; }
 
 /* Zydis takes 3E before an indirect branch for CET's NOTRACK only. */
 static bool notrack(const struct pair *p)
@@ -50,6 +42,7 @@ static bool sib_no_base(const struct pair *p)
 }
 
 /* ---- accepted by both ---- */
+/* clang-format off */
 static const struct {
     uint16_t id;
     uint8_t what;
@@ -91,12 +84,43 @@ static const struct {
     { INSN_VCVTSI2SD, DIFF_VECTOR, not_64, "exact with W ignored; the row is that of W1" },
     { INSN_VCVTUSI2SD, DIFF_VECTOR, not_64, "exact with W ignored; the row is that of W1" },
     { INSN_FUCOMP, DIFF_OTHER, NULL, "we list what FUCOM lists" },
+    { INSN_MOVSS, DIFF_ROLE, NULL, "keeps a part of the destination (insn-silicon proves it)" },
+    { INSN_MOVSD, DIFF_ROLE, NULL, "keeps a part of the destination (insn-silicon proves it)" },
+    { INSN_MOVHLPS, DIFF_ROLE, NULL, "keeps a part of the destination (insn-silicon proves it)" },
+    { INSN_MOVLHPS, DIFF_ROLE, NULL, "keeps a part of the destination (insn-silicon proves it)" },
+    { INSN_MOVHPD, DIFF_ROLE, NULL, "keeps a part of the destination (insn-silicon proves it)" },
+    { INSN_MOVHPS, DIFF_ROLE, NULL, "keeps a part of the destination (insn-silicon proves it)" },
+    { INSN_MOVLPS, DIFF_ROLE, NULL, "keeps a part of the destination (insn-silicon proves it)" },
+    { INSN_MOVLPD, DIFF_ROLE, NULL, "keeps a part of the destination (insn-silicon proves it)" },
+    { INSN_CVTSS2SD, DIFF_ROLE, NULL, "keeps a part of the destination (insn-silicon proves it)" },
+    { INSN_CVTSD2SS, DIFF_ROLE, NULL, "keeps a part of the destination (insn-silicon proves it)" },
+    { INSN_RCPSS, DIFF_ROLE, NULL, "keeps a part of the destination (insn-silicon proves it)" },
+    { INSN_RSQRTSS, DIFF_ROLE, NULL, "keeps a part of the destination (insn-silicon proves it)" },
+    { INSN_SQRTSS, DIFF_ROLE, NULL, "keeps a part of the destination (insn-silicon proves it)" },
+    { INSN_SQRTSD, DIFF_ROLE, NULL, "keeps a part of the destination (insn-silicon proves it)" },
+    { INSN_ROUNDSS, DIFF_ROLE, NULL, "keeps a part of the destination (insn-silicon proves it)" },
+    { INSN_ROUNDSD, DIFF_ROLE, NULL, "keeps a part of the destination (insn-silicon proves it)" },
+    { INSN_CVTPI2PS, DIFF_ROLE, NULL, "keeps a part of the destination (insn-silicon proves it)" },
+    { INSN_CVTPD2PI, DIFF_VECTOR, NULL, "needs alignment (insn-silicon proves it)" },
+    { INSN_CVTTPD2PI, DIFF_VECTOR, NULL, "needs alignment (insn-silicon proves it)" },
+    { INSN_VRCP14PS, DIFF_VECTOR, NULL, "reads MXCSR.DAZ (insn-silicon proves it)" },
+    { INSN_VRCP14PD, DIFF_VECTOR, NULL, "reads MXCSR.DAZ (insn-silicon proves it)" },
+    { INSN_VRCP14SS, DIFF_VECTOR, NULL, "reads MXCSR.DAZ (insn-silicon proves it)" },
+    { INSN_VRCP14SD, DIFF_VECTOR, NULL, "reads MXCSR.DAZ (insn-silicon proves it)" },
+    { INSN_VRSQRT14PS, DIFF_VECTOR, NULL, "reads MXCSR.DAZ (insn-silicon proves it)" },
+    { INSN_VRSQRT14PD, DIFF_VECTOR, NULL, "reads MXCSR.DAZ (insn-silicon proves it)" },
+    { INSN_VRSQRT14SS, DIFF_VECTOR, NULL, "reads MXCSR.DAZ (insn-silicon proves it)" },
+    { INSN_VRSQRT14SD, DIFF_VECTOR, NULL, "reads MXCSR.DAZ (insn-silicon proves it)" },
+    { INSN_VFPCLASSPS, DIFF_VECTOR, NULL, "reads MXCSR.DAZ (insn-silicon proves it)" },
+    { INSN_VFPCLASSPD, DIFF_VECTOR, NULL, "reads MXCSR.DAZ (insn-silicon proves it)" },
+    { INSN_VFPCLASSSS, DIFF_VECTOR, NULL, "reads MXCSR.DAZ (insn-silicon proves it)" },
+    { INSN_VFPCLASSSD, DIFF_VECTOR, NULL, "reads MXCSR.DAZ (insn-silicon proves it)" },
     { INSN_NOP, DIFF_NAME, NULL, "hints of every name are one NOP" },
     { INSN_JMP_IND, DIFF_OPERANDS, notrack, "without CET 3E is a segment override" },
     { INSN_CALL_IND, DIFF_OPERANDS, notrack, "without CET 3E is a segment override" },
     { INSN_NOP, DIFF_OTHER, NULL, "the register of a hint means nothing" },
-    { INSN_VCVTSI2SD, DIFF_WE_ACCEPT, not_64, "W and embedded rounding are ignored (seen on Sapphire Rapids)" },
-    { INSN_VCVTUSI2SD, DIFF_WE_ACCEPT, not_64, "W and embedded rounding are ignored (seen on Sapphire Rapids)" },
+    { INSN_VCVTSI2SD, DIFF_WE_ACCEPT, not_64, "W and rounding are ignored (seen on silicon)" },
+    { INSN_VCVTUSI2SD, DIFF_WE_ACCEPT, not_64, "W and rounding are ignored (seen on silicon)" },
     { INSN_NOP, DIFF_OPERANDS, NULL, "the register of a hint means nothing" },
     { INSN_NOP, DIFF_ROLE, NULL, "hints do not access their operand" },
     { INSN_NOP, DIFF_SIZE, NULL, "hints do not access their operand" },
@@ -136,14 +160,54 @@ static const struct {
     { INSN_UD2, DIFF_FLAGS, reads_all, "the flags are pushed" },
     { INSN_RSM, DIFF_FLAGS, reads_all, "always #UD outside SMM" },
 };
+/* clang-format on */
 
 /* ---- instruction sets that are not ours: names of Zydis's ISA sets begin so ---- */
 static const char *const foreign[] = {
-    "AMD3DNOW", "AMD_INVLPGB", "AMX_", "AVX512ER_", "AVX512PF_", "AVX512_4FMAPS_", "AVX512_4VNNIW_", "AVX512_BF16_",
-    "AVX512_FP16_", "AVX512_VP2INTERSECT_", "AVX_VNNI", "CET", "CLZERO", "ENQCMD", "FMA4", "HRESET",
-    "KEYLOCKER", "KNC", "LWP", "MCOMMIT", "MONITORX", "MOVDIR", "MPX", "PADLOCK", "PCONFIG",
-    "PKU", "PT", "RDPRU", "RTM", "SERIALIZE", "SGX", "SMX", "SNP", "SSE4A", "SVM", "TBM", "TDX", "TSX_LDTRK",
-    "UINTR", "VIA", "VMFUNC", "VTX", "WAITPKG", "XOP",
+    "AMD3DNOW",
+    "AMD_INVLPGB",
+    "AMX_",
+    "AVX512ER_",
+    "AVX512PF_",
+    "AVX512_4FMAPS_",
+    "AVX512_4VNNIW_",
+    "AVX512_BF16_",
+    "AVX512_FP16_",
+    "AVX512_VP2INTERSECT_",
+    "AVX_VNNI",
+    "CET",
+    "CLZERO",
+    "ENQCMD",
+    "FMA4",
+    "HRESET",
+    "KEYLOCKER",
+    "KNC",
+    "LWP",
+    "MCOMMIT",
+    "MONITORX",
+    "MOVDIR",
+    "MPX",
+    "PADLOCK",
+    "PCONFIG",
+    "PKU",
+    "PT",
+    "RDPRU",
+    "RTM",
+    "SERIALIZE",
+    "SGX",
+    "SMX",
+    "SNP",
+    "SSE4A",
+    "SVM",
+    "TBM",
+    "TDX",
+    "TSX_LDTRK",
+    "UINTR",
+    "VIA",
+    "VMFUNC",
+    "VTX",
+    "WAITPKG",
+    "XOP",
 };
 
 static const char *foreign_set(const struct pair *p)
@@ -159,7 +223,8 @@ static const char *foreign_set(const struct pair *p)
 /* EVEX byte 2 bit 2 must be 1. */
 static bool evex_fixed_bit_clear(const struct pair *p)
 {
-    return p->z.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && !(p->code[p->z.raw.evex.offset + 2] & 4);
+    return p->z.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX &&
+           !(p->code[p->z.raw.evex.offset + 2] & 4);
 }
 
 const char *diff_excuse(const struct pair *p, enum diff_what what)
@@ -170,7 +235,8 @@ const char *diff_excuse(const struct pair *p, enum diff_what what)
         return "Zydis 4.0 takes R13 for the missing base";
     if (p->ours == INSN_OK)
         for (size_t k = 0; k < ARRAY_LEN(by_id); k++)
-            if (by_id[k].id == p->i.id && by_id[k].what == what && (!by_id[k].when || by_id[k].when(p)))
+            if (by_id[k].id == p->i.id && by_id[k].what == what &&
+                (!by_id[k].when || by_id[k].when(p)))
                 return by_id[k].why;
     return NULL;
 }

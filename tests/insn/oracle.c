@@ -11,9 +11,9 @@ void oracle_init(struct oracle *o)
     static const struct {
         ZydisMachineMode mode;
         ZydisStackWidth width;
-    } m[3] = { { ZYDIS_MACHINE_MODE_LONG_COMPAT_16, ZYDIS_STACK_WIDTH_16 },
-               { ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32 },
-               { ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64 } };
+    } m[3] = {{ZYDIS_MACHINE_MODE_LONG_COMPAT_16, ZYDIS_STACK_WIDTH_16},
+              {ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32},
+              {ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64}};
 
     memset(o, 0, sizeof(*o));
     for (int k = 0; k < 3; k++) {
@@ -24,8 +24,8 @@ void oracle_init(struct oracle *o)
 
 /* ---- names ---- */
 
-static const char *const cond_names[16] = { "o", "no", "b", "nb", "z", "nz", "be", "nbe",
-                                            "s", "ns", "p", "np", "l", "nl", "le", "nle" };
+static const char *const cond_names[16] = {"o", "no", "b", "nb", "z", "nz", "be", "nbe",
+                                           "s", "ns", "p", "np", "l", "nl", "le", "nle"};
 
 static const char *size_suffix(unsigned size)
 {
@@ -56,15 +56,30 @@ static void zydis_name(const struct insn *i, char *buf, size_t n)
     case INSN_JCXZ:
         snprintf(buf, n, "%s", i->addrsize == 2 ? "jcxz" : i->addrsize == 4 ? "jecxz" : "jrcxz");
         break;
-    case INSN_MOVS: case INSN_CMPS: case INSN_STOS: case INSN_LODS: case INSN_SCAS: case INSN_INS:
+    case INSN_MOVS:
+    case INSN_CMPS:
+    case INSN_STOS:
+    case INSN_LODS:
+    case INSN_SCAS:
+    case INSN_INS:
     case INSN_OUTS:
         snprintf(buf, n, "%s%s", i->row->mnemonic, size_suffix(i->op[0].size));
         break;
-    case INSN_PUSHA: case INSN_POPA: case INSN_PUSHF: case INSN_POPF: case INSN_IRET:
+    case INSN_PUSHA:
+    case INSN_POPA:
+    case INSN_PUSHF:
+    case INSN_POPF:
+    case INSN_IRET:
         snprintf(buf, n, "%s%s", i->row->mnemonic, stack);
         break;
-    case INSN_FXSAVE: case INSN_FXRSTOR: case INSN_XSAVE: case INSN_XSAVEOPT: case INSN_XSAVEC:
-    case INSN_XSAVES: case INSN_XRSTOR: case INSN_XRSTORS:
+    case INSN_FXSAVE:
+    case INSN_FXRSTOR:
+    case INSN_XSAVE:
+    case INSN_XSAVEOPT:
+    case INSN_XSAVEC:
+    case INSN_XSAVES:
+    case INSN_XRSTOR:
+    case INSN_XRSTORS:
         snprintf(buf, n, "%s%s", i->row->mnemonic, i->opsize == 8 ? "64" : "");
         break;
     case INSN_ENDBR:
@@ -95,7 +110,9 @@ static bool reg_of(ZydisRegister r, struct opnd *o)
             o->reg -= 4;
         }
         return true;
-    case ZYDIS_REGCLASS_GPR16: case ZYDIS_REGCLASS_GPR32: case ZYDIS_REGCLASS_GPR64:
+    case ZYDIS_REGCLASS_GPR16:
+    case ZYDIS_REGCLASS_GPR32:
+    case ZYDIS_REGCLASS_GPR64:
         o->cls = RC_GPR;
         return true;
     case ZYDIS_REGCLASS_SEGMENT:
@@ -113,7 +130,9 @@ static bool reg_of(ZydisRegister r, struct opnd *o)
     case ZYDIS_REGCLASS_MMX:
         o->cls = RC_MMX;
         return true;
-    case ZYDIS_REGCLASS_XMM: case ZYDIS_REGCLASS_YMM: case ZYDIS_REGCLASS_ZMM:
+    case ZYDIS_REGCLASS_XMM:
+    case ZYDIS_REGCLASS_YMM:
+    case ZYDIS_REGCLASS_ZMM:
         o->cls = RC_VEC;
         return true;
     case ZYDIS_REGCLASS_MASK:
@@ -169,10 +188,7 @@ static uint64_t low_bits(uint64_t v, unsigned bytes)
     return bytes >= 8 || bytes == 0 ? v : v & ((1ull << 8 * bytes) - 1);
 }
 
-static bool string_insn(const struct insn *i)
-{
-    return i->row->flags & IF_REP;
-}
+static bool string_insn(const struct insn *i) { return i->row->flags & IF_REP; }
 
 /* Of two memory operands (MOVS, CMPS) insn.mem describes the one with rSI. */
 static bool compare_mem(const struct pair *p, unsigned k, const char **why)
@@ -180,8 +196,7 @@ static bool compare_mem(const struct pair *p, unsigned k, const char **why)
     const struct insn *i = &p->i;
     const ZydisDecodedOperand *z = &p->vis[k];
 
-    if (string_insn(i) && base_of(z->mem.base) == RDI &&
-        (i->id == INSN_MOVS || i->id == INSN_CMPS))
+    if (string_insn(i) && base_of(z->mem.base) == RDI && (i->id == INSN_MOVS || i->id == INSN_CMPS))
         return true;
     *why = "index";
     if (i->mem.index != base_of(z->mem.index))
@@ -197,7 +212,8 @@ static bool compare_mem(const struct pair *p, unsigned k, const char **why)
         return false;
     *why = "segment";
     struct opnd s;
-    if (i->id != INSN_LEA && (!reg_of(z->mem.segment, &s) || s.cls != RC_SREG || s.reg != i->mem.seg))
+    if (i->id != INSN_LEA &&
+        (!reg_of(z->mem.segment, &s) || s.cls != RC_SREG || s.reg != i->mem.seg))
         return false;
     *why = "base"; /* last: there is a known error in Zydis */
     return i->mem.base == base_of(z->mem.base);
@@ -253,14 +269,16 @@ static int compare_operand(const struct pair *p, unsigned k, const char **why)
             return DIFF_OPERANDS;
         *why = "immediate";
         if (low_bits((k && i->op[k - 1].kind == OP_IMM && i->id == INSN_ENTER ? i->imm2 : i->imm) ^
-                         z->imm.value.u, o->kind == OP_REL ? 8 : o->size))
+                         z->imm.value.u,
+                     o->kind == OP_REL ? 8 : o->size))
             return DIFF_OPERANDS;
         break;
     default:
         return DIFF_OPERANDS;
     }
     *why = "slot";
-    if (i->slot[k] != slot_of(z) && !(i->slot[k] == SLOT_IMPLICIT && z->encoding == ZYDIS_OPERAND_ENCODING_NONE))
+    if (i->slot[k] != slot_of(z) &&
+        !(i->slot[k] == SLOT_IMPLICIT && z->encoding == ZYDIS_OPERAND_ENCODING_NONE))
         return DIFF_OTHER;
     *why = "role";
     if (!compare_roles(o, z))
@@ -272,7 +290,7 @@ static bool compare_flags(const struct pair *p, char *msg, size_t len)
 {
     const uint64_t mask = FL_STATUS | FL_DF;
     const struct insn_row *row = p->i.row;
-    ZydisAccessedFlags none = { 0, 0, 0, 0, 0 };
+    ZydisAccessedFlags none = {0, 0, 0, 0, 0};
     const ZydisAccessedFlags *f = p->z.cpu_flags ? p->z.cpu_flags : &none;
     uint64_t rd = f->tested & mask;
     uint64_t wr = (f->modified | f->set_0 | f->set_1 | f->undefined) & mask;
@@ -280,12 +298,13 @@ static bool compare_flags(const struct pair *p, char *msg, size_t len)
 
     if ((row->fl_read & mask) == rd && (row->fl_write & mask) == wr && (row->fl_undef & mask) == un)
         return true;
-    snprintf(msg, len, "flags read/written/undefined %03x/%03x/%03x, Zydis %03x/%03x/%03x", row->fl_read,
-             row->fl_write, row->fl_undef, (unsigned)rd, (unsigned)wr, (unsigned)un);
+    snprintf(msg, len, "flags read/written/undefined %03x/%03x/%03x, Zydis %03x/%03x/%03x",
+             row->fl_read, row->fl_write, row->fl_undef, (unsigned)rd, (unsigned)wr, (unsigned)un);
     return false;
 }
 
-/* What an instruction's exception class (SDM vol. 2 §2.4, §2.8) says of its row, and the EVEX fields. */
+/* What an instruction's exception class (SDM vol. 2 §2.4, §2.8) says of its row, and the EVEX
+ * fields. */
 static const char *compare_vector(const struct pair *p)
 {
     const struct insn *i = &p->i;
@@ -295,9 +314,15 @@ static const char *compare_vector(const struct pair *p)
     for (unsigned k = 0; k < i->nops; k++)
         mem16 |= i->op[k].kind == OP_MEM && i->op[k].size >= 16;
     switch (p->z.meta.exception_class) {
-    case ZYDIS_EXCEPTION_CLASS_SSE2: case ZYDIS_EXCEPTION_CLASS_SSE3: case ZYDIS_EXCEPTION_CLASS_AVX2:
-    case ZYDIS_EXCEPTION_CLASS_AVX3: case ZYDIS_EXCEPTION_CLASS_AVX11: case ZYDIS_EXCEPTION_CLASS_E2:
-    case ZYDIS_EXCEPTION_CLASS_E3: case ZYDIS_EXCEPTION_CLASS_E3NF: case ZYDIS_EXCEPTION_CLASS_E11:
+    case ZYDIS_EXCEPTION_CLASS_SSE2:
+    case ZYDIS_EXCEPTION_CLASS_SSE3:
+    case ZYDIS_EXCEPTION_CLASS_AVX2:
+    case ZYDIS_EXCEPTION_CLASS_AVX3:
+    case ZYDIS_EXCEPTION_CLASS_AVX11:
+    case ZYDIS_EXCEPTION_CLASS_E2:
+    case ZYDIS_EXCEPTION_CLASS_E3:
+    case ZYDIS_EXCEPTION_CLASS_E3NF:
+    case ZYDIS_EXCEPTION_CLASS_E11:
         if (!(f & IF_FP))
             return "IF_FP missing";
         break;
@@ -309,8 +334,12 @@ static const char *compare_vector(const struct pair *p)
         break;
     }
     switch (p->z.meta.exception_class) {
-    case ZYDIS_EXCEPTION_CLASS_SSE1: case ZYDIS_EXCEPTION_CLASS_SSE2: case ZYDIS_EXCEPTION_CLASS_SSE4:
-    case ZYDIS_EXCEPTION_CLASS_AVX1: case ZYDIS_EXCEPTION_CLASS_E1: case ZYDIS_EXCEPTION_CLASS_E1NF:
+    case ZYDIS_EXCEPTION_CLASS_SSE1:
+    case ZYDIS_EXCEPTION_CLASS_SSE2:
+    case ZYDIS_EXCEPTION_CLASS_SSE4:
+    case ZYDIS_EXCEPTION_CLASS_AVX1:
+    case ZYDIS_EXCEPTION_CLASS_E1:
+    case ZYDIS_EXCEPTION_CLASS_E1NF:
         if (mem16 && !(f & IF_ALIGN))
             return "IF_ALIGN missing";
         break;
@@ -324,18 +353,21 @@ static const char *compare_vector(const struct pair *p)
     if (i->op[0].cls == RC_VEC && !(i->row->enc[2] & (uint32_t)(AT_SELECT >> 32)) &&
         i->evex_z != (p->z.avx.mask.mode == ZYDIS_MASK_MODE_ZEROING))
         return "zeroing";
-    if ((i->prefix & PFX_EVEX) && !!i->bcst != (p->z.avx.broadcast.mode && !p->z.avx.broadcast.is_static))
+    if ((i->prefix & PFX_EVEX) &&
+        !!i->bcst != (p->z.avx.broadcast.mode && !p->z.avx.broadcast.is_static))
         return "broadcast";
     return NULL;
 }
 
-static bool report(const struct pair *p, enum diff_what what, char *msg, size_t len, const char *fmt, ...)
+static bool report(const struct pair *p, enum diff_what what, char *msg, size_t len,
+                   const char *fmt, ...)
 {
     va_list ap;
 
     if (diff_excuse(p, what))
         return true;
-    int n = snprintf(msg, len, "%s: ", p->theirs ? ZydisMnemonicGetString(p->z.mnemonic) : "invalid");
+    int n =
+        snprintf(msg, len, "%s: ", p->theirs ? ZydisMnemonicGetString(p->z.mnemonic) : "invalid");
     va_start(ap, fmt);
     vsnprintf(msg + n, len - (size_t)n, fmt, ap);
     va_end(ap);
@@ -351,10 +383,12 @@ static bool compare_accepted(const struct pair *p, char *msg, size_t len)
     if (strcmp(name, ZydisMnemonicGetString(p->z.mnemonic)) &&
         !report(p, DIFF_NAME, msg, len, "we say %s", name))
         return false;
-    if (i->len != p->z.length && !report(p, DIFF_LENGTH, msg, len, "length %u, Zydis %u", i->len, p->z.length))
+    if (i->len != p->z.length &&
+        !report(p, DIFF_LENGTH, msg, len, "length %u, Zydis %u", i->len, p->z.length))
         return false;
     if (i->addrsize * 8 != p->z.address_width)
-        return report(p, DIFF_OTHER, msg, len, "address size %u, Zydis %u bits", i->addrsize, p->z.address_width);
+        return report(p, DIFF_OTHER, msg, len, "address size %u, Zydis %u bits", i->addrsize,
+                      p->z.address_width);
     if (i->nops != p->nvis) {
         if (!report(p, DIFF_OPERANDS, msg, len, "%u operands, Zydis %u", i->nops, p->nvis))
             return false;
@@ -362,11 +396,12 @@ static bool compare_accepted(const struct pair *p, char *msg, size_t len)
     for (unsigned k = 0; k < MIN(i->nops, p->nvis); k++) {
         const char *why;
         int d = compare_operand(p, k, &why);
-        if (d >= 0 && !report(p, (enum diff_what)d, msg, len,
-                              "operand %u: %s: kind %u reg %u:%u size %u %s%s slot %u; Zydis size %u act %u",
-                              k, why, i->op[k].kind, i->op[k].cls, i->op[k].reg, i->op[k].size,
-                              i->op[k].read ? "r" : "", i->op[k].write ? "w" : "", i->slot[k],
-                              p->vis[k].size / 8, p->vis[k].actions))
+        if (d >= 0 &&
+            !report(p, (enum diff_what)d, msg, len,
+                    "operand %u: %s: kind %u reg %u:%u size %u %s%s slot %u; Zydis size %u act %u",
+                    k, why, i->op[k].kind, i->op[k].cls, i->op[k].reg, i->op[k].size,
+                    i->op[k].read ? "r" : "", i->op[k].write ? "w" : "", i->slot[k],
+                    p->vis[k].size / 8, p->vis[k].actions))
             return false;
     }
     const char *vector = compare_vector(p);
@@ -377,13 +412,26 @@ static bool compare_accepted(const struct pair *p, char *msg, size_t len)
     return true;
 }
 
-bool oracle_compare(struct oracle *o, const uint8_t code[16], enum cpu_bits bits, bool *row_seen, char *msg,
-                    size_t len)
+static void decode_both(struct oracle *o, struct pair *p)
 {
-    struct pair p = { .code = code, .bits = bits };
+    p->ours = insn_decode(&p->i, p->code, 16, p->bits);
+    p->theirs = ZYAN_SUCCESS(ZydisDecoderDecodeFull(&o->dec[p->bits], p->code, 16, &p->z, p->zop));
+}
 
-    p.ours = insn_decode(&p.i, code, 16, bits);
-    p.theirs = ZYAN_SUCCESS(ZydisDecoderDecodeFull(&o->dec[bits], code, 16, &p.z, p.zop));
+bool oracle_foreign(struct oracle *o, const uint8_t code[16], enum cpu_bits bits)
+{
+    struct pair p = {.code = code, .bits = bits};
+
+    decode_both(o, &p);
+    return p.ours != INSN_OK && p.theirs && diff_excuse(&p, DIFF_WE_REJECT);
+}
+
+bool oracle_compare(struct oracle *o, const uint8_t code[16], enum cpu_bits bits, bool *row_seen,
+                    char *msg, size_t len)
+{
+    struct pair p = {.code = code, .bits = bits};
+
+    decode_both(o, &p);
     if (p.theirs) {
         /* The operands of string instructions are hidden ones. */
         unsigned n = p.ours == INSN_OK && string_insn(&p.i) ? p.i.nops : p.z.operand_count_visible;
@@ -393,7 +441,8 @@ bool oracle_compare(struct oracle *o, const uint8_t code[16], enum cpu_bits bits
     }
     if (p.ours != INSN_OK) {
         o->rejected++;
-        return !p.theirs || report(&p, DIFF_WE_REJECT, msg, len, "Zydis accepts, we say %d", p.ours);
+        return !p.theirs ||
+               report(&p, DIFF_WE_REJECT, msg, len, "Zydis accepts, we say %d", p.ours);
     }
     o->accepted++;
     row_seen[p.i.row - insn_table] = true;

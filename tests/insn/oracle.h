@@ -1,6 +1,6 @@
 /*
- * Compares insn_decode() with Zydis on one byte string. Everything in which the two differ on purpose is
- * a row of a table in oracle-diff.c with its reason; nothing is skipped otherwise.
+ * Compares insn_decode() with Zydis on one byte string. Everything in which the two differ on
+ * purpose is a row of a table in oracle-diff.c with its reason; nothing is skipped otherwise.
  */
 #ifndef RING3_TESTS_INSN_ORACLE_H
 #define RING3_TESTS_INSN_ORACLE_H
@@ -42,9 +42,12 @@ enum diff_what {
 };
 
 void oracle_init(struct oracle *o);
-/* true if both agree on code[0..16); else a description in msg. row_seen[row] is set when accepted. */
-bool oracle_compare(struct oracle *o, const uint8_t code[16], enum cpu_bits bits, bool *row_seen, char *msg,
-                    size_t len);
+/* true if both agree on code[0..16); else a description in msg. row_seen[row] is set when accepted.
+ */
+bool oracle_compare(struct oracle *o, const uint8_t code[16], enum cpu_bits bits, bool *row_seen,
+                    char *msg, size_t len);
+/* Does Zydis know it as an instruction of a set that is not ours? */
+bool oracle_foreign(struct oracle *o, const uint8_t code[16], enum cpu_bits bits);
 /* The reason why this difference is right, or NULL. */
 const char *diff_excuse(const struct pair *p, enum diff_what what);
 

@@ -1,4 +1,5 @@
-/* What the tests of interrupt controllers share: a stepped clock, fake vCPUs, checks of saved state. */
+/* What the tests of interrupt controllers share: a stepped clock, fake vCPUs, checks of saved
+ * state. */
 #ifndef RING3_TESTS_IRQ_FAKE_H
 #define RING3_TESTS_IRQ_FAKE_H
 

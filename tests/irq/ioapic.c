@@ -1,4 +1,5 @@
-/* The I/O APIC: registers, edges, levels and remote IRR, delivery modes (82093AA and ICH data sheets). */
+/* The I/O APIC: registers, edges, levels and remote IRR, delivery modes (82093AA and ICH data
+ * sheets). */
 #include "fake.h"
 
 struct fixture {
@@ -47,10 +48,7 @@ static void route(struct fixture *x, unsigned pin, uint32_t low, uint8_t dest)
     wr(x, 0x10 + 2 * pin, low);
 }
 
-static bool remote_irr(struct fixture *x, unsigned pin)
-{
-    return rd(x, 0x10 + 2 * pin) & 0x4000;
-}
+static bool remote_irr(struct fixture *x, unsigned pin) { return rd(x, 0x10 + 2 * pin) & 0x4000; }
 
 /* Takes one interrupt on CPU i and ends it; -1 if there is none. */
 static int take(struct fixture *x, unsigned i)
@@ -363,9 +361,17 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_registers), T(test_edge), T(test_level), T(test_level_masked),
-        T(test_stuck_remote_irr), T(test_eoi_register), T(test_nobody_accepts),
-        T(test_shared_vector), T(test_delivery_modes), T(test_extint), T(test_state),
+        T(test_registers),
+        T(test_edge),
+        T(test_level),
+        T(test_level_masked),
+        T(test_stuck_remote_irr),
+        T(test_eoi_register),
+        T(test_nobody_accepts),
+        T(test_shared_vector),
+        T(test_delivery_modes),
+        T(test_extint),
+        T(test_state),
         T(test_random),
     };
 

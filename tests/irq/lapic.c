@@ -1,5 +1,9 @@
 /* The local APIC's registers, priorities, pins, errors, IPIs and modes (SDM vol. 3 ch. 11). */
 #include "fake.h"
+
+#include <pthread.h>
+#include <sched.h>
+
 #include "irq/lapic_impl.h"
 
 static int setup(void **state)
@@ -154,7 +158,7 @@ static void test_all_vectors(void **state)
     fake_enable(f);
     for (unsigned v = 16; v < 256; v++)
         assert_int_equal(fixed(f, 2, (uint8_t)v, v & 1), 1);
-    for (int class = 15; class >= 1; class--) {
+    for (int class = 15; class >= 1; class --) {
         for (int k = 15; k >= 0; k--) {
             assert_int_equal(lapic_ack(f->apic[2]), class * 16 + k);
             WR(f, 2, 0xb0, 0);
@@ -431,20 +435,14 @@ static void test_base_transitions(void **state)
         uint64_t val;
         bool ok;
     } steps[] = {
-        {0xfee00500, false}, /* EXTD without EN */
-        {0xfee00900, true},
-        {0xfee00901, false}, /* reserved */
-        {0xfee00b00, false},
-        {0x10000000900, false}, /* beyond 40 physical bits */
-        {0xff0e00900, true},
-        {0xfee00d00, true},  /* to x2APIC */
-        {0xfee00900, false}, /* and not back directly */
-        {0xfee00500, false},
-        {0xfee00d00, true},
-        {0xfee00100, true},  /* off */
-        {0xfee00d00, false}, /* not from there */
-        {0xfee00900, true},
-        {0xfee00d00, true},
+        {0xfee00500, false},                         /* EXTD without EN */
+        {0xfee00900, true},  {0xfee00901, false},    /* reserved */
+        {0xfee00b00, false}, {0x10000000900, false}, /* beyond 40 physical bits */
+        {0xff0e00900, true}, {0xfee00d00, true},     /* to x2APIC */
+        {0xfee00900, false},                         /* and not back directly */
+        {0xfee00500, false}, {0xfee00d00, true},     {0xfee00100, true}, /* off */
+        {0xfee00d00, false},                                             /* not from there */
+        {0xfee00900, true},  {0xfee00d00, true},
     };
 
     fake_enable(f);
@@ -498,14 +496,14 @@ static void test_x2apic_msrs(void **state)
         bool rd, wr;
         uint32_t reserved; /* a bit whose setting is #GP; 0: none */
     } t[] = {
-        {0x802, 0x803, true, false, 0},      {0x808, 0x808, true, true, 0x100},
-        {0x80a, 0x80a, true, false, 0},      {0x80b, 0x80b, false, true, 0x1},
-        {0x80d, 0x80d, true, false, 0},      {0x80f, 0x80f, true, true, 0x400},
-        {0x810, 0x827, true, false, 0},      {0x828, 0x828, true, true, 0x1},
-        {0x830, 0x830, true, true, 0x2000},  {0x832, 0x832, true, true, 0x100},
-        {0x833, 0x834, true, true, 0x8000},  {0x835, 0x836, true, true, 0x20000},
-        {0x837, 0x837, true, true, 0x400},   {0x838, 0x838, true, true, 0},
-        {0x839, 0x839, true, false, 0},      {0x83e, 0x83e, true, true, 0x4},
+        {0x802, 0x803, true, false, 0},     {0x808, 0x808, true, true, 0x100},
+        {0x80a, 0x80a, true, false, 0},     {0x80b, 0x80b, false, true, 0x1},
+        {0x80d, 0x80d, true, false, 0},     {0x80f, 0x80f, true, true, 0x400},
+        {0x810, 0x827, true, false, 0},     {0x828, 0x828, true, true, 0x1},
+        {0x830, 0x830, true, true, 0x2000}, {0x832, 0x832, true, true, 0x100},
+        {0x833, 0x834, true, true, 0x8000}, {0x835, 0x836, true, true, 0x20000},
+        {0x837, 0x837, true, true, 0x400},  {0x838, 0x838, true, true, 0},
+        {0x839, 0x839, true, false, 0},     {0x83e, 0x83e, true, true, 0x4},
         {0x83f, 0x83f, false, true, 0x100},
     };
     struct fake *f = *state;
@@ -661,16 +659,167 @@ static void test_two_with_one_id(void **state)
     assert_non_null(strstr(e.msg, "ID 1"));
 }
 
+static void test_random(void **state)
+{
+    struct fake *f = *state;
+    uint64_t seed = 5, v;
+
+    for (int i = 0; i < 300000; i++) {
+        uint64_t r = fake_random(&seed), val = fake_random(&seed) >> (fake_random(&seed) & 63);
+        struct lapic *l = f->apic[r >> 60 & 3];
+        bool pending;
+        int got;
+
+        switch (r & 15) {
+        case 0:
+            lapic_mmio_read(l, r >> 8 & 0xfff);
+            break;
+        case 1:
+        case 2:
+            lapic_mmio_write(l, r >> 8 & 0x3f0, (uint32_t)val);
+            break;
+        case 3:
+            lapic_mmio_write(l, 0xf0, 0x1ff);
+            break;
+        case 4:
+            lapic_rdmsr(l, 0x800 + (r >> 8 & 0xff), &v);
+            break;
+        case 5:
+        case 6:
+            lapic_wrmsr(l, 0x800 + (r >> 8 & 0x3f), val);
+            break;
+        case 7:
+            lapic_wrmsr(l, 0x1b, (val & 0xd00) | BASE_DEFAULT);
+            break;
+        case 8:
+            lapic_set_lint(l, r >> 8 & 1, r >> 9 & 1);
+            f->pic_intr = r >> 10 & 1;
+            break;
+        case 9:
+            apic_bus_msi(f->bus, 0xfee00000 | (val & 0xfffff), (uint32_t)fake_random(&seed));
+            break;
+        case 10:
+            lapic_set_cr8(l, (uint8_t)val);
+            break;
+        case 11:
+            lapic_wrmsr(l, 0x6e0, val);
+            fake_step(f, val & 0xfffff);
+            assert_true(timerq_next(&f->q) > clock_now(&f->clock));
+            break;
+        case 12:
+            lapic_reset(l, r >> 8 & 1);
+            break;
+        default:
+            /* Nothing else touches the APIC: what is pending can be taken, and nothing else. */
+            pending = lapic_pending(l);
+            got = lapic_ack(l);
+            assert_int_equal(pending, got >= 0);
+            if (pending)
+                assert_in_range(got, 0, 255);
+            if (r >> 8 & 1)
+                lapic_x2apic(l) ? (void)lapic_wrmsr(l, 0x80b, 0) : lapic_mmio_write(l, 0xb0, 0);
+        }
+    }
+}
+
+/* ---- threads ---- */
+
+#define SENDS 100000
+
+struct sender {
+    struct fake *f;
+    pthread_t t;
+    uint8_t vector;
+    _Atomic unsigned *left;
+};
+
+static void *send_ipis(void *arg)
+{
+    struct sender *s = arg;
+
+    for (int i = 0; i < SENDS; i++)
+        fixed(s->f, 1, s->vector, false);
+    atomic_fetch_sub(s->left, 1);
+    return NULL;
+}
+
+static void on_wake(void *owner, enum lapic_event ev, uint32_t arg)
+{
+    if (ev == LAPIC_EV_INTR)
+        atomic_fetch_add((_Atomic unsigned *)owner, 1);
+}
+
+/* Two senders and one receiver that looks only when it was told to: no wake-up may get lost. */
+static void test_threads(void **state)
+{
+    struct fake *f = *state;
+    _Atomic unsigned wakeups = 0, left = 2;
+    struct lapic_cfg cfg = {
+        .id = 1, .timers = &f->q, .trace = &f->trace, .event = on_wake, .owner = &wakeups};
+    struct sender s[2];
+    unsigned seen = 0, taken[256] = {0};
+    struct lapic *l;
+
+    lapic_free(f->apic[1]);
+    assert_int_equal(lapic_new(&l, f->bus, &cfg, NULL), 0);
+    f->apic[1] = l;
+    lapic_mmio_write(l, 0xf0, 0x1ff);
+    for (int i = 0; i < 2; i++) {
+        s[i] = (struct sender){.f = f, .vector = (uint8_t)(0x40 + 0x20 * i), .left = &left};
+        assert_int_equal(pthread_create(&s[i].t, NULL, send_ipis, &s[i]), 0);
+    }
+    for (;;) {
+        bool done = atomic_load(&left) == 0;
+        unsigned now = atomic_load(&wakeups);
+        int v;
+
+        if (now == seen) {
+            if (done)
+                break;
+            sched_yield();
+            continue;
+        }
+        seen = now;
+        while (lapic_pending(l)) {
+            v = lapic_ack(l);
+            assert_true(v == 0x40 || v == 0x60);
+            taken[v]++;
+            lapic_mmio_write(l, 0xb0, 0);
+        }
+    }
+    for (int i = 0; i < 2; i++)
+        pthread_join(s[i].t, NULL);
+    assert_int_equal(lapic_ack(l), -1);
+    assert_in_range(taken[0x40], 1, SENDS);
+    assert_in_range(taken[0x60], 1, SENDS);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_power_on), T(test_disable_masks_lvt), T(test_accept_and_eoi),
-        T(test_eoi_broadcast_suppression), T(test_tpr), T(test_all_vectors), T(test_errors),
-        T(test_lint), T(test_disabled_pins), T(test_extint_message), T(test_ipi_destinations),
-        T(test_ipi_modes), T(test_lowest_priority), T(test_msi), T(test_base_transitions),
-        T(test_x2apic_keeps_state), T(test_x2apic_msrs), T(test_x2apic_ipi), T(test_state),
+        T(test_power_on),
+        T(test_disable_masks_lvt),
+        T(test_accept_and_eoi),
+        T(test_eoi_broadcast_suppression),
+        T(test_tpr),
+        T(test_all_vectors),
+        T(test_errors),
+        T(test_lint),
+        T(test_disabled_pins),
+        T(test_extint_message),
+        T(test_ipi_destinations),
+        T(test_ipi_modes),
+        T(test_lowest_priority),
+        T(test_msi),
+        T(test_base_transitions),
+        T(test_x2apic_keeps_state),
+        T(test_x2apic_msrs),
+        T(test_x2apic_ipi),
+        T(test_state),
         T(test_two_with_one_id),
+        T(test_random),
+        T(test_threads),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -354,7 +354,8 @@ static void legalise(struct lapic_state *s)
     s->isr[0] &= 0xffff0000;
 }
 
-/* Any state a file can hold must leave the timer sane: no endless callbacks, no division by zero. */
+/* Any state a file can hold must leave the timer sane: no endless callbacks, no division by zero.
+ */
 static void test_hostile_state(void **state)
 {
     struct fake *f = *state;
@@ -392,9 +393,12 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_one_shot), T(test_divider), T(test_periodic), T(test_short_period),
-        T(test_masked), T(test_deadline), T(test_tsc_offset), T(test_read_before_callback),
-        T(test_illegal_vector), T(test_reset_stops), T(test_load), T(test_hostile_state),
+        T(test_one_shot),       T(test_divider),
+        T(test_periodic),       T(test_short_period),
+        T(test_masked),         T(test_deadline),
+        T(test_tsc_offset),     T(test_read_before_callback),
+        T(test_illegal_vector), T(test_reset_stops),
+        T(test_load),           T(test_hostile_state),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -440,10 +440,23 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_edge), T(test_request_withdrawn), T(test_slave), T(test_priority),
-        T(test_mask), T(test_cascade), T(test_slave_twice), T(test_special_fully_nested),
-        T(test_eoi_specific_and_rotation), T(test_auto_eoi), T(test_special_mask), T(test_poll),
-        T(test_level), T(test_init_sequence), T(test_reset), T(test_state), T(test_random_ports),
+        T(test_edge),
+        T(test_request_withdrawn),
+        T(test_slave),
+        T(test_priority),
+        T(test_mask),
+        T(test_cascade),
+        T(test_slave_twice),
+        T(test_special_fully_nested),
+        T(test_eoi_specific_and_rotation),
+        T(test_auto_eoi),
+        T(test_special_mask),
+        T(test_poll),
+        T(test_level),
+        T(test_init_sequence),
+        T(test_reset),
+        T(test_state),
+        T(test_random_ports),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

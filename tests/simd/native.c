@@ -13,6 +13,11 @@
 #define CTX_ADDR 0x10000000ull
 #define XAREA 4096
 
+struct layout {
+    uint32_t off[8];
+    uint64_t xcr0;
+};
+
 /* The assembly below knows the offsets. */
 struct native_ctx {
     uint64_t gpr[16];   /* 0 */
@@ -24,6 +29,7 @@ struct native_ctx {
     uint64_t pad[11];
     uint8_t in[XAREA];  /* 256 */
     uint8_t out[XAREA]; /* 4352 */
+    struct layout l;    /* asked once: CPUID is slow in a virtual machine */
 };
 _Static_assert(offsetof(struct native_ctx, in) == 256, "assembly");
 _Static_assert(offsetof(struct native_ctx, out) == 4352, "assembly");
@@ -61,12 +67,8 @@ __asm__(".text\n"
 
 static struct native_ctx *const ctx = (struct native_ctx *)CTX_ADDR;
 
-struct layout {
-    uint32_t off[8];
-    uint64_t xcr0;
-};
 
-static struct layout layout(void)
+static struct layout find_layout(void)
 {
     struct layout l = {0};
     uint32_t a, b, c, d;
@@ -80,12 +82,12 @@ static struct layout layout(void)
     return l;
 }
 
-uint64_t native_xcr0(void) { return layout().xcr0; }
+uint64_t native_xcr0(void) { return ctx->l.xcr0; }
 
 /* Moves between a state and a standard-format XSAVE image; independent of xsave.c on purpose. */
 static void transfer(struct cpu_state *s, uint8_t *m, bool to_image)
 {
-    const struct layout l = layout();
+    const struct layout l = ctx->l;
     uint64_t bv;
     struct x87_state *x = &s->x87;
 #define MOVE(field, off, n)                                                                        \
@@ -200,6 +202,7 @@ bool native_init(void)
     if (fault_at == MAP_FAILED)
         return false;
     ctx->exit = (uint64_t)(uintptr_t)native_exit;
+    ctx->l = find_layout();
     sigaltstack(&st, NULL);
     for (unsigned n = 0; n < ARRAY_LEN(sigs); n++)
         sigaction(sigs[n], &sa, NULL);

@@ -23,7 +23,7 @@ struct native_fault {
 int native_in_child(int (*fn)(void *), void *arg);
 /* Maps the pages and takes the signals. False if this host cannot (no XSAVE, addresses taken). */
 bool native_init(void);
-/* Components that states carry here: the host's XCR0 restricted to x87, SSE, AVX, AVX-512. */
+/* After native_init: the components that states carry here, the host's XCR0 restricted to x87, SSE, AVX, AVX-512. */
 uint64_t native_xcr0(void);
 /* Places code (at most 256 bytes) at CODE_ADDR and runs it from state s (GPRs, status flags, x87, MXCSR,
  * vectors, opmasks); s becomes the state after the last instruction or at the fault, s->rip says where. */

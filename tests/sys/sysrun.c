@@ -205,6 +205,7 @@ static int run_case(const struct engine_ops *engine, const uint8_t *image, size_
 
     if (!w || !s)
         goto out;
+    log_init(&w->log, LOG_WARN, STDERR_FILENO);
     trace_init(&w->trace, &w->log);
     if (getenv("SYSRUN_TRACE"))
         trace_enable(&w->trace, getenv("SYSRUN_TRACE"), &e);

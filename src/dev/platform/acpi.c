@@ -8,7 +8,10 @@
 #define PM1_TMR BIT(0)
 #define PM1_GBL BIT(5)
 #define PM1_PWRBTN BIT(8)
-#define PM1_EVENTS (PM1_TMR | PM1_GBL | PM1_PWRBTN)
+#define PM1_SLPBTN BIT(9)
+#define PM1_RTC BIT(10)
+/* Every fixed event can be enabled, as guests check, though not every one has a source here. */
+#define PM1_EVENTS (PM1_TMR | PM1_GBL | PM1_PWRBTN | PM1_SLPBTN | PM1_RTC)
 
 /* PM1 control (§4.8.3.2). */
 #define PM1_SCI_EN BIT(0)
@@ -37,8 +40,8 @@ struct acpi {
 
 static const struct state_field acpi_fields[] = {
     STATE_FIELD(struct acpi_state, timer_next),
-    STATE_FIELD_MAX(struct acpi_state, pm1_sts, PM1_TMR | PM1_GBL | PM1_PWRBTN),
-    STATE_FIELD_MAX(struct acpi_state, pm1_en, PM1_TMR | PM1_GBL | PM1_PWRBTN),
+    STATE_FIELD_MAX(struct acpi_state, pm1_sts, PM1_EVENTS),
+    STATE_FIELD_MAX(struct acpi_state, pm1_en, PM1_EVENTS),
     STATE_FIELD_MAX(struct acpi_state, pm1_cnt, PM1_CNT_KEPT),
     STATE_FIELD(struct acpi_state, gpe_sts),
     STATE_FIELD(struct acpi_state, gpe_en),

@@ -49,14 +49,16 @@ static uint64_t ioapic_read(struct device *d, uint64_t off, unsigned size)
     return ioapic_mmio_read(to_irqchip(d)->cfg.ioapic, (uint32_t)off & ~3u) >> 8 * (off & 3);
 }
 
-/* Index and EOI are 8-bit registers that some guests write as bytes; the data register takes 32 bits. */
+/* Index and EOI are 8-bit registers that some guests write as bytes; the data register takes 32
+ * bits. */
 static void ioapic_write(struct device *d, uint64_t off, unsigned size, uint64_t val)
 {
     if (size == 4 || off != 0x10)
         ioapic_mmio_write(to_irqchip(d)->cfg.ioapic, (uint32_t)off, (uint32_t)val);
 }
 
-const struct io_ops irqchip_ioapic_ops = {.read = ioapic_read, .write = ioapic_write, .max_size = 4};
+const struct io_ops irqchip_ioapic_ops = {
+    .read = ioapic_read, .write = ioapic_write, .max_size = 4};
 
 static int irqchip_init(struct device *d, const void *cfg, struct err *e)
 {

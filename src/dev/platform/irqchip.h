@@ -1,7 +1,8 @@
 /*
- * What makes the interrupt controllers of src/irq reachable by the guest: the ports of the 8259 pair and
- * ELCR, and the I/O APIC's page. The controllers belong to the machine, lock themselves and have their
- * own saved state (pic_save, ioapic_save), so this device has none; its reset resets both.
+ * What makes the interrupt controllers of src/irq reachable by the guest: the ports of the 8259
+ * pair and ELCR, and the I/O APIC's page. The controllers belong to the machine, lock themselves
+ * and have their own saved state (pic_save, ioapic_save), so this device has none; its reset resets
+ * both.
  */
 #ifndef RING3_DEV_PLATFORM_IRQCHIP_H
 #define RING3_DEV_PLATFORM_IRQCHIP_H
@@ -14,7 +15,7 @@
 #define IOAPIC_SIZE 0x1000ull
 
 struct irqchip_cfg {
-    struct pic *pic;       /* not owned; outlives the device, as does ioapic */
+    struct pic *pic; /* not owned; outlives the device, as does ioapic */
     struct ioapic *ioapic;
 };
 

@@ -7,8 +7,8 @@
 
 #define NS_PER_SEC 1000000000u
 
-/* Interrupts are never closer together than this many CLK (about 200 us): a guest could otherwise keep
- * the host busy with nothing but timer callbacks. */
+/* Interrupts are never closer together than this many CLK (about 200 us): a guest could otherwise
+ * keep the host busy with nothing but timer callbacks. */
 #define MIN_PERIOD 239u
 
 #define CATCH_UP_RATE 8
@@ -40,10 +40,7 @@ struct pit {
 
 static struct pit *to_pit(struct device *d) { return container_of(d, struct pit, dev); }
 
-static uint64_t clk(uint64_t ns)
-{
-    return (uint64_t)((unsigned __int128)ns * PIT_HZ / NS_PER_SEC);
-}
+static uint64_t clk(uint64_t ns) { return (uint64_t)((unsigned __int128)ns * PIT_HZ / NS_PER_SEC); }
 
 /* The first nanosecond at which clk() gives t. */
 static uint64_t clk_to_ns(uint64_t t)
@@ -235,10 +232,7 @@ static void pit_resume(struct device *d)
     arm(p);
 }
 
-static void pit_fini(struct device *d)
-{
-    timer_detach(d->ctx->timers, &to_pit(d)->timer);
-}
+static void pit_fini(struct device *d) { timer_detach(d->ctx->timers, &to_pit(d)->timer); }
 
 static const struct state_field pit_fields[] = {
     STATE_SUBARRAY(struct pit_state, counter, &pit_counter_desc),

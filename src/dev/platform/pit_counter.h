@@ -1,7 +1,7 @@
 /*
- * One of the 8254's three counters, as a function of the number of CLK pulses since time zero: nothing
- * runs, every question is answered from when the counting element was loaded. `now` must never go back.
- * Only the device's own lock protects it.
+ * One of the 8254's three counters, as a function of the number of CLK pulses since time zero:
+ * nothing runs, every question is answered from when the counting element was loaded. `now` must
+ * never go back. Only the device's own lock protects it.
  */
 #ifndef RING3_DEV_PLATFORM_PIT_COUNTER_H
 #define RING3_DEV_PLATFORM_PIT_COUNTER_H

@@ -122,8 +122,8 @@ static void settle(struct rtc *r)
     update_irq(r);
 }
 
-/* Sets the deadline to the first event that would raise the line. Flags that are already up, and those
- * whose interrupt is off, need no host timer. */
+/* Sets the deadline to the first event that would raise the line. Flags that are already up, and
+ * those whose interrupt is off, need no host timer. */
 static void schedule(struct rtc *r)
 {
     uint8_t wanted = r->s.cmos[RTC_B] & ~r->s.cmos[RTC_C];
@@ -170,10 +170,7 @@ static void rtc_timer(void *arg)
 /* ---- the time ---- */
 
 /* Freezes the time registers at the present time. */
-static void hold(struct rtc *r)
-{
-    rtc_time_store(r->s.cmos, now_secs(r), r->s.dow_shift);
-}
+static void hold(struct rtc *r) { rtc_time_store(r->s.cmos, now_secs(r), r->s.dow_shift); }
 
 /* Lets time go on from what the registers say. */
 static void go(struct rtc *r)
@@ -376,10 +373,7 @@ static void rtc_resume(struct device *d)
     schedule(r);
 }
 
-static void rtc_fini(struct device *d)
-{
-    timer_detach(d->ctx->timers, &to_rtc(d)->timer);
-}
+static void rtc_fini(struct device *d) { timer_detach(d->ctx->timers, &to_rtc(d)->timer); }
 
 static const struct state_field rtc_fields[] = {
     STATE_FIELD(struct rtc_state, offset),

@@ -1,8 +1,9 @@
 /*
- * The MC146818 real-time clock with 128 bytes of CMOS memory at ports 0x70 (index) and 0x71 (data), as in
- * the Intel ICH data sheet. It shows clock_wall() in UTC; what the guest sets is kept as an offset
- * to it, so guest time goes on following the host's. Binary and BCD, 12 and 24 hours, SET and divider
- * reset, update-in-progress, periodic, alarm and update-ended interrupts on one level line (IRQ 8).
+ * The MC146818 real-time clock with 128 bytes of CMOS memory at ports 0x70 (index) and 0x71 (data),
+ * as in the Intel ICH data sheet. It shows clock_wall() in UTC; what the guest sets is kept as an
+ * offset to it, so guest time goes on following the host's. Binary and BCD, 12 and 24 hours, SET
+ * and divider reset, update-in-progress, periodic, alarm and update-ended interrupts on one level
+ * line (IRQ 8).
  *
  * It also holds what PC firmware leaves there: memory sizes (0x15-0x18, 0x30, 0x31, 0x34, 0x35,
  * 0x5b-0x5d), the century (0x32), equipment and the checksum of 0x10-0x2d. CMOS survives a reset.

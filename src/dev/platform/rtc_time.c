@@ -38,10 +38,7 @@ static int64_t days_from_date(int64_t year, unsigned month, unsigned day)
     return y * 365 + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719468;
 }
 
-static int64_t floor_div(int64_t a, int64_t b)
-{
-    return a / b - (a % b < 0);
-}
+static int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 
 static void date_from_days(int64_t days, int64_t *year, unsigned *month, unsigned *day)
 {
@@ -79,8 +76,8 @@ void rtc_time_store(uint8_t *cmos, int64_t secs, uint8_t dow_shift)
 
 int64_t rtc_time_load(const uint8_t *cmos, uint8_t *dow_shift)
 {
-    int64_t year = MIN(decode(cmos, cmos[RTC_CENTURY]), 99u) * 100ll +
-                   MIN(decode(cmos, cmos[RTC_YEAR]), 99u);
+    int64_t year =
+        MIN(decode(cmos, cmos[RTC_CENTURY]), 99u) * 100ll + MIN(decode(cmos, cmos[RTC_YEAR]), 99u);
     unsigned month = decode(cmos, cmos[RTC_MONTH]), day = decode(cmos, cmos[RTC_DAY]);
     int64_t days, dow = decode(cmos, cmos[RTC_DOW]);
 

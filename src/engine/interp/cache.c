@@ -474,6 +474,9 @@ static struct block *build(struct cpu *c, struct fetch *f, const struct draft *d
                     c->bits == CPU_64 && !(i->row->flags & IF_SYS) ? vector : plain;
             o->plain = p;
         }
+        if (o->fn != plain && o->fn != vector && k + 1 < d->n && i[1].id == INSN_JCC &&
+            b->op[k + 1].fn != plain)
+            fast_fuse(o, i, &i[1]);
         live = (uint16_t)((live & ~i->row->fl_write) | i->row->fl_read);
         if (exposes_flags(i, o))
             live = FL_STATUS;

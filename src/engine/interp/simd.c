@@ -56,6 +56,18 @@ static uint32_t run_masked(struct cpu *c, stub_fn stub, void *mem, uint32_t mxcs
     return c->s.mxcsr & MXCSR_FLAGS;
 }
 
+/* Embedded rounding and {sae}: every exception masked, no flag set. */
+static bool suppresses_exceptions(const struct insn *i)
+{
+    return (i->prefix & PFX_EVEX) && i->evex_b && !i->bcst;
+}
+
+/* VREDUCE neither signals underflow nor lets its mask keep it from flushing to zero. */
+static bool signals_underflow(const struct insn *i)
+{
+    return !(i->map == 3 && (i->opcode == 0x56 || i->opcode == 0x57));
+}
+
 /*
  * The guest has unmasked some exception: run masked, see what was raised, and take it back if that would
  * have faulted (SDM vol. 1 §11.5.2 and 11.5.3). Unmasked underflow is signalled for every tiny result,
@@ -64,9 +76,14 @@ static uint32_t run_masked(struct cpu *c, stub_fn stub, void *mem, uint32_t mxcs
 static void run_unmasked(struct cpu *c, const struct insn *i, stub_fn stub, void *mem)
 {
     uint32_t guest = c->s.mxcsr, unmasked = ~guest >> MXCSR_MASK_SHIFT & MXCSR_FLAGS;
-    bool ue = unmasked & MXCSR_UE;
+    bool ue = (unmasked & MXCSR_UE) && signals_underflow(i);
     struct undo before, after;
 
+    if (suppresses_exceptions(i)) {
+        run_masked(c, stub, mem, guest);
+        c->s.mxcsr = guest;
+        return;
+    }
     copy_dests(c, i, &before, false);
     uint32_t raised = run_masked(c, stub, mem, ue ? guest & ~MXCSR_FZ : guest);
     if (ue && !(raised & MXCSR_UE)) {
@@ -113,16 +130,24 @@ static void run_mem_out(struct cpu *c, const struct insn *i, const struct simd_o
     uint64_t la = 0;
 
     simd_avail(c, i);
-    stub_fn stub = simd_stub(c, i, op);
     void *p = simd_store_begin(c, i, n, &la);
-    if ((i->row->flags & IF_FP) && (c->s.mxcsr & MXCSR_MASKS) != MXCSR_MASKS) {
-        uint8_t tmp[64] __attribute__((aligned(64)));
-        run_unmasked(c, i, stub, tmp);
-        memcpy(p, tmp, n);
-    } else {
-        stub(c, p);
-    }
+    simd_stub(c, i, op)(c, p);
     simd_store_end(c, n, la, p);
+}
+
+/* VCVTPS2PH: the conversion with its MXCSR flags and #XM comes before faults of the store. */
+static void run_fp_out(struct cpu *c, const struct insn *i, const struct simd_op *op)
+{
+    unsigned n = i->op[op->mem_op].size;
+    uint8_t tmp[64] __attribute__((aligned(64))) = {0};
+    struct simd_elems el = {.count = 1, .size = (uint8_t)n, .active = 1};
+
+    simd_avail(c, i);
+    run_stub(c, i, simd_stub(c, i, op), tmp);
+    if ((i->prefix & PFX_EVEX) && i->evex_aaa)
+        simd_partial(c, i, &el);
+    simd_partial_check(c, i, &el);
+    simd_partial_store(c, i, &el, tmp);
 }
 
 /* EVEX under a mask, VMASKMOV: whole if it is cheap to see that nothing can fault, else by element. */
@@ -133,12 +158,13 @@ static void run_partial_in(struct cpu *c, const struct insn *i, const struct sim
 
     simd_avail(c, i);
     void *p = simd_fast_ptr(c, i, n, false);
-    if (!p && simd_partial(c, i, &el)) {
+    if (!p && (i->row->flags & IF_STRICT_WHOLE)) {
+        p = (void *)(uintptr_t)simd_load(c, i, n);
+    } else if (!p) {
         p = c->simd->bounce;
         memset(p, 0, sizeof(c->simd->bounce));
+        simd_partial(c, i, &el);
         simd_partial_load(c, i, &el, p);
-    } else if (!p) {
-        p = (void *)(uintptr_t)simd_load(c, i, n);
     }
     run_stub(c, i, simd_stub(c, i, op), p);
 }
@@ -148,24 +174,15 @@ static void run_partial_out(struct cpu *c, const struct insn *i, const struct si
     struct simd_elems el;
 
     simd_avail(c, i);
-    if (!simd_partial(c, i, &el)) { /* all of it is accessed, but what is masked off stays */
-        unsigned n = i->op[op->mem_op].size;
-        uint64_t la = 0;
-        void *p = simd_store_begin(c, i, n, &la);
-
-        if (p == c->simd->bounce)
-            lin_read(c, la, p, n, PRIV_CPL);
-        run_stub(c, i, simd_stub(c, i, op), p);
-        simd_store_end(c, n, la, p);
-        return;
-    }
+    simd_partial(c, i, &el);
     simd_partial_check(c, i, &el);
     uint8_t tmp[64] __attribute__((aligned(64))) = {0};
     run_stub(c, i, simd_stub(c, i, op), tmp);
     simd_partial_store(c, i, &el, tmp);
 }
 
-/* MMX registers alias the x87 ones. Memory is read before the x87 state changes. */
+/* MMX registers alias the x87 ones. As on silicon a load that faults changes nothing, while a store that faults has
+ * reset TOP already. */
 static void run_mmx(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     void *p = NULL;
@@ -173,9 +190,13 @@ static void run_mmx(struct cpu *c, const struct insn *i, const struct simd_op *o
     const struct opnd *o = op->mem_op == NO_MEM ? NULL : &i->op[op->mem_op];
 
     simd_avail(c, i);
-    if (o)
-        p = o->write ? simd_store_begin(c, i, o->size, &la)
-                     : (void *)(uintptr_t)simd_load(c, i, o->size);
+    if (o && !o->write)
+        p = (void *)(uintptr_t)simd_load(c, i, o->size);
+    if (o && o->write) {
+        x87_sync(c);
+        x87_set_top(&c->s.x87, 0);
+        p = simd_store_begin(c, i, o->size, &la);
+    }
     x87_to_mmx(c);
     run_stub(c, i, simd_stub(c, i, op), p);
     if (o && o->write)
@@ -259,6 +280,8 @@ static void prepare(const struct insn *i, struct simd_op *out)
         out->run = run_mmx;
     else if (out->mem_op == NO_MEM)
         out->run = run_regs;
+    else if ((i->row->flags & IF_FP) && i->op[out->mem_op].write)
+        out->run = run_fp_out;
     else if (may_be_partial(i))
         out->run = i->op[out->mem_op].write ? run_partial_out : run_partial_in;
     else

@@ -164,8 +164,8 @@ const void *simd_load(struct cpu *c, const struct insn *i, unsigned n);
  * bounce buffer *la says where simd_store_end must copy it to. */
 void *simd_store_begin(struct cpu *c, const struct insn *i, unsigned n, uint64_t *la);
 void simd_store_end(struct cpu *c, unsigned n, uint64_t la, const void *p);
-/* Raises what the operand's alignment asks for, for an address already linear. */
-void simd_check_align(struct cpu *c, const struct insn *i, uint64_t la, unsigned n);
+/* Linear address after all segment and alignment checks. */
+uint64_t simd_lin(struct cpu *c, const struct insn *i, unsigned n, enum access a);
 
 /* ---- simd_mask.c: memory operands accessed in part ---- */
 /* Elements of a memory operand that an opmask or a vector mask selects: bit e of active is element e
@@ -174,9 +174,10 @@ struct simd_elems {
     uint64_t active;
     unsigned count, size;
 };
-/* Does the instruction access only the active elements of its memory operand? Fills *el if so. */
-bool simd_partial(const struct cpu *c, const struct insn *i, struct simd_elems *el);
+/* The elements of the memory operand of an EVEX instruction under a mask, or of VMASKMOV. */
+void simd_partial(const struct cpu *c, const struct insn *i, struct simd_elems *el);
 void simd_partial_load(struct cpu *c, const struct insn *i, const struct simd_elems *el, uint8_t *buf);
+/* Raises what the store would: IF_STRICT_WHOLE instructions check masked-off elements too. */
 void simd_partial_check(struct cpu *c, const struct insn *i, const struct simd_elems *el);
 void simd_partial_store(struct cpu *c, const struct insn *i, const struct simd_elems *el,
                         const uint8_t *buf);

@@ -4,12 +4,10 @@
  */
 #include "engine/interp/simd.h"
 
-static bool uses_xmm(const struct insn *i)
+static bool uses(const struct insn *i, enum reg_class cls)
 {
-    if (!(i->row->flags & IF_MMX))
-        return true;
     for (unsigned n = 0; n < i->nops; n++)
-        if (i->op[n].kind == OP_REG && i->op[n].cls == RC_VEC)
+        if (i->op[n].kind == OP_REG && i->op[n].cls == cls)
             return true;
     return false;
 }
@@ -26,11 +24,12 @@ void simd_avail_slow(struct cpu *c, const struct insn *i)
     } else {
         if (s->cr0 & CR0_EM)
             cpu_raise(c, X_UD, 0);
-        if (uses_xmm(i) && !(s->cr4 & CR4_OSFXSR))
+        if ((!(f & IF_MMX) || uses(i, RC_VEC)) && !(s->cr4 & CR4_OSFXSR))
             cpu_raise(c, X_UD, 0);
     }
     if (s->cr0 & CR0_TS)
         cpu_raise(c, X_NM, 0);
-    if (f & IF_MMX)
+    /* CVTPI2PS and CVTPI2PD from memory have nothing to do with the x87 registers. */
+    if ((f & IF_MMX) && (!(f & IF_SSE) || uses(i, RC_MMX)))
         x87_check_pending(c);
 }

@@ -12,7 +12,7 @@ static uint64_t low_bits(unsigned n) { return n >= 64 ? ~0ull : BIT(n) - 1; }
 /* ---- which element size an opmask bit stands for ---- */
 
 /* It is 4 or 8 by EVEX.W except for these. */
-enum grain { G_B, G_W, G_BW /* 1 or 2 by W */, G_Q, G_SCALAR };
+enum grain { G_B, G_W, G_D, G_Q, G_BW /* 1 or 2 by W */, G_SCALAR };
 struct grain_row {
     uint8_t map, pp /* bit set: 1 none, 2 66, 4 F3, 8 F2 */, first, last, grain;
 };
@@ -58,12 +58,16 @@ static const struct grain_row grains[] = {
     {2, 2, 0x1c, 0x1c, G_B},          /* VPABSB */
     {2, 2, 0x1d, 0x1d, G_W},
     {2, 2 | 4, 0x20, 0x20, G_W},      /* VPMOVSXBW VPMOVSWB */
-    {2, 2 | 4, 0x22, 0x22, G_Q},      /* VPMOVSXBQ VPMOVSQB */
+    {2, 2 | 4, 0x21, 0x21, G_D},      /* VPMOVSXBD VPMOVSDB */
+    {2, 2 | 4, 0x22, 0x22, G_Q},
+    {2, 2 | 4, 0x23, 0x23, G_D},
     {2, 2 | 4, 0x24, 0x25, G_Q},      /* VPMOVSXWQ, DQ; VPMOVSQW, QD */
     {2, 2 | 4, 0x26, 0x26, G_BW},     /* VPTESTMB VPTESTNMB */
     {2, 2, 0x2d, 0x2d, G_SCALAR},     /* VSCALEFSS */
     {2, 2 | 4, 0x30, 0x30, G_W},      /* VPMOVZXBW VPMOVWB */
+    {2, 2 | 4, 0x31, 0x31, G_D},
     {2, 2 | 4, 0x32, 0x32, G_Q},
+    {2, 2 | 4, 0x33, 0x33, G_D},
     {2, 2 | 4, 0x34, 0x35, G_Q},
     {2, 2, 0x38, 0x38, G_B},          /* VPMINSB */
     {2, 2, 0x3a, 0x3a, G_W},          /* VPMINUW */
@@ -123,6 +127,8 @@ static unsigned grain_bytes(const struct insn *i, bool *scalar)
                 return 1;
             case G_W:
                 return 2;
+            case G_D:
+                return 4;
             case G_BW:
                 return w ? 2 : 1;
             case G_Q:
@@ -161,7 +167,7 @@ static bool is_extract(const struct insn *i)
            (i->opcode == 0x19 || i->opcode == 0x1b || i->opcode == 0x39 || i->opcode == 0x3b);
 }
 
-static bool evex_partial(const struct cpu *c, const struct insn *i, const struct opnd *mem,
+static void evex_partial(const struct cpu *c, const struct insn *i, const struct opnd *mem,
                          struct simd_elems *el)
 {
     bool scalar = false;
@@ -169,8 +175,6 @@ static bool evex_partial(const struct cpu *c, const struct insn *i, const struct
     unsigned n = scalar ? 1 : is_extract(i) ? mem->size / grain : i->vlen / grain;
     uint64_t k = c->s.k[i->evex_aaa] & low_bits(n);
 
-    if (i->row->flags & IF_STRICT_WHOLE)
-        return false;
     if (i->bcst || repeats_memory(i)) {
         el->size = i->bcst ? i->bcst : grain;
         if (el->size > mem->size)
@@ -180,17 +184,16 @@ static bool evex_partial(const struct cpu *c, const struct insn *i, const struct
         for (unsigned b = 0; b < n; b++)
             if (k >> b & 1)
                 el->active |= BIT(b % el->count);
-        return true;
+        return;
     }
     el->count = n;
     if (is_packing(i)) {
         el->size = grain;
         el->active = low_bits(__builtin_popcountll(k));
-        return true;
+        return;
     }
     el->size = mem->size / n;
     el->active = k;
-    return true;
 }
 
 /* VMASKMOVPS, PD and VPMASKMOVD, Q: the sign bits of the vvvv operand. */
@@ -206,12 +209,12 @@ static void vex_partial(const struct cpu *c, const struct insn *i, struct simd_e
         el->active |= (uint64_t)(mask[n * el->size + el->size - 1] >> 7) << n;
 }
 
-bool simd_partial(const struct cpu *c, const struct insn *i, struct simd_elems *el)
+void simd_partial(const struct cpu *c, const struct insn *i, struct simd_elems *el)
 {
     if (i->prefix & PFX_EVEX)
-        return evex_partial(c, i, mem_opnd(i), el);
-    vex_partial(c, i, el);
-    return true;
+        evex_partial(c, i, mem_opnd(i), el);
+    else
+        vex_partial(c, i, el);
 }
 
 /* Linear address of element n. */
@@ -225,10 +228,11 @@ static uint64_t elem_lin(struct cpu *c, const struct insn *i, uint64_t ea, const
     return seg_lin(c, i->mem.seg, off, el->size, a);
 }
 
-static void check_whole_align(struct cpu *c, const struct insn *i, uint64_t ea)
+/* Alignment concerns the whole operand, unless nothing at all is accessed. */
+static void check_whole_align(struct cpu *c, const struct insn *i, const struct simd_elems *el)
 {
-    if (i->row->flags & IF_ALIGN)
-        simd_check_align(c, i, seg_lin(c, i->mem.seg, ea, 1, ACCESS_READ), mem_opnd(i)->size);
+    if ((i->row->flags & IF_ALIGN) && el->active)
+        simd_lin(c, i, mem_opnd(i)->size, ACCESS_READ);
 }
 
 /* Alignment is checked for a single element but not for a vector of them. */
@@ -238,7 +242,7 @@ void simd_partial_load(struct cpu *c, const struct insn *i, const struct simd_el
 {
     uint64_t ea = insn_ea(c, i);
 
-    check_whole_align(c, i, ea);
+    check_whole_align(c, i, el);
     for (unsigned n = 0; n < el->count; n++)
         if (el->active >> n & 1)
             lin_read(c, elem_lin(c, i, ea, el, n, ACCESS_READ), buf + n * el->size, el->size,
@@ -248,8 +252,11 @@ void simd_partial_load(struct cpu *c, const struct insn *i, const struct simd_el
 void simd_partial_check(struct cpu *c, const struct insn *i, const struct simd_elems *el)
 {
     uint64_t ea = insn_ea(c, i);
+    unsigned whole = mem_opnd(i)->size;
 
-    check_whole_align(c, i, ea);
+    check_whole_align(c, i, el);
+    if (i->row->flags & IF_STRICT_WHOLE)
+        lin_check(c, insn_lin(c, i, whole, ACCESS_WRITE), whole, ACCESS_WRITE, PRIV_CPL);
     for (unsigned n = 0; n < el->count; n++)
         if (el->active >> n & 1)
             lin_check(c, elem_lin(c, i, ea, el, n, ACCESS_WRITE), el->size, ACCESS_WRITE, elem_priv(el));
@@ -271,7 +278,7 @@ static void maskmov(struct cpu *c, const struct insn *i)
 {
     bool mmx = i->pp == 0;
     const struct opnd *reg[2] = {0};
-    uint8_t data[16], mask[16];
+    const void *data, *mask;
     struct simd_elems el = {.count = mmx ? 8 : 16, .size = 1};
 
     simd_avail(c, i);
@@ -279,28 +286,24 @@ static void maskmov(struct cpu *c, const struct insn *i)
         if (i->op[n].kind == OP_REG)
             reg[r++] = &i->op[n];
     if (mmx) {
-        x87_sync(c);
-        unsigned top = c->s.x87.fsw >> FSW_TOP_SHIFT;
-        memcpy(data, c->s.x87.st[(reg[0]->reg - top) & 7], 8);
-        memcpy(mask, c->s.x87.st[(reg[1]->reg - top) & 7], 8);
+        x87_to_mmx(c);
+        data = c->s.x87.st[reg[0]->reg];
+        mask = c->s.x87.st[reg[1]->reg];
     } else {
-        memcpy(data, c->s.zmm[reg[0]->reg], 16);
-        memcpy(mask, c->s.zmm[reg[1]->reg], 16);
+        data = c->s.zmm[reg[0]->reg];
+        mask = c->s.zmm[reg[1]->reg];
     }
     for (unsigned n = 0; n < el.count; n++)
-        el.active |= (uint64_t)(mask[n] >> 7) << n;
+        el.active |= (uint64_t)(((const uint8_t *)mask)[n] >> 7) << n;
 
-    uint64_t ea = c->s.gpr[RDI];
-    if (i->addrsize < 8)
-        ea &= low_bits(8 * i->addrsize);
+    /* All of the operand is checked, masked off or not, as processors do. */
+    uint64_t ea = c->s.gpr[RDI] & low_bits(8 * i->addrsize);
+    lin_check(c, seg_lin(c, i->mem.seg, ea, el.count, ACCESS_WRITE), el.count, ACCESS_WRITE,
+              PRIV_CPL);
     for (unsigned n = 0; n < el.count; n++)
         if (el.active >> n & 1)
-            lin_check(c, elem_lin(c, i, ea, &el, n, ACCESS_WRITE), 1, ACCESS_WRITE, PRIV_CPL);
-    for (unsigned n = 0; n < el.count; n++)
-        if (el.active >> n & 1)
-            lin_write(c, elem_lin(c, i, ea, &el, n, ACCESS_WRITE), data + n, 1, PRIV_CPL);
-    if (mmx)
-        x87_to_mmx(c);
+            lin_write(c, elem_lin(c, i, ea, &el, n, ACCESS_WRITE), (const uint8_t *)data + n, 1,
+                      PRIV_CPL);
 }
 
 /* ---- gathers and scatters ---- */
@@ -341,16 +344,21 @@ static void gather_vex(struct cpu *c, const struct insn *i)
 {
     simd_avail(c, i);
     struct vsib v = vsib_shape(i);
-    unsigned mreg = i->bits == CPU_64 ? i->vvvv : i->vvvv & 7;
+    unsigned mreg = i->bits == CPU_64 ? i->vvvv : i->vvvv & 7, bytes = v.count * v.dsz;
     uint8_t *dst = (uint8_t *)c->s.zmm[v.data], *mask = (uint8_t *)c->s.zmm[mreg];
-    unsigned bytes = v.count * v.dsz;
+    const size_t beyond = sizeof(c->s.zmm[0]) - i->vlen;
 
+    /* Sign bits fill their elements before the first access. */
+    for (unsigned n = 0; n < i->vlen; n += v.dsz)
+        memset(mask + n, mask[n + v.dsz - 1] & 0x80 ? 0xff : 0, v.dsz);
+    memset(mask + i->vlen, 0, beyond);
     for (unsigned n = 0; n < v.count; n++) {
-        if (!(mask[n * v.dsz + v.dsz - 1] & 0x80))
+        if (!mask[n * v.dsz])
             continue;
         uint64_t la = vsib_lin(c, i, &v, n, ACCESS_READ);
         lin_read(c, la, dst + n * v.dsz, v.dsz, PRIV_CPL);
         memset(mask + n * v.dsz, 0, v.dsz);
+        memset(dst + i->vlen, 0, beyond);
     }
     memset(mask, 0, sizeof(c->s.zmm[0]));
     memset(dst + bytes, 0, sizeof(c->s.zmm[0]) - bytes);

@@ -3,10 +3,17 @@
 
 #include <string.h>
 
-void simd_check_align(struct cpu *c, const struct insn *i, uint64_t la, unsigned n)
+uint64_t simd_lin(struct cpu *c, const struct insn *i, unsigned n, enum access a)
 {
+    uint64_t la;
+
+    /* #GP for misalignment comes before #SS for a stack address that is not canonical. */
+    if ((i->row->flags & IF_ALIGN) && simd_flat_la(c, i, &la) && (la & (n - 1)))
+        cpu_raise(c, X_GP, 0);
+    la = insn_lin(c, i, n, a);
     if ((i->row->flags & IF_ALIGN) && (la & (n - 1)))
         cpu_raise(c, X_GP, 0);
+    return la;
 }
 
 const void *simd_load(struct cpu *c, const struct insn *i, unsigned n)
@@ -15,9 +22,7 @@ const void *simd_load(struct cpu *c, const struct insn *i, unsigned n)
 
     if (likely(p))
         return p;
-    uint64_t la = insn_lin(c, i, n, ACCESS_READ);
-    simd_check_align(c, i, la, n);
-    lin_read(c, la, c->simd->bounce, n, PRIV_CPL);
+    lin_read(c, simd_lin(c, i, n, ACCESS_READ), c->simd->bounce, n, PRIV_CPL);
     return c->simd->bounce;
 }
 
@@ -27,8 +32,7 @@ void *simd_store_begin(struct cpu *c, const struct insn *i, unsigned n, uint64_t
 
     if (likely(p))
         return p;
-    *la = insn_lin(c, i, n, ACCESS_WRITE);
-    simd_check_align(c, i, *la, n);
+    *la = simd_lin(c, i, n, ACCESS_WRITE);
     lin_check(c, *la, n, ACCESS_WRITE, PRIV_CPL);
     return c->simd->bounce;
 }

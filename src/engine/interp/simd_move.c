@@ -23,66 +23,82 @@ static const struct move_row whole_moves[] = {
     {2, 0x2a, 2, false},                                       /* MOVNTDQA */
 };
 
-/* Writes n bytes of p to a register; VEX and EVEX zero the rest. */
-static inline void set_vec(struct cpu *c, const struct insn *i, unsigned reg, const void *p, unsigned n)
+/* One set of functions per size, so that the copies are single instructions. The 16-byte legacy forms keep the
+ * rest of the register. */
+#define DEFINE_MOVES(name, n)                                                                      \
+    static void run_reg##name(struct cpu *c, const struct insn *i, const struct simd_op *op)       \
+    {                                                                                              \
+        simd_avail(c, i);                                                                          \
+        set_vec##name(c, i->op[0].reg, c->s.zmm[i->op[1].reg]);                                    \
+    }                                                                                              \
+    static void run_load##name(struct cpu *c, const struct insn *i, const struct simd_op *op)      \
+    {                                                                                              \
+        simd_avail(c, i);                                                                          \
+        set_vec##name(c, i->op[0].reg, simd_load(c, i, n));                                        \
+    }                                                                                              \
+    static void run_store##name(struct cpu *c, const struct insn *i, const struct simd_op *op)     \
+    {                                                                                              \
+        uint64_t la = 0;                                                                           \
+                                                                                                   \
+        simd_avail(c, i);                                                                          \
+        void *p = simd_store_begin(c, i, n, &la);                                                  \
+        memcpy(p, c->s.zmm[i->op[1].reg], n);                                                      \
+        simd_store_end(c, n, la, p);                                                               \
+    }
+
+static inline void set_vec_sse(struct cpu *c, unsigned reg, const void *p)
 {
-    uint8_t *d = (uint8_t *)c->s.zmm[reg];
-
-    memmove(d, p, n);
-    if (i->prefix & (PFX_VEX | PFX_EVEX))
-        memset(d + n, 0, sizeof(c->s.zmm[0]) - n);
+    memmove(c->s.zmm[reg], p, 16);
 }
-
-static void run_reg(struct cpu *c, const struct insn *i, const struct simd_op *op)
+static inline void set_vec_16(struct cpu *c, unsigned reg, const void *p)
 {
-    simd_avail(c, i);
-    set_vec(c, i, i->op[0].reg, c->s.zmm[i->op[1].reg], op->size);
+    memmove(c->s.zmm[reg], p, 16);
+    memset(&c->s.zmm[reg][2], 0, 48);
 }
-
-static void run_load(struct cpu *c, const struct insn *i, const struct simd_op *op)
+static inline void set_vec_32(struct cpu *c, unsigned reg, const void *p)
 {
-    simd_avail(c, i);
-    set_vec(c, i, i->op[0].reg, simd_load(c, i, op->size), op->size);
+    memmove(c->s.zmm[reg], p, 32);
+    memset(&c->s.zmm[reg][4], 0, 32);
 }
+static inline void set_vec_64(struct cpu *c, unsigned reg, const void *p)
+{
+    memmove(c->s.zmm[reg], p, 64);
+}
+DEFINE_MOVES(_sse, 16)
+DEFINE_MOVES(_16, 16)
+DEFINE_MOVES(_32, 32)
+DEFINE_MOVES(_64, 64)
 
-static void run_store(struct cpu *c, const struct insn *i, const struct simd_op *op)
+typedef void (*run_fn)(struct cpu *c, const struct insn *i, const struct simd_op *op);
+static const struct {
+    run_fn reg, load, store;
+} moves[] = {
+    {run_reg_sse, run_load_sse, run_store_sse},
+    {run_reg_16, run_load_16, run_store_16},
+    {run_reg_32, run_load_32, run_store_32},
+    {run_reg_64, run_load_64, run_store_64},
+};
+
+/* 4 or 8 bytes of a register to memory. */
+static void run_store_low(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     uint64_t la = 0;
 
     simd_avail(c, i);
     void *p = simd_store_begin(c, i, op->size, &la);
-    memcpy(p, c->s.zmm[i->op[1].reg], op->size);
+    memcpy(p, c->s.zmm[i->op[1].reg], op->size == 8 ? 8 : 4);
     simd_store_end(c, op->size, la, p);
-}
-
-/* The sizes that matter get code of their own, so that the copies are single instructions. */
-static void run_load16(struct cpu *c, const struct insn *i, const struct simd_op *op)
-{
-    simd_avail(c, i);
-    memcpy(c->s.zmm[i->op[0].reg], simd_load(c, i, 16), 16);
-}
-
-static void run_store16(struct cpu *c, const struct insn *i, const struct simd_op *op)
-{
-    uint64_t la = 0;
-
-    simd_avail(c, i);
-    void *p = simd_store_begin(c, i, 16, &la);
-    memcpy(p, c->s.zmm[i->op[1].reg], 16);
-    simd_store_end(c, 16, la, p);
-}
-
-static void run_reg16(struct cpu *c, const struct insn *i, const struct simd_op *op)
-{
-    simd_avail(c, i);
-    memmove(c->s.zmm[i->op[0].reg], c->s.zmm[i->op[1].reg], 16);
 }
 
 /* MOVD and MOVQ: size bytes, zero-extended to 16 in the register. */
 static void set_low(struct cpu *c, const struct insn *i, uint64_t v)
 {
     uint64_t q[2] = {v, 0};
-    set_vec(c, i, i->op[0].reg, q, 16);
+
+    if (i->prefix & (PFX_VEX | PFX_EVEX))
+        set_vec_16(c, i->op[0].reg, q);
+    else
+        set_vec_sse(c, i->op[0].reg, q);
 }
 
 static void run_movq_load(struct cpu *c, const struct insn *i, const struct simd_op *op)
@@ -125,14 +141,8 @@ static bool prepare_whole(const struct insn *i, struct simd_op *out)
         r++;
     if (r == end)
         return false;
-    out->size = i->vlen ? i->vlen : 16;
-    bool narrow = !(i->prefix & (PFX_VEX | PFX_EVEX));
-    if (b->kind == OP_MEM)
-        out->run = narrow ? run_load16 : run_load;
-    else if (a->kind == OP_MEM)
-        out->run = narrow ? run_store16 : run_store;
-    else
-        out->run = narrow ? run_reg16 : run_reg;
+    unsigned k = !(i->prefix & (PFX_VEX | PFX_EVEX)) ? 0 : i->vlen == 64 ? 3 : i->vlen == 32 ? 2 : 1;
+    out->run = b->kind == OP_MEM ? moves[k].load : a->kind == OP_MEM ? moves[k].store : moves[k].reg;
     return true;
 }
 
@@ -147,7 +157,7 @@ static bool prepare_movq(const struct insn *i, struct simd_op *out)
         return false;
     if (a->kind == OP_MEM) {
         out->size = a->size;
-        out->run = run_store;
+        out->run = run_store_low;
     } else if (b->kind == OP_MEM) {
         out->size = b->size;
         out->run = run_movq_load;

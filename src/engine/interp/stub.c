@@ -72,7 +72,7 @@ struct enc {
     unsigned n;
 };
 
-static void put(struct enc *e, uint8_t b) { e->b[e->n++] = b; }
+static void enc_put(struct enc *e, uint8_t b) { e->b[e->n++] = b; }
 
 /* The instruction with (%rsi) for its memory operand, %rax and %rcx for general-purpose ones, and without
  * prefixes that only concern addresses; bits that 16- and 32-bit code ignores are made neutral. */
@@ -112,11 +112,11 @@ static void normalise(const struct insn *i, struct enc *e)
             if (w_is_gpr_size(i))
                 p1 &= 0x7f;
         }
-        put(e, *p == 0x62 ? 0x62 : 0xc4);
-        put(e, p0);
-        put(e, p1);
+        enc_put(e, *p == 0x62 ? 0x62 : 0xc4);
+        enc_put(e, p0);
+        enc_put(e, p1);
         if (*p == 0x62)
-            put(e, narrow ? p[3] | 0x08 : p[3]);
+            enc_put(e, narrow ? p[3] | 0x08 : p[3]);
     } else {
         static const uint8_t mandatory[] = {0, 0x66, 0xf3, 0xf2};
         uint8_t rex = i->rex & 0xf;
@@ -128,23 +128,23 @@ static void normalise(const struct insn *i, struct enc *e)
         if (gpr_reg)
             rex &= ~4u;
         if (i->pp && i->map)
-            put(e, mandatory[i->pp]);
+            enc_put(e, mandatory[i->pp]);
         if (rex && i->map)
-            put(e, 0x40 | rex);
+            enc_put(e, 0x40 | rex);
         if (i->map)
-            put(e, 0x0f);
+            enc_put(e, 0x0f);
         if (i->map == 2)
-            put(e, 0x38);
+            enc_put(e, 0x38);
         if (i->map == 3)
-            put(e, 0x3a);
+            enc_put(e, 0x3a);
     }
-    put(e, i->opcode);
+    enc_put(e, i->opcode);
     if (i->has_modrm)
-        put(e, modrm);
+        enc_put(e, modrm);
     if (i->off_imm)
         for (unsigned n = i->off_imm; n < i->len; n++) {
             bool is4 = op_in_slot(i, SLOT_IS4);
-            put(e, is4 && narrow ? i->raw[n] & 0x7f : i->raw[n]);
+            enc_put(e, is4 && narrow ? i->raw[n] & 0x7f : i->raw[n]);
         }
 }
 
@@ -251,6 +251,26 @@ static void e_flags_out(struct emit *m)
     erdi(m, RAX, OFF(cc));
 }
 
+/* Takes MXCSR and gives the host back its own, which lies at the start of the cache. An LDMXCSR that changes
+ * anything costs 80 ns on current processors, and one from where STMXCSR has just written 40 ns; hence the guest's is
+ * stored only if it changed, and sticky flags, which mean nothing to host code, stay. */
+static void e_mxcsr_out(struct emit *m, const struct stub_cache *sc)
+{
+    static const uint8_t take[] = {0x0f, 0xae, 0x5c, 0x24, 0xf8,        /* stmxcsr -8(%rsp) */
+                                   0x8b, 0x54, 0x24, 0xf8, 0x3b};       /* mov -8(%rsp),%edx; cmp */
+    static const uint8_t put_changed[] = {0x74, 0x06, 0x89};            /* je past; mov %edx, */
+    static const uint8_t restore[] = {0x83, 0xe2, 0xc0, 0x81, 0xfa,     /* and $~0x3f,%edx; cmp */
+                                      0x80, 0x1f, 0x00, 0x00,           /* $0x1f80,%edx */
+                                      0x74, 0x07, 0x0f, 0xae, 0x15};    /* je past; ldmxcsr host(%rip) */
+
+    ebytes(m, take, sizeof(take));
+    erdi(m, RDX, OFF(s.mxcsr));
+    ebytes(m, put_changed, sizeof(put_changed));
+    erdi(m, RDX, OFF(s.mxcsr));
+    ebytes(m, restore, sizeof(restore));
+    e32(m, (uint32_t)(sc->rw - (m->p + 4)));
+}
+
 /* Registers that an instruction uses without naming them. */
 struct implicit {
     bool xmm0_in, xmm0_out, rax_rdx_in, rcx_out;
@@ -319,14 +339,8 @@ static void emit_vector(struct emit *m, const struct stub_cache *sc, const struc
 
     if (i->row->fl_write)
         e_flags_out(m);
-    if (i->row->flags & IF_FP) { /* stmxcsr; ldmxcsr the host's, kept at the start of the cache */
-        static const uint8_t host[] = {0x0f, 0xae, 0x15};
-        e8(m, 0x0f);
-        e8(m, 0xae);
-        erdi(m, 3, OFF(s.mxcsr));
-        ebytes(m, host, sizeof(host));
-        e32(m, (uint32_t)(sc->rw - (m->p + 4)));
-    }
+    if (i->row->flags & IF_FP)
+        e_mxcsr_out(m, sc);
     for (unsigned n = 0; n < i->nops; n++) {
         const struct opnd *o = &i->op[n];
         if (o->kind != OP_REG || !o->write || i->slot[n] == SLOT_IMPLICIT)

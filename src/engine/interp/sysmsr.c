@@ -38,7 +38,7 @@ void sys_rdmsr(struct cpu *c, const struct insn *i)
 void sys_wrmsr(struct cpu *c, const struct insn *i)
 {
     uint32_t msr = c->s.gpr[RCX];
-    uint64_t v = edx_eax(c), efer = c->s.efer;
+    uint64_t v = edx_eax(c), efer = c->s.efer, tsc_offset = c->s.tsc_offset;
     int err;
 
     need_cpl0(c);
@@ -49,6 +49,8 @@ void sys_wrmsr(struct cpu *c, const struct insn *i)
           (unsigned long long)v, err ? " #GP" : "");
     if (err)
         cpu_raise(c, X_GP, 0);
+    if (c->s.tsc_offset != tsc_offset && c->vm->env->tsc_moved)
+        c->vm->env->tsc_moved(c->v, c->s.tsc_offset);
     if (c->s.efer != efer) {
         cpu_update_mode(c);
         if ((c->s.efer ^ efer) & EFER_NXE)

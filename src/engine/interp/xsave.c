@@ -205,6 +205,8 @@ static struct reg_part comp_part(const struct cpu *c, enum comp k)
     unsigned n = xmm_count(c);
 
     switch (k) {
+    case COMP_SSE:
+        return (struct reg_part){0, n, 0, 16};
     case COMP_AVX:
         return (struct reg_part){0, n, 16, 16};
     case COMP_ZMM_HI256:
@@ -247,18 +249,30 @@ static void get_comp(struct cpu *c, enum comp k, const uint8_t *b)
 
 static bool all_zero(const void *p, size_t n)
 {
-    const uint8_t *b = p;
+    uint64_t any = 0, v;
 
-    for (; n; n--)
-        if (*b++)
-            return false;
-    return true;
+    for (; n >= 8; n -= 8, p = (const uint8_t *)p + 8) {
+        memcpy(&v, p, 8);
+        any |= v;
+    }
+    return !any;
 }
 
-/* XINUSE: components not in their initial state. */
-static uint64_t in_use(struct cpu *c)
+static bool comp_in_use(const struct cpu *c, enum comp k)
 {
-    uint8_t b[1024];
+    struct reg_part r = comp_part(c, k);
+
+    if (k == COMP_K)
+        return !all_zero(c->s.k, sizeof(c->s.k));
+    for (unsigned n = 0; n < r.count; n++)
+        if (!all_zero((const uint8_t *)c->s.zmm[r.first + n] + r.off, r.n))
+            return true;
+    return false;
+}
+
+/* XINUSE of the components in want: those not in their initial state. */
+static uint64_t in_use(struct cpu *c, uint64_t want)
+{
     uint64_t bv = 0;
 
     x87_sync(c);
@@ -266,15 +280,9 @@ static uint64_t in_use(struct cpu *c)
     if (x->fcw != FCW_DEFAULT || x->fsw || x->tag || x->fop || x->fip || x->fdp || x->fcs ||
         x->fds || !all_zero(x->st, sizeof(x->st)))
         bv |= XCR0_X87;
-    for (unsigned n = 0; n < xmm_count(c); n++)
-        if (c->s.zmm[n][0] | c->s.zmm[n][1])
-            bv |= XCR0_SSE;
-    for (unsigned k = COMP_AVX; k < COMP_COUNT; k++)
-        if (c->s.xcr0 >> k & 1) {
-            put_comp(c, k, b);
-            if (!all_zero(b, comp_bytes(c, k)))
-                bv |= BIT(k);
-        }
+    for (unsigned k = COMP_SSE; k < COMP_COUNT; k++)
+        if (want >> k & 1 && comp_in_use(c, k))
+            bv |= BIT(k);
     return bv;
 }
 
@@ -325,7 +333,7 @@ static void save(struct cpu *c, const struct insn *i, enum save_kind kind)
 
     xsave_enter(c);
     struct area a = area_open(c, i, 64);
-    uint64_t want = rfbm(c), use = in_use(c), xcomp = 0, old = 0;
+    uint64_t want = rfbm(c), use = in_use(c, want), xcomp = 0, old = 0;
 
     /* MXCSR belongs to SSE where the init optimisation is concerned. */
     if (kind == SAVE_COMPACT) {
@@ -433,7 +441,7 @@ static void xgetbv(struct cpu *c, const struct insn *i)
         cpu_raise(c, X_GP, 0);
     v = c->s.xcr0;
     if (reg == 1)
-        v &= in_use(c);
+        v &= in_use(c, v);
     c->s.gpr[RAX] = (uint32_t)v;
     c->s.gpr[RDX] = v >> 32;
 }
