@@ -97,14 +97,16 @@ static void check_watch(struct cpu *c, uint64_t la, unsigned n, enum access a)
     }
 }
 
+/* Sizes that alignment checking concerns; 80-bit numbers align to eight bytes (SDM vol. 3 table 6-7). */
+static bool needs_align(unsigned n) { return n == 2 || n == 4 || n == 8 || n == 10; }
+
 static void check_access(struct cpu *c, uint64_t la, unsigned n, enum access a, enum priv p)
 {
     if (likely(c->tlb != c->no_tlb))
         return;
     if (c->watch && p != PRIV_SUPER)
         check_watch(c, la, n, a);
-    if (c->align && p == PRIV_CPL && (n == 2 || n == 4 || n == 8) &&
-        (la & (n - 1)))
+    if (c->align && p == PRIV_CPL && needs_align(n) && (la & (MIN(n, 8u) - 1)))
         cpu_raise(c, X_AC, 0);
 }
 

@@ -298,8 +298,11 @@ static void maskmov(struct cpu *c, const struct insn *i)
 
     /* All of the operand is checked, masked off or not, as processors do. */
     uint64_t ea = c->s.gpr[RDI] & low_bits(8 * i->addrsize);
-    lin_check(c, seg_lin(c, i->mem.seg, ea, el.count, ACCESS_WRITE), el.count, ACCESS_WRITE,
-              PRIV_CPL);
+    uint64_t la = seg_lin(c, i->mem.seg, ea, el.count, ACCESS_WRITE);
+
+    if (c->align && (la & (el.count - 1)))
+        cpu_raise(c, X_AC, 0);
+    lin_check(c, la, el.count, ACCESS_WRITE, PRIV_CPL);
     for (unsigned n = 0; n < el.count; n++)
         if (el.active >> n & 1)
             lin_write(c, elem_lin(c, i, ea, &el, n, ACCESS_WRITE), (const uint8_t *)data + n, 1,

@@ -46,13 +46,13 @@ static void area_check(const struct area *a, unsigned n, enum access acc)
     lin_check(c, seg_lin(c, a->i->mem.seg, a->ea, n, acc), n, acc, PRIV_CPL);
 }
 
-/* #NM by CR0, then the area with its alignment checked. */
+/* #NM by CR0, then the area with its alignment checked: FXSAVE's and FXRSTOR's may raise #AC. */
 static struct area area_open(struct cpu *c, const struct insn *i, unsigned align)
 {
     struct area a = {.c = c, .i = i, .ea = insn_ea(c, i), .wide = i->rex & 8};
 
     if (seg_lin(c, i->mem.seg, a.ea, 1, ACCESS_READ) & (align - 1))
-        cpu_raise(c, c->align ? X_AC : X_GP, 0);
+        cpu_raise(c, c->align && align == 16 ? X_AC : X_GP, 0);
     return a;
 }
 
