@@ -18,7 +18,7 @@ struct run {
     struct gen_cfg cfg;
     uint64_t cases, seed, first;
     unsigned failures, max_failures;
-    bool minimise;
+    bool minimise, verbose;
     uint32_t *rows;   /* cases by row of insn_table */
     uint64_t vectors[32];
 };
@@ -133,11 +133,39 @@ static void fuzz(struct run *u)
     free(failed);
 }
 
+/* A kept case. */
+static void run_file(struct run *u, const char *path)
+{
+    struct test_case *t = malloc(sizeof(*t));
+    uint8_t code[CODE_BYTES];
+    struct outcome ours;
+    unsigned mode;
+
+    if (!t)
+        abort();
+    if (case_load(t, path) < 0 || !case_assemble(t, code, NULL)) {
+        u->failures++;
+        free(t);
+        return;
+    }
+    *native_case(u->native, 0) = *t;
+    native_run(u->native, 1);
+    const struct outcome *o = native_outcome(u->native, 0);
+    int silicon = o->vector;
+    const char *what = differs(u, t, o, &ours, &mode);
+    if (what)
+        report(u, t, path, what, silicon, ours.vector);
+    else if (u->verbose)
+        printf("%s: ok, vector %d\n", path, silicon);
+    free(t);
+}
+
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
         {"cases", 1, NULL, 'c'}, {"seed", 1, NULL, 's'}, {"first", 1, NULL, 'f'}, {"only", 1, NULL, 'o'},
-        {"engine", 1, NULL, 'e'}, {"minimise", 0, NULL, 'm'}, {"failures", 1, NULL, 'F'}, {NULL, 0, NULL, 0},
+        {"engine", 1, NULL, 'e'}, {"minimise", 0, NULL, 'm'}, {"verbose", 0, NULL, 'v'},
+        {"failures", 1, NULL, 'F'}, {NULL, 0, NULL, 0},
     };
     struct run u = {.cases = 1000, .seed = 1, .max_failures = 20};
     const struct engine_ops *engine = &interp_engine;
@@ -152,6 +180,7 @@ int main(int argc, char **argv)
         case 's': u.seed = strtoull(optarg, NULL, 0); break;
         case 'f': u.first = strtoull(optarg, NULL, 0); break;
         case 'o': u.cfg.only = optarg; break;
+        case 'v': u.verbose = true; break;
         case 'm': u.minimise = true; break;
         case 'F': u.max_failures = (unsigned)strtoul(optarg, NULL, 0); break;
         case 'e': engine = engine_find(optarg); break;
@@ -170,7 +199,10 @@ int main(int argc, char **argv)
     u.rows = calloc(insn_table_len, sizeof(*u.rows));
     if (!u.rows)
         abort();
-    fuzz(&u);
+    if (optind == argc)
+        fuzz(&u);
+    for (int k = optind; k < argc; k++)
+        run_file(&u, argv[k]);
     for (size_t k = 0; k < insn_table_len; k++)
         rows += u.rows[k] != 0;
     printf("seed %llu: %llu cases of %u table rows, %u failures\n", (unsigned long long)u.seed,

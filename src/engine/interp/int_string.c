@@ -170,8 +170,8 @@ static void compare(struct cpu *c, const struct insn *i, unsigned size, uint64_t
 static uint64_t cmps_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop, uint16_t *cc)
 {
     unsigned size = i->op[0].size;
-    uint64_t a = seg_ld(c, i->mem.seg, index_of(c, i, RSI), size);
     uint64_t b = seg_ld(c, ES, index_of(c, i, RDI), size);
+    uint64_t a = seg_ld(c, i->mem.seg, index_of(c, i, RSI), size);
 
     compare(c, i, size, a, b, stop, cc);
     move_on(c, i, RSI, 1, size);

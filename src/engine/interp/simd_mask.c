@@ -359,7 +359,7 @@ static void gather_vex(struct cpu *c, const struct insn *i)
         if (!mask[n * v.dsz])
             continue;
         uint64_t la = vsib_lin(c, i, &v, n, ACCESS_READ);
-        lin_read(c, la, dst + n * v.dsz, v.dsz, PRIV_CPL);
+        lin_read(c, la, dst + n * v.dsz, v.dsz, PRIV_ELEMENT);
         memset(mask + n * v.dsz, 0, v.dsz);
         memset(dst + i->vlen, 0, beyond);
     }
@@ -378,7 +378,7 @@ static void gather_evex(struct cpu *c, const struct insn *i)
     for (unsigned n = 0; n < v.count; n++) {
         if (!(*k >> n & 1))
             continue;
-        lin_read(c, vsib_lin(c, i, &v, n, ACCESS_READ), dst + n * v.dsz, v.dsz, PRIV_CPL);
+        lin_read(c, vsib_lin(c, i, &v, n, ACCESS_READ), dst + n * v.dsz, v.dsz, PRIV_ELEMENT);
         *k &= ~BIT(n);
     }
     *k = 0;
@@ -395,7 +395,7 @@ static void scatter(struct cpu *c, const struct insn *i)
         if (!(*k >> n & 1))
             continue;
         uint64_t la = vsib_lin(c, i, &v, n, ACCESS_WRITE);
-        lin_write(c, la, (uint8_t *)c->s.zmm[v.data] + n * v.dsz, v.dsz, PRIV_CPL);
+        lin_write(c, la, (uint8_t *)c->s.zmm[v.data] + n * v.dsz, v.dsz, PRIV_ELEMENT);
         *k &= ~BIT(n);
     }
     *k = 0;
