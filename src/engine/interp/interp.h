@@ -129,6 +129,7 @@ void cpu_flush_tlb(struct cpu *c, bool global);
 /* ---- linear memory (mem.c) ---- */
 enum priv {
     PRIV_CPL,  /* an ordinary access: user if CPL 3, SMAP and alignment checks apply */
+    PRIV_ELEMENT, /* an element of a vector: the same without alignment checks */
     PRIV_SUPER /* implicit supervisor access: GDT, LDT, IDT, TSS, and stacks of inner rings */
 };
 /* n up to 4096; may cross pages: then both are checked before anything is written. */

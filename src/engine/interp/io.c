@@ -132,6 +132,7 @@ static void repeat(struct cpu *c, const struct insn *i,
         one(c, i, step);
         return;
     }
+    check_port(c, (uint16_t)c->s.gpr[RDX], i->op[0].size); /* even if there is nothing to do */
     for (unsigned n = 0; gpr_read(c, RCX, i->addrsize); n++) {
         if (n == BATCH || (n && (c->s.pending_dbg || c->step ||
                                  atomic_load_explicit(c->events, memory_order_relaxed))))
