@@ -153,6 +153,16 @@ static inline void lin_st(struct cpu *c, uint64_t la, unsigned n, uint64_t v, en
     lin_write(c, la, &v, n, p);
 }
 
+/* The host address of [la, la+n) if it lies in one page and the TLB answers at once, else NULL. */
+static inline void *tlb_host(const struct cpu *c, uint64_t la, unsigned n, bool write)
+{
+    const struct tlb_entry *e = tlb_slot(c->tlb, la);
+
+    if (((la + n - 1) & ~PAGE_MASK) != (write ? e->wtag : e->rtag))
+        return NULL;
+    return (void *)(uintptr_t)(la + e->addend);
+}
+
 /* ---- segmented memory: effective address -> linear, with limit, type and canonical checks
  * (#SS for SS, #GP otherwise), in every mode ---- */
 uint64_t seg_lin(struct cpu *c, enum sreg seg, uint64_t ea, unsigned n, enum access a);

@@ -3,8 +3,6 @@
 
 #include "engine/interp/op.h"
 
-static bool canonical(uint64_t la) { return sext(la, 48) == la; }
-
 /* Which TLB set answers an access of this kind now. */
 static enum tlb_kind kind_of(const struct cpu *c, enum priv p)
 {
@@ -59,7 +57,7 @@ static void refill(struct cpu *c, uint64_t la, enum access a, enum priv p, struc
     e->info = gfn << PAGE_SHIFT | (w.global ? TLB_INFO_GLOBAL : 0) |
               (w.page_shift > PAGE_SHIFT ? TLB_INFO_LARGE : 0);
     if (w.page_shift > PAGE_SHIFT)
-        ctx->large = true;
+        ctx->large[la >> 63] = true;
     /* A store may go straight to the page only when nothing has to be noted about it. */
     if (a == ACCESS_WRITE && w.dirty && (ent & P2M_DIRTY) &&
         !(ent & (P2M_READONLY | P2M_COW | P2M_CODE)))
@@ -215,7 +213,7 @@ static void slow_begin(struct cpu *c, const struct op *o, uint64_t la, unsigned 
 {
     c->s.rip = op_rip(c, o);
     c->op = o;
-    if (unlikely(!canonical(la) || !canonical(la + n - 1)))
+    if (unlikely(!is_canonical(la) || !is_canonical(la + n - 1)))
         cpu_raise(c, o->b == RSP || o->b == RBP ? X_SS : X_GP, 0);
 }
 
