@@ -94,12 +94,15 @@ static uint64_t movs_step(struct cpu *c, const struct insn *i, uint64_t max, boo
         if (n && is_canonical(from) && is_canonical(dst)) {
             const void *p = tlb_host(c, from, (unsigned)(n * size), false);
             void *q = tlb_host(c, dst, (unsigned)(n * size), true);
+            bool mapped = !q;
 
             if (!p)
                 p = lin_map_ro(c, from, (unsigned)(n * size));
-            if (!q)
+            if (mapped)
                 q = lin_map_rw(c, dst, (unsigned)(n * size));
             if (p && q && copy_up(q, p, n, size)) {
+                if (mapped)
+                    lin_map_done(c);
                 c->s.gpr[RSI] += n * size;
                 c->s.gpr[RDI] += n * size;
                 return n;
@@ -142,10 +145,14 @@ static uint64_t stos_step(struct cpu *c, const struct insn *i, uint64_t max, boo
         uint64_t n = MIN(max, room(dst, size));
         void *p = n ? tlb_host(c, dst, (unsigned)(n * size), true) : NULL;
 
-        if (n && !p)
+        bool mapped = n && !p;
+
+        if (mapped)
             p = lin_map_rw(c, dst, (unsigned)(n * size));
         if (p) {
             fill(p, v, size, n);
+            if (mapped)
+                lin_map_done(c);
             c->s.gpr[RDI] += n * size;
             return n;
         }

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 static void set_empty(struct tlb_set *s)
 {
@@ -139,6 +138,12 @@ void tlbs_flush_page_pcid(struct tlbs *t, uint64_t la, uint16_t pcid)
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (t->ctx[i].valid && t->ctx[i].pcid == pcid)
             ctx_flush_page(t, &t->ctx[i], la, false);
+}
+
+void tlbs_new_gens(struct tlbs *t)
+{
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+        t->ctx[i].gen = ++t->next_gen;
 }
 
 void tlbs_flush_writes(struct tlbs *t)

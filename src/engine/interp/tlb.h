@@ -60,6 +60,7 @@ void tlbs_flush_nonglobal(struct tlbs *t);              /* current context, keep
 void tlbs_flush_pcid(struct tlbs *t, uint16_t pcid);    /* INVPCID type 1: keep globals */
 void tlbs_flush_page(struct tlbs *t, uint64_t la);      /* INVLPG: current PCID and globals of all */
 void tlbs_flush_page_pcid(struct tlbs *t, uint64_t la, uint16_t pcid);
+void tlbs_new_gens(struct tlbs *t);                     /* jump caches start afresh, entries stay */
 void tlbs_flush_writes(struct tlbs *t);                 /* all write tags (dirty log, code tracking) */
 void tlbs_flush_write_gpa(struct tlbs *t, uint64_t gpa); /* write tags of one frame */
 
