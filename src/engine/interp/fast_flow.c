@@ -64,8 +64,9 @@ HANDLER(call_r)
 {
     uint64_t rsp = c->g[RSP] - 8, to = c->g[o->r];
 
-    check_target(c, o, to);
+    /* The return address is stored even if the target then proves to be no address. */
     st64(c, o, rsp, op_next_rip(c, o));
+    check_target(c, o, to);
     c->g[RSP] = rsp;
     return indirect(c, o, to);
 }

@@ -144,6 +144,7 @@ void cpu_sync_work(struct cpu *c, unsigned work);
 /* ---- linear memory (mem.c) ---- */
 enum priv {
     PRIV_CPL,  /* an ordinary access: user if CPL 3, SMAP and alignment checks apply */
+    PRIV_ELEMENT, /* an element of a vector: the same without alignment checks */
     PRIV_SUPER /* implicit supervisor access: GDT, LDT, IDT, TSS, and stacks of inner rings */
 };
 /* n up to 4096; may cross pages: then both are checked before anything is written. */
@@ -181,6 +182,16 @@ static inline uint64_t lin_ld(struct cpu *c, uint64_t la, unsigned n, enum priv 
 static inline void lin_st(struct cpu *c, uint64_t la, unsigned n, uint64_t v, enum priv p)
 {
     lin_write(c, la, &v, n, p);
+}
+
+/* The host address of [la, la+n) if it lies in one page and the TLB answers at once, else NULL. */
+static inline void *tlb_host(const struct cpu *c, uint64_t la, unsigned n, bool write)
+{
+    const struct tlb_entry *e = tlb_slot(c->tlb, la);
+
+    if (((la + n - 1) & ~PAGE_MASK) != (write ? e->wtag : e->rtag))
+        return NULL;
+    return (void *)(uintptr_t)(la + e->addend);
 }
 
 /* ---- segmented memory: effective address -> linear, with limit, type and canonical checks
@@ -231,7 +242,8 @@ insn_fn int_fn(enum insn_id id);  /* int_*.c: general instructions */
  * shutdown (sets c->shutdown). On return c->s.rip is the handler's. */
 void event_deliver(struct cpu *c);
 
-/* x87.c: brings s.x87 up to date / drops the host copy. */
+/* x87.c: brings s.x87 up to date and drops the host copy. Must be called on the thread that runs the vCPU, before
+ * run() returns and before anything but x87.c reads or changes s.x87. */
 void x87_sync(struct cpu *c);
 
 #endif

@@ -4,15 +4,13 @@
 #include "engine/interp/op.h"
 #include "engine/interp/world.h"
 
-static bool canonical(uint64_t la) { return sext(la, 48) == la; }
-
 /* Which TLB set answers an access of this kind now. */
 static enum tlb_kind kind_of(const struct cpu *c, enum priv p)
 {
-    if (p == PRIV_CPL && c->cpl == 3)
+    if (p != PRIV_SUPER && c->cpl == 3)
         return TLB_USER;
     /* SMAP is lifted by AC, but never for implicit supervisor accesses. */
-    if (c->pg.smap && p == PRIV_CPL && (c->s.rflags & FL_AC))
+    if (c->pg.smap && p != PRIV_SUPER && (c->s.rflags & FL_AC))
         return TLB_SUPER_AC;
     return TLB_SUPER;
 }
@@ -71,7 +69,7 @@ static void refill(struct cpu *c, uint64_t la, enum access a, enum priv p, struc
     e->info = gfn << PAGE_SHIFT | (w.global ? TLB_INFO_GLOBAL : 0) |
               (w.page_shift > PAGE_SHIFT ? TLB_INFO_LARGE : 0);
     if (w.page_shift > PAGE_SHIFT)
-        ctx->large = true;
+        ctx->large[la >> 63] = true;
     /* A store may go straight to the page only when nothing has to be noted about it. */
     if (a == ACCESS_WRITE && w.dirty && (ent & P2M_DIRTY) &&
         !(ent & (P2M_READONLY | P2M_COW | P2M_CODE)))
@@ -109,14 +107,16 @@ static void check_watch(struct cpu *c, uint64_t la, unsigned n, enum access a)
     }
 }
 
+/* Sizes that alignment checking concerns; 80-bit numbers align to eight bytes (SDM vol. 3 table 6-7). */
+static bool needs_align(unsigned n) { return n == 2 || n == 4 || n == 8 || n == 10; }
+
 static void check_access(struct cpu *c, uint64_t la, unsigned n, enum access a, enum priv p)
 {
     if (likely(c->tlb != c->no_tlb))
         return;
-    if (c->watch && p == PRIV_CPL)
+    if (c->watch && p != PRIV_SUPER)
         check_watch(c, la, n, a);
-    if (c->align && p == PRIV_CPL && (n == 2 || n == 4 || n == 8) &&
-        (la & (n - 1)))
+    if (c->align && p == PRIV_CPL && needs_align(n) && (la & (MIN(n, 8u) - 1)))
         cpu_raise(c, X_AC, 0);
 }
 
@@ -128,7 +128,7 @@ static unsigned split(struct cpu *c, uint64_t la, unsigned n, enum access a, enu
     uint64_t next = la + first;
 
     check_access(c, la, n, a, p);
-    if (!cpu_long_mode(&c->s) || (p == PRIV_CPL && c->bits != CPU_64))
+    if (!cpu_long_mode(&c->s) || (p != PRIV_SUPER && c->bits != CPU_64))
         next &= 0xffffffff;
     resolve(c, la, first, a, p, &pc[0]);
     if (first == n)
@@ -296,7 +296,7 @@ static void slow_begin(struct cpu *c, const struct op *o, uint64_t la, unsigned 
 {
     c->s.rip = op_rip(c, o);
     c->op = o;
-    if (unlikely(!canonical(la) || !canonical(la + n - 1)))
+    if (unlikely(!is_canonical(la) || !is_canonical(la + n - 1)))
         cpu_raise(c, o->b == RSP || o->b == RBP ? X_SS : X_GP, 0);
 }
 

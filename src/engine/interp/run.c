@@ -338,6 +338,7 @@ static enum stop interp_run(struct vcpu *v)
     c->stop_at = v->budget ? c->ninsn + c->nevents + v->budget : UINT64_MAX;
     sync_enter(c);
     st = run_loop(c);
+    x87_sync(c); /* the next caller may be another thread */
     sync_leave(c);
     v->insns = c->ninsn;
     return st;

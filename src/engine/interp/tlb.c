@@ -19,7 +19,7 @@ static void ctx_empty(struct tlbs *t, struct tlb_context *x)
 {
     for (unsigned k = 0; k < TLB_KINDS; k++)
         set_empty(&x->set[k]);
-    x->large = false;
+    x->large[0] = x->large[1] = false;
     x->gen = ++t->next_gen;
 }
 
@@ -114,7 +114,7 @@ static void ctx_flush_page(struct tlbs *t, struct tlb_context *x, uint64_t la, b
 
         if (!global_only || (e->info & TLB_INFO_GLOBAL))
             e->rtag = e->wtag = TLB_EMPTY;
-        if (!x->large)
+        if (!x->large[la >> 63])
             continue;
         for (unsigned i = 0; i < TLB_ENTRIES; i++) {
             e = &x->set[k].e[i];

@@ -39,7 +39,8 @@ struct tlb_context {
     struct tlb_set set[TLB_KINDS];
     uint64_t cr3;    /* page-table root it was filled from */
     uint16_t pcid;
-    bool valid, large;
+    bool valid;
+    bool large[2];   /* entries from large mappings, by half of the address space */
     uint64_t gen;    /* unique per content; jump caches compare it */
     uint64_t used;   /* for replacement */
 };
