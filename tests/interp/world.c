@@ -75,10 +75,10 @@ static void pio_write(struct vcpu *v, uint16_t port, unsigned size, uint32_t val
 
 static void mmio_read(struct vcpu *v, uint64_t gpa, void *buf, unsigned size)
 {
-    uint64_t val = value(world_of(v), gpa), first = 0;
+    uint64_t first = 0;
 
     for (unsigned k = 0; k < size; k++)
-        ((uint8_t *)buf)[k] = (uint8_t)(val >> (k % 8 * 8));
+        ((uint8_t *)buf)[k] = (uint8_t)(value(world_of(v), (gpa + k) & ~7ull) >> ((gpa + k) % 8 * 8));
     memcpy(&first, buf, MIN(size, 8u));
     note(world_of(v), IO_MMIO_READ, gpa, size, first);
 }
