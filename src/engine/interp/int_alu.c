@@ -249,7 +249,7 @@ PLAIN(int_cmpxchg8b)
 
     if (half == 8 && (la & 15))
         cpu_raise(c, X_GP, 0);
-    lin_rmw_begin(c, &r, la, 2 * half, i->prefix & PFX_LOCK);
+    lin_rmw_begin(c, &r, la, 2 * half, true); /* the comparison below always is */
     if (half == 4) {
         uint64_t seen = cmp[0] | cmp[1] << 32;
 

@@ -247,12 +247,14 @@ void lin_rmw_begin(struct cpu *c, struct rmw *r, uint64_t la, unsigned n, bool l
     }
     if (np == 2)
         r->direct = r->direct && pc[1].host == pc[0].host + pc[0].n && !pc[1].rom;
+    /* The host's split locks are slow for everybody on it, and some hypervisors do them wrong. */
+    if (locked && r->direct && ((uintptr_t)pc[0].host & 63) + n > 64)
+        r->direct = false;
     r->p = r->direct ? pc[0].host : r->buf;
     r->exclusive = false;
     if (r->direct)
         return;
-    /* Halves in frames that are not neighbours: no instruction of the host is atomic on both. */
-    if (locked && np == 2 && pc[0].host && pc[1].host && c->vm->nvcpu > 1) {
+    if (locked && pc[0].host && (np == 1 || pc[1].host) && c->vm->nvcpu > 1) {
         r->exclusive = true;
         sync_pause(c);
         sync_begin(&c->shared->sync, SYNC_WORLD);
