@@ -5,9 +5,11 @@
  *
  *   sysfuzz [-s SEED] [-n ROUNDS]
  */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "sysvm.h"
@@ -22,6 +24,17 @@
 #define TABLES_AT 0x100000u
 #define SLICES 24
 #define SLICE 16 /* instructions between looks at the state */
+
+/* A handler that faults at once retires no instruction, so a budget alone does not end such a
+ * round: a timer kicks it out. */
+#define KICK_US 50000
+static struct vcpu *volatile running; /* for the signal handler only */
+
+static void on_alarm(int sig)
+{
+    if (running)
+        vcpu_post(running, VCPU_EV_KICK);
+}
 
 struct rng {
     uint64_t s;
@@ -184,7 +197,8 @@ static int round_once(const struct engine_ops *engine, uint64_t seed)
         e = w->vcpu.error;
         goto out;
     }
-    for (unsigned k = 0; k < SLICES && stop != STOP_SHUTDOWN; k++) {
+    running = &w->vcpu;
+    for (unsigned k = 0; k < SLICES && stop != STOP_SHUTDOWN && stop != STOP_KICK; k++) {
         w->vcpu.budget = below(&r, 2) ? SLICE : 1;
         w->irq = below(&r, 4) == 0;
         w->irq_vector = 0x20 + below(&r, 0x20);
@@ -195,6 +209,7 @@ static int round_once(const struct engine_ops *engine, uint64_t seed)
     }
     rc = 0;
 out:
+    running = NULL;
     if (rc)
         fprintf(stderr, "seed %llu, mode %d: %s\n", (unsigned long long)seed, mode, e.msg);
     sysvm_free(w);
@@ -214,6 +229,10 @@ int main(int argc, char **argv)
         default: fprintf(stderr, "usage: %s [-s SEED] [-n ROUNDS]\n", argv[0]); return 2;
         }
     }
+    signal(SIGALRM, on_alarm);
+    setitimer(ITIMER_REAL,
+              &(struct itimerval){ .it_interval.tv_usec = KICK_US, .it_value.tv_usec = KICK_US },
+              NULL);
     for (uint64_t k = 0; k < n; k++)
         rc |= round_once(&interp_engine, seed + k);
     return rc;
