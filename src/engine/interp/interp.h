@@ -85,6 +85,7 @@ struct cpu {
     uint64_t ninsn;      /* retired, flushed to v->insns */
     uint64_t stop_at;    /* ninsn at which the budget ends, UINT64_MAX without one */
     uint64_t rmw_gpa;    /* what lin_map_rw mapped, for the code check after the store */
+    bool partly;     /* a gather or scatter has done some of its elements */
     bool trap_taken;     /* set by an instruction that consumes its own single-step trap (SYSCALL, INT n) */
     pthread_t thread;    /* that runs it */
     bool no_fast;        /* tests: use the plain functions for everything */
