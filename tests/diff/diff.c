@@ -2,6 +2,7 @@
  * Random instructions on the silicon and on an engine, everything compared:
  *   diff-fuzz [--engine E] [--cases N] [--seed S] [--first K] [--only MNEMONIC] [CASE-FILE...]
  */
+#include <dirent.h>
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
@@ -160,16 +161,44 @@ static void run_file(struct run *u, const char *path)
     free(t);
 }
 
+static int is_case(const struct dirent *e)
+{
+    size_t n = strlen(e->d_name);
+
+    return n > 5 && !strcmp(e->d_name + n - 5, ".case");
+}
+
+static void run_dir(struct run *u, const char *dir)
+{
+    struct dirent **list;
+    char path[4096];
+    int n = scandir(dir, &list, is_case, alphasort);
+
+    if (n <= 0) {
+        printf("no cases in %s\n", dir);
+        u->failures++;
+        return;
+    }
+    for (int k = 0; k < n; k++) {
+        snprintf(path, sizeof(path), "%s/%s", dir, list[k]->d_name);
+        run_file(u, path);
+        free(list[k]);
+    }
+    free(list);
+    printf("%d kept cases\n", n);
+}
+
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
         {"cases", 1, NULL, 'c'}, {"seed", 1, NULL, 's'}, {"first", 1, NULL, 'f'}, {"only", 1, NULL, 'o'},
-        {"engine", 1, NULL, 'e'}, {"minimise", 0, NULL, 'm'}, {"verbose", 0, NULL, 'v'},
+        {"engine", 1, NULL, 'e'}, {"minimise", 0, NULL, 'm'}, {"verbose", 0, NULL, 'v'}, {"kept", 1, NULL, 'k'},
         {"failures", 1, NULL, 'F'}, {NULL, 0, NULL, 0},
     };
     struct run u = {.cases = 1000, .seed = 1, .max_failures = 20};
     const struct engine_ops *engine = &interp_engine;
     struct err e = {.msg = ""};
+    const char *kept = NULL;
     unsigned rows = 0;
     int opt;
 
@@ -180,6 +209,7 @@ int main(int argc, char **argv)
         case 's': u.seed = strtoull(optarg, NULL, 0); break;
         case 'f': u.first = strtoull(optarg, NULL, 0); break;
         case 'o': u.cfg.only = optarg; break;
+        case 'k': kept = optarg; break;
         case 'v': u.verbose = true; break;
         case 'm': u.minimise = true; break;
         case 'F': u.max_failures = (unsigned)strtoul(optarg, NULL, 0); break;
@@ -199,7 +229,9 @@ int main(int argc, char **argv)
     u.rows = calloc(insn_table_len, sizeof(*u.rows));
     if (!u.rows)
         abort();
-    if (optind == argc)
+    if (kept)
+        run_dir(&u, kept);
+    if (optind == argc && !kept)
         fuzz(&u);
     for (int k = optind; k < argc; k++)
         run_file(&u, argv[k]);

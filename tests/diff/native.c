@@ -188,6 +188,9 @@ static void end_case(const ucontext_t *uc, bool timeout)
     o->s.rip = (uint64_t)g[GREG_RIP];
     o->s.rflags = (uint64_t)g[REG_EFL];
     o->s.seg[CS].sel = (uint16_t)g[REG_CSGSFS];
+    o->s.seg[SS].sel = (uint16_t)((uint64_t)g[REG_CSGSFS] >> 48);
+    __asm__("mov %%ds, %0" : "=r"(o->s.seg[DS].sel));
+    __asm__("mov %%es, %0" : "=r"(o->s.seg[ES].sel));
     transfer(&child.layout, &o->s, (uint8_t *)uc->uc_mcontext.fpregs, false);
     memcpy(o->code, (void *)CODE_ADDR, CODE_BYTES);
     memcpy(o->data, (void *)DATA_ADDR, DATA_BYTES);

@@ -265,7 +265,8 @@ static void run_step(struct cpu *c)
     run_block(c, cache_lookup(c, 1));
     if (c->key == ~0ull)
         c->key = key;
-    if (tf && !c->trap_taken)
+    /* After a load of SS there is no such trap, not even a deferred one. */
+    if (tf && !c->trap_taken && !s->mov_ss_shadow)
         s->pending_dbg |= DR6_BS;
 }
 
