@@ -115,6 +115,12 @@ static void fuzz(struct run *u)
                 if (case_decode(t, j, &i))
                     u->rows[i.row - insn_table]++;
             u->vectors[o->vector & 31]++;
+            if (u->verbose && o->vector < 0) {
+                printf("case %llu: %s at %llx\n", (unsigned long long)(n + k),
+                       o->vector == END_TIMEOUT ? "time is up" : "the oracle died",
+                       (unsigned long long)o->s.rip);
+                case_save(t, stdout);
+            }
             bad[nbad].what = differs(u, t, o, &ours, &mode);
             if (bad[nbad].what) {
                 bad[nbad].k = k;
