@@ -42,7 +42,8 @@ static bool same_x87(const struct x87_state *a, const struct x87_state *b)
     return !memcmp(&x, &y, sizeof(x));
 }
 
-/* DPPS and DPPD find exceptions in several steps of their own.
+/* DPPS and DPPD find exceptions in several steps of their own; VCVTPS2PH does not flush to zero, which would
+ * tell exact underflow.
  * The inexact flag of an unmasked overflow or underflow says whether the result, its exponent wrapped, is exact;
  * an engine that computes with the exception masked cannot know (SDM vol. 1 §11.5.2). */
 static uint32_t mxcsr_unknown(const struct outcome *o, const struct insn *i)
@@ -51,7 +52,8 @@ static uint32_t mxcsr_unknown(const struct outcome *o, const struct insn *i)
 
     if (o->vector != X_XM)
         return 0;
-    if (i->id == INSN_DPPS || i->id == INSN_DPPD || i->id == INSN_VDPPS || i->id == INSN_VDPPD)
+    if (i->id == INSN_DPPS || i->id == INSN_DPPD || i->id == INSN_VDPPS || i->id == INSN_VDPPD ||
+        i->id == INSN_VCVTPS2PH)
         return 0x3f;
     return raised ? 0x20 : 0;
 }

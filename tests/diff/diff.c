@@ -241,8 +241,11 @@ int main(int argc, char **argv)
         fuzz(&u);
     for (int k = optind; k < argc; k++)
         run_file(&u, argv[k]);
-    for (size_t k = 0; k < insn_table_len; k++)
+    for (size_t k = 0; k < insn_table_len; k++) {
         rows += u.rows[k] != 0;
+        if (u.verbose)
+            printf("%8u %s (%x)\n", u.rows[k], insn_table[k].mnemonic, insn_table[k].enc[3]);
+    }
     printf("seed %llu: %llu cases of %u table rows, %u failures\n", (unsigned long long)u.seed,
            (unsigned long long)u.cases, rows, u.failures);
     for (unsigned v = 0; v < 32; v++)

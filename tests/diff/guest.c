@@ -1,7 +1,3 @@
-#include <signal.h>
-
-#undef REG_RIP /* insn.h has it too */
-
 #include "guest.h"
 
 #include <errno.h>

@@ -56,13 +56,15 @@ static void direct(struct cpu *c, struct desc *d, uint64_t off, unsigned size, b
     /* The new mode's widths already. */
     is64 = cpu_long_mode(&c->s) && (cs.attr & SEG_L);
     off = ip_in(c, &cs, off);
-    check_ip(c, &cs, off);
     if (call) {
         uint64_t val[2] = { c->s.seg[CS].sel, c->next_rip };
 
         sp = frame_push(c, &c->s.seg[SS], sp, is64, val, 2, size, PRIV_CPL, 0);
-        set_sp(c, sp, is64);
     }
+    /* The return address is stored even if the target then proves to be no address. */
+    check_ip(c, &cs, off);
+    if (call)
+        set_sp(c, sp, is64);
     commit(c, &cs, off);
 }
 
