@@ -104,6 +104,7 @@ struct cpu {
     bool cs_8086;
     uint64_t map_gpa;    /* what lin_map_rw mapped, if it is code: for lin_map_done */
     unsigned map_len;
+    bool partly;         /* a gather or scatter has done some of its elements */
     bool trap_taken;     /* set by an instruction that consumes its own single-step trap (SYSCALL, INT n) */
     bool no_fast;        /* tests: use the plain functions for everything */
 };

@@ -22,8 +22,20 @@ _Noreturn void cpu_restart_rep(struct cpu *c)
     cpu_restart(c);
 }
 
+/* A trap due after the elements that a gather or scatter has done goes before the next one's fault
+ * (SDM vol. 2, VPGATHERDD). */
+static void trap_first(struct cpu *c)
+{
+    if (likely(!c->partly))
+        return;
+    c->partly = false;
+    if ((c->s.rflags & FL_TF) || c->s.pending_dbg)
+        cpu_restart_rep(c);
+}
+
 _Noreturn void cpu_raise(struct cpu *c, enum vector vec, uint32_t error)
 {
+    trap_first(c);
     c->event = (struct event){ .kind = EV_FAULT, .vector = (uint8_t)vec, .error = error };
     c->deliver = true;
     longjmp(c->fault, LEAVE_EVENT);
@@ -31,6 +43,7 @@ _Noreturn void cpu_raise(struct cpu *c, enum vector vec, uint32_t error)
 
 _Noreturn void cpu_raise_pf(struct cpu *c, uint64_t la, uint32_t error)
 {
+    trap_first(c);
     c->s.cr2 = la;
     cpu_raise(c, X_PF, error);
 }
@@ -281,7 +294,8 @@ static void run_step(struct cpu *c)
     s->sti_shadow = s->mov_ss_shadow = 0;
     c->trap_taken = false;
     run_block(c, cache_lookup(c, 1));
-    if (tf && !c->trap_taken)
+    /* After a load of SS there is no such trap, not even a deferred one. */
+    if (tf && !c->trap_taken && !s->mov_ss_shadow)
         s->pending_dbg |= DR6_BS;
 }
 
