@@ -41,6 +41,11 @@ static const struct op *refetch(struct cpu *c, const struct op *o)
     return enter_rip(c, rip);
 }
 
+bool cache_op_dead(const struct op *o)
+{
+    return __atomic_load_n(&o->fn, __ATOMIC_RELAXED) == refetch;
+}
+
 int cache_new(struct code_cache **out, struct vm *vm, struct err *e)
 {
     struct code_cache *cc = calloc(1, sizeof(*cc));

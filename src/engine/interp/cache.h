@@ -94,6 +94,9 @@ void cache_free(struct code_cache *cc);
 struct block *cache_lookup(struct cpu *c, unsigned max);
 /* Memory for cpu.scratch (free() it): NULL without memory. */
 struct block *cache_scratch_new(void);
+/* Was the block killed that holds o, which is running? A repeated string instruction that overwrites itself is
+ * fetched anew before its next iteration. */
+bool cache_op_dead(const struct op *o);
 /* [gpa, gpa+len) was written: kills the blocks it touches. Any thread. */
 void cache_write(struct code_cache *cc, uint64_t gpa, uint64_t len);
 /* Kills every block: what stands behind guest-physical addresses has changed. Any thread. */
