@@ -1,8 +1,8 @@
 /*
- * Random vector, MMX and x87 instructions on the silicon and through the interpreter's code, everything compared:
- *   simd-diff [CASES [SEED [FIRST]]]
- * The silicon runs the original bytes in a child process; what the interpreter makes of an instruction has
- * nothing in common with that but the host's arithmetic.
+ * Random vector, MMX and x87 instructions on the silicon and through the interpreter's code,
+ * everything compared: simd-diff [CASES [SEED [FIRST]]] The silicon runs the original bytes in a
+ * child process; what the interpreter makes of an instruction has nothing in common with that but
+ * the host's arithmetic.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +34,8 @@ static void report(struct run *u, uint64_t n, const char *what, unsigned at)
            u->t.s.x87.fcw, u->t.s.x87.fsw);
 }
 
-static void show_diff(const char *name, unsigned index, const void *want, const void *got, unsigned n)
+static void show_diff(const char *name, unsigned index, const void *want, const void *got,
+                      unsigned n)
 {
     const uint8_t *a = want, *b = got;
 
@@ -69,9 +70,9 @@ static void show_states(const struct cpu_state *want, const struct cpu_state *go
     show_diff("fdp", 0, &want->x87.fdp, &got->x87.fdp, 8);
 }
 
-/* Flags of MXCSR that may differ: with an unmasked overflow or underflow the silicon tells whether the result was
- * inexact but for its exponent, which the masked response we rely on does not; dot products are several
- * operations, the first of which that faults wins. */
+/* Flags of MXCSR that may differ: with an unmasked overflow or underflow the silicon tells whether
+ * the result was inexact but for its exponent, which the masked response we rely on does not; dot
+ * products are several operations, the first of which that faults wins. */
 static uint32_t mxcsr_slack(const struct insn *i, uint32_t mxcsr, bool xm)
 {
     uint32_t unmasked = ~mxcsr >> MXCSR_MASK_SHIFT & mxcsr;
@@ -127,15 +128,20 @@ static uint64_t defined_flags(const struct test_case *t, unsigned done)
     return FL_STATUS & ~undef;
 }
 
-/* Instructions that access more than one item do so in an order of the processor's own: which byte of a page
- * CR2 names is then its choice, and whether a part was stored before the fault. */
 static bool is_maskmov(const struct insn *i) { return i->map == 1 && i->opcode == 0xf7; }
 
+static bool is_xrstor(const struct insn *i)
+{
+    return i->map == 1 && i->opcode == 0xae && i->modrm < 0xc0 && (i->modrm >> 3 & 7) == 5;
+}
+
+/* Instructions that access more than one item do so in an order of the processor's own: which byte
+ * of a page CR2 names is then its choice, and whether a part was stored before the fault. */
 static bool many_items(const struct insn *i)
 {
     bool masked = i->evex_aaa || i->mem.vsib || is_maskmov(i) ||
-                  ((i->prefix & PFX_VEX) && i->map == 2 && (i->opcode == 0x8e || i->opcode == 0x8c ||
-                                                            (i->opcode & 0xfc) == 0x2c));
+                  ((i->prefix & PFX_VEX) && i->map == 2 &&
+                   (i->opcode == 0x8e || i->opcode == 0x8c || (i->opcode & 0xfc) == 0x2c));
     for (unsigned n = 0; n < i->nops; n++)
         if (i->op[n].kind == OP_MEM &&
             (masked || ((i->op[n].size >= 10 || !i->op[n].size) && !i->vlen)))
@@ -143,10 +149,12 @@ static bool many_items(const struct insn *i)
     return false;
 }
 
-static bool same_fault(const struct insn *i, const struct native_fault *f, const struct cpu *c, uint64_t cr2)
+static bool same_fault(const struct insn *i, const struct native_fault *f, const struct cpu *c,
+                       uint64_t cr2)
 {
     if (f->vector == X_XM || f->vector == X_MF || is_maskmov(i))
-        return true; /* Linux passes no error code; MASKMOV may begin with either of two bad pages */
+        return true; /* Linux passes no error code; MASKMOV may begin with either of two bad pages
+                      */
     if (f->vector == X_PF && (f->cr2 ^ cr2) & (many_items(i) ? ~PAGE_MASK : ~0ull))
         return false;
     return f->error == c->event.error;
@@ -164,7 +172,8 @@ static void run_case(struct run *u, uint64_t seed, uint64_t n)
     memcpy(u->after, u->mem, DATA_BYTES);
     memcpy(u->mem, u->before, DATA_BYTES);
 
-    if (f.vector == X_UD) { /* must not reach the host outside of the oracle: the decoder is wrong */
+    if (f.vector ==
+        X_UD) { /* must not reach the host outside of the oracle: the decoder is wrong */
         u->failures++;
         report(u, n, "decoder accepts an instruction that the silicon rejects", 0);
         return;
@@ -183,9 +192,11 @@ static void run_case(struct run *u, uint64_t seed, uint64_t n)
     else if (faulted && !same_fault(&u->t.insn[done], &f, c, u->w.cr2))
         what = "error code or CR2";
     if (!what && faulted)
-        want.mxcsr ^= (want.mxcsr ^ c->s.mxcsr) &
-                      mxcsr_slack(&u->t.insn[done], want.mxcsr, f.vector == X_XM);
-    if (!what && !same_state(&want, &c->s, defined_flags(&u->t, done)))
+        want.mxcsr ^=
+            (want.mxcsr ^ c->s.mxcsr) & mxcsr_slack(&u->t.insn[done], want.mxcsr, f.vector == X_XM);
+    /* XRSTOR that finds a bad MXCSR late has loaded some components, which ones is its choice. */
+    bool part = faulted && is_xrstor(&u->t.insn[done]);
+    if (!what && !part && !same_state(&want, &c->s, defined_flags(&u->t, done)))
         what = "state";
     if (!what && !(faulted && many_items(&u->t.insn[done])) && memcmp(u->mem, u->after, DATA_BYTES))
         what = "memory";
@@ -193,7 +204,8 @@ static void run_case(struct run *u, uint64_t seed, uint64_t n)
         return;
     u->failures++;
     report(u, n, what, done);
-    printf("  silicon: vector %d error %x cr2 %llx rip %llx; ours: vector %d error %x cr2 %llx rip %llx\n",
+    printf("  silicon: vector %d error %x cr2 %llx rip %llx; ours: vector %d error %x cr2 %llx rip "
+           "%llx\n",
            f.vector, f.error, (unsigned long long)f.cr2, (unsigned long long)want.rip,
            faulted ? c->event.vector : -1, c->event.error, (unsigned long long)u->w.cr2,
            (unsigned long long)c->s.rip);
@@ -206,6 +218,13 @@ struct job {
     uint64_t cases, seed, first;
     bool verbose;
 };
+
+/* Is it a row that simd_fn takes and this host has? */
+static bool expected(const struct insn_row *r, const struct cpuid_policy *p)
+{
+    return (r->flags & (IF_X87 | IF_MMX | IF_SSE | IF_AVX | IF_AVX512)) &&
+           cpuid_has(p, r->feature) && cpuid_has(p, r->feature2);
+}
 
 static int run_all(void *arg)
 {
@@ -232,15 +251,16 @@ static int run_all(void *arg)
     }
     for (uint64_t n = j->first; n < j->first + j->cases && u->failures < MAX_FAILURES; n++)
         run_case(u, j->seed, n);
-    unsigned rows = 0;
+    unsigned rows = 0, all = 0;
     for (size_t k = 0; k < insn_table_len; k++) {
         rows += u->row_cases[k] != 0;
-        if (j->verbose && u->row_cases[k])
+        all += expected(&insn_table[k], &u->w.policy);
+        if (j->verbose && (u->row_cases[k] || expected(&insn_table[k], &u->w.policy)))
             printf("%8u cases %8u faults  %s\n", u->row_cases[k], u->row_faults[k],
                    insn_table[k].mnemonic);
     }
-    printf("seed %llu: %llu cases of %u table rows, %u failures\n", (unsigned long long)j->seed,
-           (unsigned long long)j->cases, rows, u->failures);
+    printf("seed %llu: %llu cases of %u table rows out of %u, %u failures\n",
+           (unsigned long long)j->seed, (unsigned long long)j->cases, rows, all, u->failures);
     int rc = u->failures != 0;
     world_fini(&u->w);
     free(u->row_cases);

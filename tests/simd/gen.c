@@ -17,9 +17,10 @@ uint64_t rnd(struct rng *r)
 static uint32_t f32(struct rng *r)
 {
     static const uint32_t special[] = {
-        0, 0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00000, 0x7f800001,
-        0xffc12345, 0x7fa00000, 1, 0x80000001, 0x007fffff, 0x00800000, 0x7f7fffff, 0xff7fffff,
-        0x4f000000, 0xcf000000, 0x4effffff, 0x5f000000, 0x3f000000, 0x4b800001, 0x34000000,
+        0,          0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000,
+        0x7fc00000, 0x7f800001, 0xffc12345, 0x7fa00000, 1,          0x80000001,
+        0x007fffff, 0x00800000, 0x7f7fffff, 0xff7fffff, 0x4f000000, 0xcf000000,
+        0x4effffff, 0x5f000000, 0x3f000000, 0x4b800001, 0x34000000,
     };
     uint32_t v = (uint32_t)rnd(r);
 
@@ -38,11 +39,27 @@ static uint32_t f32(struct rng *r)
 static uint64_t f64(struct rng *r)
 {
     static const uint64_t special[] = {
-        0, 1ull << 63, 0x3ff0000000000000, 0xbff0000000000000, 0x7ff0000000000000,
-        0xfff0000000000000, 0x7ff8000000000000, 0x7ff0000000000001, 0xfff8123456789abc, 1,
-        0x800fffffffffffff, 0x0010000000000000, 0x7fefffffffffffff, 0x41e0000000000000,
-        0xc1e0000000200000, 0x43e0000000000000, 0xc3e0000000000000, 0x47efffffe0000000,
-        0x36a0000000000000, 0x380fffffc0000000, 0x47f0000000000000,
+        0,
+        1ull << 63,
+        0x3ff0000000000000,
+        0xbff0000000000000,
+        0x7ff0000000000000,
+        0xfff0000000000000,
+        0x7ff8000000000000,
+        0x7ff0000000000001,
+        0xfff8123456789abc,
+        1,
+        0x800fffffffffffff,
+        0x0010000000000000,
+        0x7fefffffffffffff,
+        0x41e0000000000000,
+        0xc1e0000000200000,
+        0x43e0000000000000,
+        0xc3e0000000000000,
+        0x47efffffe0000000,
+        0x36a0000000000000,
+        0x380fffffc0000000,
+        0x47f0000000000000,
     };
     uint64_t v = rnd(r);
 
@@ -52,7 +69,8 @@ static uint64_t f64(struct rng *r)
     case 1:
         return (v & 0x800fffffffffffff) | (uint64_t)(1013 + pick(r, 20)) << 52;
     case 2:
-        return (v & 0x800c000000000000) | (uint64_t)(pick(r, 2) ? pick(r, 5) : 2042 + pick(r, 5)) << 52;
+        return (v & 0x800c000000000000) | (uint64_t)(pick(r, 2) ? pick(r, 5) : 2042 + pick(r, 5))
+                                              << 52;
     default:
         return v;
     }
@@ -60,7 +78,8 @@ static uint64_t f64(struct rng *r)
 
 static uint16_t f16(struct rng *r)
 {
-    static const uint16_t special[] = {0, 0x8000, 0x3c00, 0x7c00, 0xfc00, 0x7e00, 0x7c01, 1, 0x83ff, 0x7bff};
+    static const uint16_t special[] = {0,      0x8000, 0x3c00, 0x7c00, 0xfc00,
+                                       0x7e00, 0x7c01, 1,      0x83ff, 0x7bff};
     return pick(r, 2) ? special[pick(r, ARRAY_LEN(special))] : (uint16_t)rnd(r);
 }
 
@@ -73,12 +92,14 @@ static void fill(struct rng *r, void *p, unsigned n)
         for (unsigned k = 0; k < 16; k += 2) {
             uint64_t v = 0;
             switch (kind) {
-            case 0: case 1:
+            case 0:
+            case 1:
                 v = f32(r);
                 memcpy(b + at + k, &v, 4);
                 k += 2;
                 break;
-            case 2: case 3:
+            case 2:
+            case 3:
                 v = f64(r);
                 memcpy(b + at + k, &v, 8);
                 k += 6;
@@ -155,7 +176,7 @@ static void gen_state(struct rng *r, struct cpu_state *s)
     fill(r, s->zmm, sizeof(s->zmm));
     for (unsigned n = 0; n < 8; n++)
         s->k[n] = pick(r, 3) ? rnd(r) : rnd(r) & rnd(r) & rnd(r);
-    s->mxcsr = (uint32_t)(pick(r, 2) ? 0x1f80 | (rnd(r) & 0xe07f)
+    s->mxcsr = (uint32_t)(pick(r, 2)   ? 0x1f80 | (rnd(r) & 0xe07f)
                           : pick(r, 2) ? rnd(r) & 0xffff
                                        : (0x1f80 & ~(0x80u << pick(r, 6))) | (rnd(r) & 0xe040));
     gen_x87(r, &s->x87);
@@ -172,7 +193,7 @@ static unsigned gen_bytes(struct rng *r, uint8_t b[16])
         b[n++] = 0x67;
     if (!pick(r, 60))
         b[n++] = 0x36; /* SS: non-canonical addresses give #SS */
-    if (kind < 3) { /* legacy */
+    if (kind < 3) {    /* legacy */
         if (x & 3)
             b[n++] = pfx[x & 3];
         if (x & 4)
@@ -205,6 +226,8 @@ static unsigned gen_bytes(struct rng *r, uint8_t b[16])
         b[n++] = (uint8_t)(x >> 24) | (x >> 1 & 1 ? 8 : 0);
         if (x >> 2 & 1)
             b[n - 1] &= 0x6f; /* no zeroing, no broadcast */
+        if (x >> 3 & 1)
+            b[n - 1] &= 0xf8; /* no mask */
     }
     b[n++] = (uint8_t)rnd(r);
     for (unsigned k = 0; k < 8; k++)
@@ -226,7 +249,8 @@ static bool wanted(const struct insn *i, const struct cpuid_policy *p)
            !(i->map == 1 && i->opcode == 1 && i->modrm == 0xd1); /* XSETBV is tested apart */
 }
 
-/* Where memory operands go: mostly aligned and inside, sometimes astride the end of what may be touched. */
+/* Where memory operands go: mostly aligned and inside, sometimes astride the end of what may be
+ * touched. */
 static uint64_t gen_target(struct rng *r)
 {
     switch (pick(r, 16)) {
@@ -243,15 +267,17 @@ static uint64_t gen_target(struct rng *r)
     case 5:
         return DATA_ADDR + 4096 - pick(r, 64);
     case 6:
-        return pick(r, 4) ? DATA_ADDR + DATA_BYTES : rnd(r);
+        /* not canonical, or with 32-bit addressing below anything mapped */
+        return pick(r, 4) ? DATA_ADDR + DATA_BYTES : (rnd(r) & 0x0fffffff0fffffff) | BIT(63);
     default:
         return DATA_ADDR + 64 * pick(r, DATA_BYTES / 64 - 50);
     }
 }
 
-/* Makes the memory operand point at ta; false if this encoding cannot. at: the instruction's address. */
-static bool aim(struct rng *r, struct test_case *t, struct insn *i, uint8_t *raw, uint64_t at, uint64_t ta,
-                bool fixed_regs)
+/* Makes the memory operand point at ta; false if this encoding cannot. at: the instruction's
+ * address. */
+static bool aim(struct rng *r, struct test_case *t, struct insn *i, uint8_t *raw, uint64_t at,
+                uint64_t ta, bool fixed_regs)
 {
     const struct insn_mem *m = &i->mem;
 
@@ -261,7 +287,8 @@ static bool aim(struct rng *r, struct test_case *t, struct insn *i, uint8_t *raw
             return false;
         t->s.gpr[m->base] = ta - (uint64_t)m->disp;
         for (unsigned n = 0; n < 16; n++) {
-            uint32_t v = (uint32_t)(pick(r, 40) ? (int)pick(r, 200) - 100 : (int)rnd(r));
+            /* near the target, or so far below it that nothing is mapped */
+            uint32_t v = pick(r, 40) ? pick(r, 200) - 100 : 0u - (0x40000 + pick(r, 0x1f00000));
             memcpy(idx + 4 * n, &v, 4);
             if (i->opcode & 1) {
                 uint64_t q = sext(v, 32);

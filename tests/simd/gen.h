@@ -1,4 +1,5 @@
-/* Random vector, MMX and x87 instructions and random state for them, biased to what breaks things. */
+/* Random vector, MMX and x87 instructions and random state for them, biased to what breaks things.
+ */
 #ifndef RING3_TESTS_SIMD_GEN_H
 #define RING3_TESTS_SIMD_GEN_H
 

@@ -20,12 +20,12 @@ struct layout {
 
 /* The assembly below knows the offsets. */
 struct native_ctx {
-    uint64_t gpr[16];   /* 0 */
-    uint64_t rflags;    /* 128 */
-    uint64_t entry;     /* 136 */
-    uint64_t host_rsp;  /* 144 */
-    uint64_t exit;      /* 152 */
-    uint64_t mask;      /* 160 */
+    uint64_t gpr[16];  /* 0 */
+    uint64_t rflags;   /* 128 */
+    uint64_t entry;    /* 136 */
+    uint64_t host_rsp; /* 144 */
+    uint64_t exit;     /* 152 */
+    uint64_t mask;     /* 160 */
     uint64_t pad[11];
     uint8_t in[XAREA];  /* 256 */
     uint8_t out[XAREA]; /* 4352 */
@@ -67,7 +67,6 @@ __asm__(".text\n"
 
 static struct native_ctx *const ctx = (struct native_ctx *)CTX_ADDR;
 
-
 static struct layout find_layout(void)
 {
     struct layout l = {0};
@@ -90,7 +89,7 @@ static void transfer(struct cpu_state *s, uint8_t *m, bool to_image)
     const struct layout l = ctx->l;
     uint64_t bv;
     struct x87_state *x = &s->x87;
-#define MOVE(field, off, n)                                                                        \
+#define MOVE(field, off, n) \
     (to_image ? memcpy(m + (off), &(field), n) : memcpy(&(field), m + (off), n))
 
     memcpy(&bv, m + 512, 8);
@@ -135,14 +134,15 @@ static void transfer(struct cpu_state *s, uint8_t *m, bool to_image)
 static struct {
     struct native_fault f;
     uint64_t rip;
-} *fault_at;
+} * fault_at;
 
 static void on_signal(int sig, siginfo_t *si, void *uc_)
 {
     ucontext_t *uc = uc_;
     greg_t *g = uc->uc_mcontext.gregs;
-    static const int order[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-                                  REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+    static const int order[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
+                                  REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
+                                  REG_R12, REG_R13, REG_R14, REG_R15};
 
     if (((uint64_t)g[REG_RIP] & ~PAGE_MASK) != CODE_ADDR) { /* a fault of the test itself */
         signal(sig, SIG_DFL);

@@ -91,10 +91,7 @@ void gpr_write(struct cpu *c, unsigned reg, unsigned size, uint64_t v)
         c->s.gpr[reg] = (uint32_t)v;
 }
 
-static void ferr(struct vcpu *v, bool level)
-{
-    container_of(v, struct world, v)->ferr = level;
-}
+static void ferr(struct vcpu *v, bool level) { container_of(v, struct world, v)->ferr = level; }
 
 static void host_policy(struct cpuid_policy *p)
 {

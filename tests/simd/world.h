@@ -1,6 +1,7 @@
 /*
- * The least world in which vector instructions run without the rest of the interpreter: identity-mapped memory at
- * the addresses of native.h, the operand and memory functions of interp.h over it, faults by longjmp.
+ * The least world in which vector instructions run without the rest of the interpreter:
+ * identity-mapped memory at the addresses of native.h, the operand and memory functions of interp.h
+ * over it, faults by longjmp.
  */
 #ifndef RING3_TESTS_SIMD_WORLD_H
 #define RING3_TESTS_SIMD_WORLD_H
@@ -20,7 +21,8 @@ struct world {
     bool ferr;
 };
 
-/* Features and layout are the host's. 64-bit user code, everything enabled. Returns 0 or what simd_init does. */
+/* Features and layout are the host's. 64-bit user code, everything enabled. Returns 0 or what
+ * simd_init does. */
 int world_init(struct world *w, struct err *e);
 void world_fini(struct world *w);
 /* Lets the soft TLB answer for the data pages, or for none. */

@@ -1,13 +1,14 @@
 /*
- * Runs one assembly case (tests/sys/cases) in a bare VM: RAM, fake environment, one vCPU, no machine.
+ * Runs one assembly case (tests/sys/cases) in a bare VM: RAM, fake environment, one vCPU, no
+ * machine.
  *
- *   sysrun [-e ENGINE] case.bin
+ * sysrun [-e ENGINE] case.bin
  *
- * The case is loaded at CASE_BASE and entered in real mode at 0:CASE_BASE after its header. It talks through
- * ports: RESULT ends it (0 = passed, otherwise the address of the failed check), DETAIL adds a number to the
- * failure message, the others make events. Each case runs three times: freely, and one
- * instruction at a time under a budget, so that both of an engine's paths are covered, and with the
- * plain functions' state read and written back now and then.
+ * The case is loaded at CASE_BASE and entered in real mode at 0:CASE_BASE after its header. It
+ * talks through ports: RESULT ends it (0 = passed, otherwise the address of the failed check),
+ * DETAIL adds a number to the failure message, the others make events. Each case runs three times:
+ * freely, and one instruction at a time under a budget, so that both of an engine's paths are
+ * covered, and with the plain functions' state read and written back now and then.
  */
 #include <errno.h>
 #include <signal.h>

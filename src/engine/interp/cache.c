@@ -306,6 +306,28 @@ static void watch_frame(struct cpu *c, uint64_t gpa)
         tlbs_flush_write_gpa(&c->tlbs, gpa);
 }
 
+/* Decodes for this vCPU's model: a processor without TZCNT or LZCNT ignores the F3 of their encoding and
+ * does BSF or BSR. */
+static int decode(const struct cpu *c, struct insn *i, const uint8_t *code, size_t avail)
+{
+    int rc = insn_decode(i, code, avail, c->bits);
+    uint8_t bare[INSN_MAX_LEN], len;
+    unsigned n = 0, k = 0;
+
+    if (rc != INSN_OK || (i->id != INSN_TZCNT && i->id != INSN_LZCNT) ||
+        insn_supported(i, c->vm->cpuid))
+        return rc;
+    len = i->len;
+    for (; code[k] != 0x0f; k++)
+        if (code[k] != 0xf3)
+            bare[n++] = code[k];
+    while (k < len)
+        bare[n++] = code[k++];
+    rc = insn_decode(i, bare, n, c->bits);
+    i->len = len;
+    return rc;
+}
+
 /* Decodes the first instruction when it does not fit the page: fetches from the next one. */
 static int decode_crossing(struct cpu *c, struct fetch *f, struct insn *i, uint64_t *gpa2)
 {
@@ -334,7 +356,7 @@ static int decode_crossing(struct cpu *c, struct fetch *f, struct insn *i, uint6
         c->vm->env->mmio_read(c->v, *gpa2, buf + n, rest);
     if (!(ent & P2M_PRESENT))
         f->memory = false;
-    switch (insn_decode(i, buf, n + rest, c->bits)) {
+    switch (decode(c, i, buf, n + rest)) {
     case INSN_OK: return INSN_OK;
     case INSN_E_UD: return INSN_E_UD;
     default: return INSN_E_LONG;
@@ -405,7 +427,7 @@ static void draft_decode(struct cpu *c, struct fetch *f, unsigned max, struct dr
     d->gpa2 = ~0ull;
     while (d->n < max) {
         struct insn *i = &d->insn[d->n];
-        int rc = insn_decode(i, f->host + d->bytes, MIN(f->avail - d->bytes, INSN_MAX_LEN), c->bits);
+        int rc = decode(c, i, f->host + d->bytes, MIN(f->avail - d->bytes, INSN_MAX_LEN));
 
         if (rc == INSN_E_TRUNC) {
             if (d->n)
@@ -474,6 +496,9 @@ static struct block *build(struct cpu *c, struct fetch *f, const struct draft *d
                     c->bits == CPU_64 && !(i->row->flags & IF_SYS) ? vector : plain;
             o->plain = p;
         }
+        if (o->fn != plain && o->fn != vector && k + 1 < d->n && i[1].id == INSN_JCC &&
+            b->op[k + 1].fn != plain)
+            fast_fuse(o, i, &i[1]);
         live = (uint16_t)((live & ~i->row->fl_write) | i->row->fl_read);
         if (exposes_flags(i, o))
             live = FL_STATUS;

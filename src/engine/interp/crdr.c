@@ -2,6 +2,7 @@
  * Control and debug registers, and the invalidation of translations. SDM vol. 3 §2.5, §4.10, §18.2;
  * vol. 2 MOV CR, MOV DR, LMSW, INVLPG, INVPCID.
  */
+#include "base/trace.h"
 #include "engine/interp/sys.h"
 
 #define CR0_KEPT                                                                                   \
@@ -56,11 +57,11 @@ static void take(struct cpu *c, uint64_t cr0, uint64_t cr4, uint64_t efer, bool 
 
 void cr0_write(struct cpu *c, uint64_t v)
 {
-    uint64_t old = c->s.cr0, efer = c->s.efer, new = (v & CR0_KEPT) | CR0_ET, diff = old ^ new;
+    uint64_t old = c->s.cr0, efer = c->s.efer, want = (v & CR0_KEPT) | CR0_ET, diff = old ^ want;
 
-    if (v >> 32 || ((new & CR0_PG) && !(new & CR0_PE)) || ((new & CR0_NW) && !(new & CR0_CD)))
+    if (v >> 32 || ((want & CR0_PG) && !(want & CR0_PE)) || ((want & CR0_NW) && !(want & CR0_CD)))
         cpu_raise(c, X_GP, 0);
-    if ((diff & new & CR0_PG) && (efer & EFER_LME)) {
+    if ((diff & want & CR0_PG) && (efer & EFER_LME)) {
         const struct segment *tr = &c->s.tr;
 
         /* Entering long mode: no 64-bit CS yet, and no 16-bit task. */
@@ -74,7 +75,8 @@ void cr0_write(struct cpu *c, uint64_t v)
             cpu_raise(c, X_GP, 0);
         efer &= ~EFER_LMA;
     }
-    take(c, new, c->s.cr4, efer, diff & (CR0_PG | CR0_CD | CR0_NW), diff & (CR0_PG | CR0_WP | CR0_PE));
+    take(c, want, c->s.cr4, efer, diff & (CR0_PG | CR0_CD | CR0_NW),
+         diff & (CR0_PG | CR0_WP | CR0_PE));
 }
 
 void cr3_write(struct cpu *c, uint64_t v, bool keep, enum vector vec, uint32_t err)
@@ -283,8 +285,6 @@ void sys_invpcid(struct cpu *c, const struct insn *i)
     unsigned size = c->bits == CPU_64 ? 8 : 4;
     uint64_t type, pcid, la;
 
-    if (!in_prot(c) && !cpu_real(&c->s))
-        cpu_raise(c, X_GP, 0);
     need_cpl0(c);
     type = gpr_read(c, i->op[0].reg, size);
     uint64_t desc[2];

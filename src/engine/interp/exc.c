@@ -1,6 +1,7 @@
 /*
- * Delivery of exceptions and interrupts in every mode, nested faults, double fault and shutdown, and the
- * instructions that raise software interrupts. SDM vol. 3 ch. 6, §20.3 (virtual-8086), vol. 2 INT n.
+ * Delivery of exceptions and interrupts in every mode, nested faults, double fault and shutdown,
+ * and the instructions that raise software interrupts. SDM vol. 3 ch. 6, §20.3 (virtual-8086);
+ * vol. 2 INT n.
  *
  * Delivery changes no register before the frame is on the stack, so a nested fault sees the state
  * of the first one, except past the commit point of a task switch.
@@ -54,6 +55,7 @@ static uint64_t return_flags(const struct cpu *c, const struct event *e)
         if (e->vector == X_DF || (e->vector == X_DB && !(e->error & DR6_BD)))
             return fl;
         return fl | FL_RF;
+    case EV_TRAP: /* set between two iterations of a repeated string instruction */
     case EV_EXT_INT:
     case EV_NMI_INT:
         return fl;
@@ -150,8 +152,8 @@ static void deliver_task(struct cpu *c, const struct event *e, const struct desc
 
 static void deliver_protected(struct cpu *c, const struct event *e)
 {
-    static const uint32_t types = VEC_BIT(SYS_TASK_GATE) | VEC_BIT(SYS_INT16) | VEC_BIT(SYS_TRAP16) |
-                                  VEC_BIT(SYS_INT32) | VEC_BIT(SYS_TRAP32);
+    static const uint32_t types = VEC_BIT(SYS_TASK_GATE) | VEC_BIT(SYS_INT16) |
+                                  VEC_BIT(SYS_TRAP16) | VEC_BIT(SYS_INT32) | VEC_BIT(SYS_TRAP32);
     uint64_t clear = FL_TF | FL_NT | FL_VM | FL_RF, val[10], sp = c->s.gpr[RSP];
     bool v86 = cpu_v86(&c->s);
     struct segment cs, ss = c->s.seg[SS];
@@ -272,8 +274,8 @@ static void note_debug(struct cpu *c, struct event *e)
     c->s.dr[7] &= ~DR7_GD;
 }
 
-/* A fault while c->deliver_class was being delivered: what is delivered next (SDM table 6-5). Returns false for
- * shutdown. */
+/* A fault while c->deliver_class was being delivered: what is delivered next (SDM table 6-5).
+ * Returns false for shutdown. */
 static bool merge_fault(struct cpu *c, bool ext)
 {
     unsigned first = c->deliver_class, second = class_of(&c->event);
@@ -337,7 +339,8 @@ static void software(struct cpu *c, uint8_t vec)
     c->s.sti_shadow = c->s.mov_ss_shadow = 0;
 }
 
-/* CR4.VME: does the TSS's bitmap (below the I/O map) send INT vec to the 8086 program's own handler? */
+/* CR4.VME: does the TSS's bitmap (below the I/O map) send INT vec to the 8086 program's own
+ * handler? */
 static bool vme_redirects(struct cpu *c, uint8_t vec)
 {
     const struct segment *tr = &c->s.tr;

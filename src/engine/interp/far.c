@@ -15,8 +15,8 @@ void check_ip(struct cpu *c, const struct segment *cs, uint64_t off)
     }
 }
 
-/* Marks the code descriptor accessed and prepares CS with privilege cpl. L and D together are reserved in
- * long mode. */
+/* Marks the code descriptor accessed and prepares CS with privilege cpl. L and D together are
+ * reserved in long mode. */
 static void code_segment(struct cpu *c, struct desc *d, unsigned cpl, struct segment *cs)
 {
     desc_mark_accessed(c, d);
@@ -66,8 +66,8 @@ struct gate {
     unsigned params, size;
 };
 
-/* CALL through a gate to an inner ring: a new stack with the old one's pointer, the parameters and the
- * return address. */
+/* CALL through a gate to an inner ring: a new stack with the old one's pointer, the parameters and
+ * the return address. */
 static void gate_call_inner(struct cpu *c, const struct gate *g, struct desc *d)
 {
     unsigned dpl = desc_dpl(d), n = 0;

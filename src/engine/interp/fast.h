@@ -22,4 +22,20 @@ bool fast_operands(struct op *o, const struct insn *i, int form);
 #define W32(c, r, v) ((c)->g[r] = (uint32_t)(v))
 #define W64(c, r, v) ((c)->g[r] = (v))
 
+/* A branch that was not linked, or whose target went away, or with an event waiting. */
+const struct op *take_slow(struct cpu *c, const struct op *o);
+
+/* Takes the direct branch o. */
+static inline const struct op *take(struct cpu *c, const struct op *o)
+{
+    const struct block *b = o->link;
+
+    c->ninsn += o->cnt;
+    if (likely(b->live && !atomic_load_explicit(c->events, memory_order_relaxed))) {
+        c->g[G_RIP] += (uint64_t)(int64_t)o->disp;
+        GO(b->op);
+    }
+    GO(take_slow(c, o));
+}
+
 #endif

@@ -1,8 +1,7 @@
 /* Fast handlers: near branches, calls and the stack. */
 #include "engine/interp/fast.h"
 
-/* A branch that was not linked, or whose target went away, or with an event waiting. */
-static __attribute__((noinline)) const struct op *take_slow(struct cpu *c, const struct op *o)
+const struct op *take_slow(struct cpu *c, const struct op *o)
 {
     uint64_t from = c->g[G_RIP], to = from + (uint64_t)(int64_t)o->disp;
     const struct op *next;
@@ -18,18 +17,6 @@ static __attribute__((noinline)) const struct op *take_slow(struct cpu *c, const
         __atomic_store_n((struct block **)(uintptr_t)&o->link,
                          container_of(next, struct block, op[0]), __ATOMIC_RELEASE);
     return next;
-}
-
-static inline const struct op *take(struct cpu *c, const struct op *o)
-{
-    const struct block *b = o->link;
-
-    c->ninsn += o->cnt;
-    if (likely(b->live && !atomic_load_explicit(c->events, memory_order_relaxed))) {
-        c->g[G_RIP] += (uint64_t)(int64_t)o->disp;
-        GO(b->op);
-    }
-    GO(take_slow(c, o));
 }
 
 static inline const struct op *indirect(struct cpu *c, const struct op *o, uint64_t to)
@@ -71,8 +58,9 @@ HANDLER(call_r)
 {
     uint64_t rsp = c->g[RSP] - 8, to = c->g[o->r];
 
-    check_target(c, o, to);
+    /* The return address is stored even if the target then proves to be no address. */
     st64(c, o, rsp, op_next_rip(c, o));
+    check_target(c, o, to);
     c->g[RSP] = rsp;
     return indirect(c, o, to);
 }

@@ -45,7 +45,8 @@ static void set_ac(struct cpu *c, uint64_t ac)
 void sys_clac(struct cpu *c, const struct insn *i) { set_ac(c, 0); }
 void sys_stac(struct cpu *c, const struct insn *i) { set_ac(c, FL_AC); }
 
-/* Virtual-8086 mode with IOPL < 3: PUSHF and POPF work on VIF in their 16-bit forms with CR4.VME. */
+/* Virtual-8086 mode with IOPL < 3: PUSHF and POPF work on VIF in their 16-bit forms with
+ * CR4.VME. */
 static bool uses_vif(struct cpu *c, unsigned size)
 {
     if (!cpu_v86(&c->s) || cpu_iopl(c) == 3)

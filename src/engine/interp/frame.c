@@ -38,8 +38,8 @@ static uint64_t sp_mask(const struct segment *ss, bool is64)
 }
 
 /* Linear address of [off, off+n) in the stack segment. */
-static uint64_t frame_lin(struct cpu *c, const struct segment *ss, bool is64, uint64_t off, unsigned n,
-                          uint32_t err)
+static uint64_t frame_lin(struct cpu *c, const struct segment *ss, bool is64, uint64_t off,
+                          unsigned n, uint32_t err)
 {
     uint64_t last = off + n - 1;
 
@@ -69,7 +69,8 @@ uint64_t frame_push(struct cpu *c, const struct segment *ss, uint64_t sp, bool i
             memcpy(buf + total - (k + 1) * size, &val[k], size);
         lin_write(c, frame_lin(c, ss, is64, low, total, err), buf, total, p);
     } else {
-        /* The frame wraps within the segment or at 4 GiB: look at every element before writing one. */
+        /* The frame wraps within the segment or at 4 GiB: look at every element before
+         * writing one. */
         for (unsigned pass = 0; pass < 2; pass++) {
             for (unsigned k = 0; k < n; k++) {
                 uint64_t off = (sp - (k + 1) * size) & mask;

@@ -24,31 +24,36 @@ static uint64_t index_of(const struct cpu *c, const struct insn *i, unsigned reg
     return gpr_read(c, reg, i->addrsize);
 }
 
-/* Runs one step of `elements` at a time under REP; step() does up to `max` and says how many. */
-typedef uint64_t (*string_step)(struct cpu *c, const struct insn *i, uint64_t max, bool *stop);
+/* Runs one step of `elements` at a time under REP; step() does up to `max` and says how many. A comparison
+ * leaves its flags in *cc and says in *stop whether it was the last. */
+typedef uint64_t (*string_step)(struct cpu *c, const struct insn *i, uint64_t max, bool *stop, uint16_t *cc);
 
+/* Flags change when the instruction ends: a fault, trap or interrupt in the middle sees those from before it
+ * (SDM vol. 2, REP). */
 static void repeat(struct cpu *c, const struct insn *i, string_step step)
 {
     uint64_t done = 0;
+    uint16_t cc = c->cc;
     bool stop = false;
 
     if (!(i->prefix & (PFX_REP | PFX_REPNE))) {
-        step(c, i, 1, &stop);
+        step(c, i, 1, &stop, &c->cc);
         return;
     }
     while (!stop) {
         uint64_t left = gpr_read(c, RCX, i->addrsize), n;
 
         if (!left)
-            return;
+            break;
         /* Between elements the state is consistent: events and single-step see RIP at the
          * instruction and the remaining count. */
         if (done >= BATCH || (done && c->step))
             cpu_restart_rep(c);
-        n = step(c, i, c->step ? 1 : MIN(left, (uint64_t)BATCH), &stop);
+        n = step(c, i, c->step ? 1 : MIN(left, (uint64_t)BATCH), &stop, &cc);
         gpr_write(c, RCX, i->addrsize, left - n);
         done += n;
     }
+    c->cc = cc;
 }
 
 /* How many elements at linear address la lie in its page, going up. */
@@ -61,14 +66,14 @@ static bool bulk(const struct cpu *c, const struct insn *i, uint64_t max)
            c->tlb != c->no_tlb;
 }
 
-static uint64_t movs_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop)
+static uint64_t movs_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop, uint16_t *cc)
 {
     unsigned size = i->op[0].size;
     uint64_t src = index_of(c, i, RSI), dst = index_of(c, i, RDI), n = 1;
-    uint64_t from = seg_lin(c, i->mem.seg, src, size, ACCESS_READ);
-    uint64_t to = seg_lin(c, ES, dst, size, ACCESS_WRITE);
+    uint64_t from = seg_lin(c, i->mem.seg, src, size, ACCESS_READ), to, v;
 
-    if (bulk(c, i, max)) {
+    if (bulk(c, i, max) && sext(dst, 47) == dst) {
+        to = dst;
         n = MIN(max, MIN(room(from, size), room(to, size)));
         if (n > 1) {
             const void *p = lin_map_ro(c, from, (unsigned)(n * size));
@@ -91,7 +96,9 @@ static uint64_t movs_step(struct cpu *c, const struct insn *i, uint64_t max, boo
         }
     }
 single:
-    lin_st(c, to, size, lin_ld(c, from, size, PRIV_CPL), PRIV_CPL);
+    v = lin_ld(c, from, size, PRIV_CPL);
+    to = seg_lin(c, ES, dst, size, ACCESS_WRITE);
+    lin_st(c, to, size, v, PRIV_CPL);
     move_on(c, i, RSI, 1, size);
     move_on(c, i, RDI, 1, size);
     return 1;
@@ -115,7 +122,7 @@ static void fill(void *p, uint64_t v, unsigned size, uint64_t n)
     }
 }
 
-static uint64_t stos_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop)
+static uint64_t stos_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop, uint16_t *cc)
 {
     unsigned size = i->op[0].size;
     uint64_t to = seg_lin(c, ES, index_of(c, i, RDI), size, ACCESS_WRITE);
@@ -138,7 +145,7 @@ static uint64_t stos_step(struct cpu *c, const struct insn *i, uint64_t max, boo
     return 1;
 }
 
-static uint64_t lods_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop)
+static uint64_t lods_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop, uint16_t *cc)
 {
     unsigned size = i->op[0].size;
 
@@ -148,35 +155,36 @@ static uint64_t lods_step(struct cpu *c, const struct insn *i, uint64_t max, boo
 }
 
 /* REPE goes on while equal, REPNE while different. */
-static void compare(struct cpu *c, const struct insn *i, unsigned size, uint64_t a, uint64_t b, bool *stop)
+static void compare(struct cpu *c, const struct insn *i, unsigned size, uint64_t a, uint64_t b, bool *stop,
+                    uint16_t *cc)
 {
     switch (size) {
-    case 1: alu_cmp8((uint8_t)a, (uint8_t)b, &c->cc); break;
-    case 2: alu_cmp16((uint16_t)a, (uint16_t)b, &c->cc); break;
-    case 4: alu_cmp32((uint32_t)a, (uint32_t)b, &c->cc); break;
-    default: alu_cmp64(a, b, &c->cc); break;
+    case 1: alu_cmp8((uint8_t)a, (uint8_t)b, cc); break;
+    case 2: alu_cmp16((uint16_t)a, (uint16_t)b, cc); break;
+    case 4: alu_cmp32((uint32_t)a, (uint32_t)b, cc); break;
+    default: alu_cmp64(a, b, cc); break;
     }
     *stop = (i->prefix & PFX_REPNE) ? a == b : a != b;
 }
 
-static uint64_t cmps_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop)
+static uint64_t cmps_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop, uint16_t *cc)
 {
     unsigned size = i->op[0].size;
-    uint64_t a = seg_ld(c, i->mem.seg, index_of(c, i, RSI), size);
     uint64_t b = seg_ld(c, ES, index_of(c, i, RDI), size);
+    uint64_t a = seg_ld(c, i->mem.seg, index_of(c, i, RSI), size);
 
-    compare(c, i, size, a, b, stop);
+    compare(c, i, size, a, b, stop, cc);
     move_on(c, i, RSI, 1, size);
     move_on(c, i, RDI, 1, size);
     return 1;
 }
 
-static uint64_t scas_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop)
+static uint64_t scas_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop, uint16_t *cc)
 {
     unsigned size = i->op[0].size;
     uint64_t b = seg_ld(c, ES, index_of(c, i, RDI), size);
 
-    compare(c, i, size, gpr_read(c, RAX, size), b, stop);
+    compare(c, i, size, gpr_read(c, RAX, size), b, stop, cc);
     move_on(c, i, RDI, 1, size);
     return 1;
 }

@@ -70,8 +70,8 @@ PLAIN(int_lods);
 PLAIN(int_cmps);
 PLAIN(int_scas);
 
-/* log2 of an operand size in bytes. */
-static inline unsigned size_log(unsigned size) { return (unsigned)__builtin_ctz(size); }
+/* log2 of an operand size in bytes; 0 for an operand that is absent. */
+static inline unsigned size_log(unsigned size) { return size ? (unsigned)__builtin_ctz(size) : 0; }
 static inline uint64_t size_bits(unsigned size) { return size >= 8 ? ~0ull : (1ull << size * 8) - 1; }
 
 /* A read-modify-write of op[n], atomic under LOCK: fn(old, arg, &cc) gives the new value, and cc is

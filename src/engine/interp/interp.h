@@ -129,6 +129,7 @@ void cpu_flush_tlb(struct cpu *c, bool global);
 /* ---- linear memory (mem.c) ---- */
 enum priv {
     PRIV_CPL,  /* an ordinary access: user if CPL 3, SMAP and alignment checks apply */
+    PRIV_ELEMENT, /* an element of a vector: the same without alignment checks */
     PRIV_SUPER /* implicit supervisor access: GDT, LDT, IDT, TSS, and stacks of inner rings */
 };
 /* n up to 4096; may cross pages: then both are checked before anything is written. */
@@ -200,7 +201,8 @@ insn_fn int_fn(enum insn_id id);  /* int_*.c: general instructions */
  * shutdown (sets c->shutdown). On return c->s.rip is the handler's. */
 void event_deliver(struct cpu *c);
 
-/* x87.c: brings s.x87 up to date / drops the host copy. */
+/* x87.c: brings s.x87 up to date and drops the host copy. Must be called on the thread that runs the vCPU, before
+ * run() returns and before anything but x87.c reads or changes s.x87. */
 void x87_sync(struct cpu *c);
 
 #endif

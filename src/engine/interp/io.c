@@ -51,8 +51,8 @@ static void check_breakpoints(struct cpu *c, uint16_t port, unsigned size)
     }
 }
 
-/* The device may have raised an interrupt: it is taken before the next instruction, not at the end of
- * the block. */
+/* The device may have raised an interrupt: it is taken before the next instruction, not at the end
+ * of the block. */
 static void accessed(struct cpu *c, uint16_t port, unsigned size)
 {
     check_breakpoints(c, port, size);
@@ -121,8 +121,8 @@ static void outs_one(struct cpu *c, const struct insn *i, int64_t step)
     advance(c, i, RSI, step);
 }
 
-/* Each element is an instruction of its own as far as faults, traps and interrupts go: the registers are
- * up to date after it. */
+/* Each element is an instruction of its own as far as faults, traps and interrupts go: the
+ * registers are up to date after it. */
 static void repeat(struct cpu *c, const struct insn *i,
                    void (*one)(struct cpu *, const struct insn *, int64_t))
 {
@@ -132,6 +132,7 @@ static void repeat(struct cpu *c, const struct insn *i,
         one(c, i, step);
         return;
     }
+    check_port(c, (uint16_t)c->s.gpr[RDX], i->op[0].size); /* even if there is nothing to do */
     for (unsigned n = 0; gpr_read(c, RCX, i->addrsize); n++) {
         if (n == BATCH || (n && (c->s.pending_dbg || c->step ||
                                  atomic_load_explicit(c->events, memory_order_relaxed))))

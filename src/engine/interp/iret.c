@@ -1,6 +1,6 @@
 /*
- * IRET in all its forms: real mode, virtual-8086 mode with IOPL and VME, protected mode to the same or an
- * outer ring, to virtual-8086 mode, the NT task return, and long mode. SDM vol. 2 IRET.
+ * IRET in all its forms: real mode, virtual-8086 mode with IOPL and VME, protected mode to the same
+ * or an outer ring, to virtual-8086 mode, the NT task return, and long mode. SDM vol. 2 IRET.
  */
 #include "engine/interp/sys.h"
 
@@ -40,7 +40,8 @@ static void iret_8086(struct cpu *c, unsigned size)
     cpu_update_mode(c);
 }
 
-/* Virtual-8086 mode with IOPL < 3: only the 16-bit form with CR4.VME, on the virtual interrupt flag. */
+/* Virtual-8086 mode with IOPL < 3: only the 16-bit form with CR4.VME, on the virtual interrupt
+ * flag. */
 static void iret_vme(struct cpu *c, unsigned size)
 {
     struct segment cs = c->s.seg[CS];

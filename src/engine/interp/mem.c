@@ -8,10 +8,10 @@ static bool canonical(uint64_t la) { return sext(la, 48) == la; }
 /* Which TLB set answers an access of this kind now. */
 static enum tlb_kind kind_of(const struct cpu *c, enum priv p)
 {
-    if (p == PRIV_CPL && c->cpl == 3)
+    if (p != PRIV_SUPER && c->cpl == 3)
         return TLB_USER;
     /* SMAP is lifted by AC, but never for implicit supervisor accesses. */
-    if (c->pg.smap && p == PRIV_CPL && (c->s.rflags & FL_AC))
+    if (c->pg.smap && p != PRIV_SUPER && (c->s.rflags & FL_AC))
         return TLB_SUPER_AC;
     return TLB_SUPER;
 }
@@ -97,14 +97,16 @@ static void check_watch(struct cpu *c, uint64_t la, unsigned n, enum access a)
     }
 }
 
+/* Sizes that alignment checking concerns; 80-bit numbers align to eight bytes (SDM vol. 3 table 6-7). */
+static bool needs_align(unsigned n) { return n == 2 || n == 4 || n == 8 || n == 10; }
+
 static void check_access(struct cpu *c, uint64_t la, unsigned n, enum access a, enum priv p)
 {
     if (likely(c->tlb != c->no_tlb))
         return;
-    if (c->watch && p == PRIV_CPL)
+    if (c->watch && p != PRIV_SUPER)
         check_watch(c, la, n, a);
-    if (c->align && p == PRIV_CPL && (n == 2 || n == 4 || n == 8) &&
-        (la & (n - 1)))
+    if (c->align && p == PRIV_CPL && needs_align(n) && (la & (MIN(n, 8u) - 1)))
         cpu_raise(c, X_AC, 0);
 }
 

@@ -105,6 +105,9 @@ bool fast_pick_alu(struct op *o, const struct insn *i, bool flags_dead);
 bool fast_pick_shift(struct op *o, const struct insn *i, bool flags_dead);
 bool fast_pick_flow(struct op *o, const struct insn *i);
 
+/* Turns o, a compare already picked, and the conditional branch behind it into one operation that runs
+ * both; o[1] keeps the branch's link. Nothing happens if there is no fused form. */
+void fast_fuse(struct op *o, const struct insn *i, const struct insn *jcc);
 /* Fills o's b, x, sc, disp from i->mem; false if the form is too rare for a fast handler. */
 bool fast_ea(struct op *o, const struct insn *i);
 

@@ -307,6 +307,7 @@ static enum stop interp_run(struct vcpu *v)
     c->thread = pthread_self();
     c->stop_at = v->budget ? c->ninsn + v->budget : UINT64_MAX;
     st = run_loop(c);
+    x87_sync(c); /* the next caller may be another thread */
     v->insns = c->ninsn;
     return st;
 }

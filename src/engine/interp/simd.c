@@ -62,16 +62,19 @@ static bool suppresses_exceptions(const struct insn *i)
     return (i->prefix & PFX_EVEX) && i->evex_b && !i->bcst;
 }
 
-/* VREDUCE neither signals underflow nor lets its mask keep it from flushing to zero. */
+/* VREDUCE and the 14-bit approximations neither signal underflow nor let its mask keep them from
+ * flushing to zero. */
 static bool signals_underflow(const struct insn *i)
 {
-    return !(i->map == 3 && (i->opcode == 0x56 || i->opcode == 0x57));
+    if (i->map == 3)
+        return i->opcode != 0x56 && i->opcode != 0x57;
+    return !(i->map == 2 && i->opcode >= 0x4c && i->opcode <= 0x4f);
 }
 
 /*
- * The guest has unmasked some exception: run masked, see what was raised, and take it back if that would
- * have faulted (SDM vol. 1 §11.5.2 and 11.5.3). Unmasked underflow is signalled for every tiny result,
- * exact ones too, which the masked flag does not tell; flushing to zero does.
+ * The guest has unmasked some exception: run masked, see what was raised, and take it back if that
+ * would have faulted (SDM vol. 1 §11.5.2 and 11.5.3). Unmasked underflow is signalled for every
+ * tiny result, exact ones too, which the masked flag does not tell; flushing to zero does.
  */
 static void run_unmasked(struct cpu *c, const struct insn *i, stub_fn stub, void *mem)
 {
@@ -150,7 +153,8 @@ static void run_fp_out(struct cpu *c, const struct insn *i, const struct simd_op
     simd_partial_store(c, i, &el, tmp);
 }
 
-/* EVEX under a mask, VMASKMOV: whole if it is cheap to see that nothing can fault, else by element. */
+/* EVEX under a mask, VMASKMOV: whole if it is cheap to see that nothing can fault, else element by
+ * element. */
 static void run_partial_in(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     unsigned n = i->op[op->mem_op].size;
@@ -172,17 +176,23 @@ static void run_partial_in(struct cpu *c, const struct insn *i, const struct sim
 static void run_partial_out(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     struct simd_elems el;
+    void *p;
 
     simd_avail(c, i);
+    p = simd_fast_ptr(c, i, i->op[op->mem_op].size, true);
+    if (p) {
+        simd_stub(c, i, op)(c, p);
+        return;
+    }
     simd_partial(c, i, &el);
     simd_partial_check(c, i, &el);
     uint8_t tmp[64] __attribute__((aligned(64))) = {0};
-    run_stub(c, i, simd_stub(c, i, op), tmp);
+    simd_stub(c, i, op)(c, tmp);
     simd_partial_store(c, i, &el, tmp);
 }
 
-/* MMX registers alias the x87 ones. As on silicon a load that faults changes nothing, while a store that faults has
- * reset TOP already. */
+/* MMX registers alias the x87 ones. As on silicon a load that faults changes nothing, while a store
+ * that faults has reset TOP already. */
 static void run_mmx(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
     void *p = NULL;
@@ -325,6 +335,7 @@ int simd_init(struct cpu *c, struct err *e)
         return rc;
     }
     s->la_bits = 48;
+    s->error_pointers = !p->amd;
     for (uint32_t n = 0; n < p->n; n++) {
         const struct cpuid_leaf *l = &p->leaf[n];
         if (l->leaf == 7 && l->subleaf == 0) {
@@ -332,6 +343,7 @@ int simd_init(struct cpu *c, struct err *e)
             s->no_fcs_fds = l->ebx >> 13 & 1;
         } else if (l->leaf == 0x80000008) {
             s->la_bits = bits(l->eax, 15, 8);
+            s->error_pointers = !p->amd || (l->ebx >> 2 & 1);
         }
     }
     c->simd = s;

@@ -2,7 +2,8 @@
  * Vector, MMX, x87 and extended-state instructions of the interpreter. Everything that computes is
  * computed by the host's own unit: a small host routine (a stub, stub.c) loads the registers the
  * instruction names, executes the very instruction with its memory operand replaced by (%rsi), and
- * stores what it wrote. What touches guest memory, decides which fault is raised, or only moves data is C.
+ * stores what it wrote. What touches guest memory, decides which fault is raised, or only moves
+ * data is C.
  *
  * Everything runs on the vCPU's own thread; struct simd belongs to one vCPU.
  * Manual: Intel SDM vol. 1 ch. 8-15, vol. 2 ch. 2 (exception classes); AMD APM vol. 4 and 5.
@@ -42,10 +43,11 @@
 #define FCW_ONE 0x40u /* reads as one */
 #define FCW_DEFAULT 0x37fu
 
-/* A generated routine. c: whose registers to use; mem: host address of the memory operand, if any. */
+/* A generated routine. c: whose registers to use; mem: host address of the memory operand. */
 typedef void (*stub_fn)(struct cpu *c, void *mem);
 
-/* ---- stub.c: the cache of generated routines, two mappings of one memfd: writable and executable ---- */
+/* ---- stub.c: the cache of generated routines, in a memfd mapped writable and executable apart
+ * ---- */
 #define STUB_SLOTS 8192u
 
 struct stub_slot {
@@ -62,11 +64,11 @@ struct stub_cache {
 
 int stub_init(struct stub_cache *sc, struct err *e);
 void stub_fini(struct stub_cache *sc);
-/* The bytes of i with its memory and general-purpose operands normalised: instructions with the same key
- * share a routine. Never 0. */
+/* The bytes of i with its memory and general-purpose operands normalised: instructions with the
+ * same key share a routine. Never 0. */
 uint64_t stub_key(const struct insn *i);
-/* Makes the routine of i, whose key is not in the cache yet. i must be an instruction the host has. A full
- * cache is emptied first: a routine is valid until the next stub_make only. */
+/* Makes the routine of i, whose key is not in the cache yet. i must be an instruction the host has.
+ * A full cache is emptied first: a routine is valid until the next stub_make only. */
 stub_fn stub_make(struct stub_cache *sc, const struct insn *i, uint64_t key);
 static inline unsigned stub_hash(uint64_t key)
 {
@@ -85,6 +87,8 @@ struct simd {
     struct stub_cache stubs;
     bool fdp_excptn_only; /* CPUID 7.0 EBX 6: FDP changes on unmasked exceptions only */
     bool no_fcs_fds;      /* CPUID 7.0 EBX 13: FCS and FDS are saved as zero */
+    bool error_pointers;  /* Intel, AMD with XSaveErPtr: FOP, FIP, FDP are saved even with no
+                             exception pending */
     uint8_t la_bits;      /* linear address bits: a restored 64-bit FIP is made canonical */
     uint8_t bounce[64] __attribute__((aligned(64)));
 };
@@ -104,8 +108,8 @@ struct simd_op {
 };
 #define NO_MEM 0xff
 
-/* Fills *out for an instruction simd_fn knows; false if it is not one. *out never changes afterwards and any
- * vCPU may run it with the same *i. */
+/* Fills *out for an instruction simd_fn knows; false if it is not one. *out never changes
+ * afterwards and any vCPU may run it with the same *i. */
 bool simd_prepare(struct cpu *c, const struct insn *i, struct simd_op *out);
 static inline stub_fn simd_stub(struct cpu *c, const struct insn *i, const struct simd_op *op)
 {
@@ -117,15 +121,15 @@ void simd_avail_slow(struct cpu *c, const struct insn *i);
 static inline void simd_avail(struct cpu *c, const struct insn *i)
 {
     /* The common case in one test each: legacy SSE with everything enabled. */
-    if (likely((i->row->flags & (IF_SSE | IF_MMX)) == IF_SSE &&
-               !(c->s.cr0 & (CR0_EM | CR0_TS)) && (c->s.cr4 & CR4_OSFXSR)))
+    if (likely((i->row->flags & (IF_SSE | IF_MMX)) == IF_SSE && !(c->s.cr0 & (CR0_EM | CR0_TS)) &&
+               (c->s.cr4 & CR4_OSFXSR)))
         return;
     simd_avail_slow(c, i);
 }
 
 /* ---- simd_mem.c: memory operands ---- */
-/* Linear address of the operand in flat 64-bit code without any check (a TLB hit proves it canonical);
- * false if the mode needs the full way. */
+/* Linear address of the operand in flat 64-bit code without any check (a TLB hit proves it
+ * canonical); false if the mode needs the full way. */
 static inline bool simd_flat_la(const struct cpu *c, const struct insn *i, uint64_t *la)
 {
     const struct insn_mem *m = &i->mem;
@@ -168,15 +172,16 @@ void simd_store_end(struct cpu *c, unsigned n, uint64_t la, const void *p);
 uint64_t simd_lin(struct cpu *c, const struct insn *i, unsigned n, enum access a);
 
 /* ---- simd_mask.c: memory operands accessed in part ---- */
-/* Elements of a memory operand that an opmask or a vector mask selects: bit e of active is element e
- * of size bytes at offset e * size. */
+/* Elements of a memory operand that an opmask or a vector mask selects: bit e of active is element
+ * e of size bytes at offset e * size. */
 struct simd_elems {
     uint64_t active;
     unsigned count, size;
 };
 /* The elements of the memory operand of an EVEX instruction under a mask, or of VMASKMOV. */
 void simd_partial(const struct cpu *c, const struct insn *i, struct simd_elems *el);
-void simd_partial_load(struct cpu *c, const struct insn *i, const struct simd_elems *el, uint8_t *buf);
+void simd_partial_load(struct cpu *c, const struct insn *i, const struct simd_elems *el,
+                       uint8_t *buf);
 /* Raises what the store would: IF_STRICT_WHOLE instructions check masked-off elements too. */
 void simd_partial_check(struct cpu *c, const struct insn *i, const struct simd_elems *el);
 void simd_partial_store(struct cpu *c, const struct insn *i, const struct simd_elems *el,
@@ -190,13 +195,14 @@ bool simd_move_prepare(const struct insn *i, struct simd_op *out);
 /* ---- x87.c ---- */
 insn_fn x87_fn(const struct insn *i); /* control instructions; NULL for those x87_run executes */
 void x87_run(struct cpu *c, const struct insn *i, const struct simd_op *op);
-/* Every x87 instruction but FWAIT begins so: #NM, then what x87_check_pending says if it is a waiting one. */
+/* Every x87 instruction but FWAIT begins so: #NM, then what x87_check_pending says if it is a
+ * waiting one. */
 void x87_enter(struct cpu *c, const struct insn *i);
 /* Raises #MF (or does as CR0.NE = 0 asks) if an unmasked x87 exception is pending. */
 void x87_check_pending(struct cpu *c);
 /* Recomputes ES and B from the flags and masks; to be called whenever fcw or fsw was loaded. */
 void x87_update_es(struct x87_state *x);
-void x87_reset(struct x87_state *x); /* FNINIT */
+void x87_reset(struct x87_state *x);                 /* FNINIT */
 void x87_set_top(struct x87_state *x, unsigned top); /* renumbers st[]; 0 <= top < 8 */
 /* MMX transition: TOP = 0, every register valid. The host copy is dropped first. */
 void x87_to_mmx(struct cpu *c);

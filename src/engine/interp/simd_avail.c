@@ -1,6 +1,6 @@
 /*
- * Whether a vector instruction may run: CR0, CR4 and XCR0 (SDM vol. 2 §2.4 to 2.8, exception classes;
- * vol. 3 table 14-1). CPUID is the decoder's caller's matter.
+ * Whether a vector instruction may run: CR0, CR4 and XCR0 (SDM vol. 2 §2.4 to 2.8, exception
+ * classes; vol. 3 table 14-1). CPUID is the decoder's caller's matter.
  */
 #include "engine/interp/simd.h"
 

@@ -1,7 +1,7 @@
 /*
- * Plain moves between vector registers and memory: the bulk of the vector instructions of kernels and C
- * libraries. Done in C on struct cpu_state; no stub, no flags, no MXCSR. Non-temporal hints are
- * ordinary, more strongly ordered accesses here.
+ * Plain moves between vector registers and memory: the bulk of the vector instructions of kernels
+ * and C libraries. Done in C on struct cpu_state; no stub, no flags, no MXCSR. Non-temporal hints
+ * are ordinary, more strongly ordered accesses here.
  */
 #include "engine/interp/simd.h"
 
@@ -14,36 +14,36 @@ struct move_row {
 };
 
 static const struct move_row whole_moves[] = {
-    {1, 0x10, 1 | 2, false},      {1, 0x11, 1 | 2, true},      /* MOVUPS MOVUPD */
-    {1, 0x28, 1 | 2, false},      {1, 0x29, 1 | 2, true},      /* MOVAPS MOVAPD */
-    {1, 0x2b, 1 | 2, true},                                    /* MOVNTPS MOVNTPD */
-    {1, 0x6f, 2 | 4 | 8, false},  {1, 0x7f, 2 | 4 | 8, true},  /* MOVDQA MOVDQU, EVEX sizes */
-    {1, 0xe7, 2, true},                                        /* MOVNTDQ */
-    {1, 0xf0, 8, false},                                       /* LDDQU */
-    {2, 0x2a, 2, false},                                       /* MOVNTDQA */
+    {1, 0x10, 1 | 2, false},     {1, 0x11, 1 | 2, true},     /* MOVUPS MOVUPD */
+    {1, 0x28, 1 | 2, false},     {1, 0x29, 1 | 2, true},     /* MOVAPS MOVAPD */
+    {1, 0x2b, 1 | 2, true},                                  /* MOVNTPS MOVNTPD */
+    {1, 0x6f, 2 | 4 | 8, false}, {1, 0x7f, 2 | 4 | 8, true}, /* MOVDQA MOVDQU, EVEX sizes */
+    {1, 0xe7, 2, true},                                      /* MOVNTDQ */
+    {1, 0xf0, 8, false},                                     /* LDDQU */
+    {2, 0x2a, 2, false},                                     /* MOVNTDQA */
 };
 
-/* One set of functions per size, so that the copies are single instructions. The 16-byte legacy forms keep the
- * rest of the register. */
-#define DEFINE_MOVES(name, n)                                                                      \
-    static void run_reg##name(struct cpu *c, const struct insn *i, const struct simd_op *op)       \
-    {                                                                                              \
-        simd_avail(c, i);                                                                          \
-        set_vec##name(c, i->op[0].reg, c->s.zmm[i->op[1].reg]);                                    \
-    }                                                                                              \
-    static void run_load##name(struct cpu *c, const struct insn *i, const struct simd_op *op)      \
-    {                                                                                              \
-        simd_avail(c, i);                                                                          \
-        set_vec##name(c, i->op[0].reg, simd_load(c, i, n));                                        \
-    }                                                                                              \
-    static void run_store##name(struct cpu *c, const struct insn *i, const struct simd_op *op)     \
-    {                                                                                              \
-        uint64_t la = 0;                                                                           \
-                                                                                                   \
-        simd_avail(c, i);                                                                          \
-        void *p = simd_store_begin(c, i, n, &la);                                                  \
-        memcpy(p, c->s.zmm[i->op[1].reg], n);                                                      \
-        simd_store_end(c, n, la, p);                                                               \
+/* One set of functions per size, so that the copies are single instructions. The 16-byte legacy
+ * forms keep the rest of the register. */
+#define DEFINE_MOVES(name, n)                                                                  \
+    static void run_reg##name(struct cpu *c, const struct insn *i, const struct simd_op *op)   \
+    {                                                                                          \
+        simd_avail(c, i);                                                                      \
+        set_vec##name(c, i->op[0].reg, c->s.zmm[i->op[1].reg]);                                \
+    }                                                                                          \
+    static void run_load##name(struct cpu *c, const struct insn *i, const struct simd_op *op)  \
+    {                                                                                          \
+        simd_avail(c, i);                                                                      \
+        set_vec##name(c, i->op[0].reg, simd_load(c, i, n));                                    \
+    }                                                                                          \
+    static void run_store##name(struct cpu *c, const struct insn *i, const struct simd_op *op) \
+    {                                                                                          \
+        uint64_t la = 0;                                                                       \
+                                                                                               \
+        simd_avail(c, i);                                                                      \
+        void *p = simd_store_begin(c, i, n, &la);                                              \
+        memcpy(p, c->s.zmm[i->op[1].reg], n);                                                  \
+        simd_store_end(c, n, la, p);                                                           \
     }
 
 static inline void set_vec_sse(struct cpu *c, unsigned reg, const void *p)
@@ -141,8 +141,13 @@ static bool prepare_whole(const struct insn *i, struct simd_op *out)
         r++;
     if (r == end)
         return false;
-    unsigned k = !(i->prefix & (PFX_VEX | PFX_EVEX)) ? 0 : i->vlen == 64 ? 3 : i->vlen == 32 ? 2 : 1;
-    out->run = b->kind == OP_MEM ? moves[k].load : a->kind == OP_MEM ? moves[k].store : moves[k].reg;
+    unsigned k = !(i->prefix & (PFX_VEX | PFX_EVEX)) ? 0
+                 : i->vlen == 64                     ? 3
+                 : i->vlen == 32                     ? 2
+                                                     : 1;
+    out->run = b->kind == OP_MEM   ? moves[k].load
+               : a->kind == OP_MEM ? moves[k].store
+                                   : moves[k].reg;
     return true;
 }
 

@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 #define STUB_BYTES (1u << 20)
-#define STUB_MAX 320u   /* longest routine */
-#define STUB_FIRST 64u  /* the routines begin behind the constants */
+#define STUB_MAX 320u  /* longest routine */
+#define STUB_FIRST 64u /* the routines begin behind the constants */
 #define STUB_FILL (STUB_SLOTS / 4 * 3)
 
 /* Where a guest register lives, relative to the struct cpu in %rdi. */
@@ -27,8 +27,17 @@ enum { HOST_REG_GPR = RAX, HOST_RM_GPR = RCX };
 static bool is_prefix(uint8_t b)
 {
     switch (b) {
-    case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: case 0x66: case 0x67:
-    case 0xf0: case 0xf2: case 0xf3:
+    case 0x26:
+    case 0x2e:
+    case 0x36:
+    case 0x3e:
+    case 0x64:
+    case 0x65:
+    case 0x66:
+    case 0x67:
+    case 0xf0:
+    case 0xf2:
+    case 0xf3:
         return true;
     default:
         return false;
@@ -59,9 +68,18 @@ static bool w_is_gpr_size(const struct insn *i)
             return i->pp == 1;
         case 0x7e:
             return i->pp == 1;
-        case 0x2a: case 0x2c: case 0x2d: case 0x78: case 0x79: case 0x7b:
+        case 0x2a:
+        case 0x2c:
+        case 0x2d:
+        case 0x78:
+        case 0x79:
+        case 0x7b:
             return i->pp >= 2;
+        case 0x92: case 0x93: /* KMOVD, KMOVQ */
+            return i->pp == 3;
         }
+    if (i->map == 2)
+        return i->opcode == 0x7c && (i->prefix & PFX_EVEX); /* VPBROADCASTD, Q from a register */
     return i->map == 3 && (i->opcode == 0x16 || i->opcode == 0x22);
 }
 
@@ -72,8 +90,9 @@ struct enc {
 
 static void enc_put(struct enc *e, uint8_t b) { e->b[e->n++] = b; }
 
-/* The instruction with (%rsi) for its memory operand, %rax and %rcx for general-purpose ones, and without
- * prefixes that only concern addresses; bits that 16- and 32-bit code ignores are made neutral. */
+/* The instruction with (%rsi) for its memory operand, %rax and %rcx for general-purpose ones, and
+ * without prefixes that only concern addresses; bits that 16- and 32-bit code ignores are made
+ * neutral. */
 static void normalise(const struct insn *i, struct enc *e)
 {
     bool gpr_reg = is_gpr(op_in_slot(i, SLOT_REG)), gpr_rm = is_gpr(op_in_slot(i, SLOT_RM));
@@ -243,23 +262,26 @@ static void e_flags_in(struct emit *m)
 
 static void e_flags_out(struct emit *m)
 {
-    static const uint8_t get[] = {0x9f, 0x0f, 0x90, 0xc0, 0x66, 0x89}; /* lahf; seto %al; mov %ax, */
+    static const uint8_t get[] = {0x9f, 0x0f, 0x90,
+                                  0xc0, 0x66, 0x89}; /* lahf; seto %al; mov %ax, */
 
     ebytes(m, get, sizeof(get));
     erdi(m, RAX, OFF(cc));
 }
 
-/* Takes MXCSR and gives the host back its own, which lies at the start of the cache. An LDMXCSR that changes
- * anything costs 80 ns on current processors, and one from where STMXCSR has just written 40 ns; hence the guest's is
- * stored only if it changed, and sticky flags, which mean nothing to host code, stay. */
+/* Takes MXCSR and gives the host back its own, which lies at the start of the cache. An LDMXCSR
+ * that changes anything costs 80 ns on current processors, and one from where STMXCSR has just
+ * written 40 ns; hence the guest's is stored only if it changed, and sticky flags, which mean
+ * nothing to host code, stay. */
 static void e_mxcsr_out(struct emit *m, const struct stub_cache *sc)
 {
-    static const uint8_t take[] = {0x0f, 0xae, 0x5c, 0x24, 0xf8,        /* stmxcsr -8(%rsp) */
-                                   0x8b, 0x54, 0x24, 0xf8, 0x3b};       /* mov -8(%rsp),%edx; cmp */
-    static const uint8_t put_changed[] = {0x74, 0x06, 0x89};            /* je past; mov %edx, */
-    static const uint8_t restore[] = {0x83, 0xe2, 0xc0, 0x81, 0xfa,     /* and $~0x3f,%edx; cmp */
-                                      0x80, 0x1f, 0x00, 0x00,           /* $0x1f80,%edx */
-                                      0x74, 0x07, 0x0f, 0xae, 0x15};    /* je past; ldmxcsr host(%rip) */
+    static const uint8_t take[] = {0x0f, 0xae, 0x5c, 0x24, 0xf8,  /* stmxcsr -8(%rsp) */
+                                   0x8b, 0x54, 0x24, 0xf8, 0x3b}; /* mov -8(%rsp),%edx; cmp */
+    static const uint8_t put_changed[] = {0x74, 0x06, 0x89};      /* je past; mov %edx, */
+    static const uint8_t restore[] = {
+        0x83, 0xe2, 0xc0, 0x81, 0xfa,  /* and $~0x3f,%edx; cmp */
+        0x80, 0x1f, 0x00, 0x00,        /* $0x1f80,%edx */
+        0x74, 0x07, 0x0f, 0xae, 0x15}; /* je past; ldmxcsr host(%rip) */
 
     ebytes(m, take, sizeof(take));
     erdi(m, RDX, OFF(s.mxcsr));
@@ -285,7 +307,8 @@ static struct implicit implicit_regs(const struct insn *i)
         r.xmm0_out = !(i->opcode & 1);
     }
     if (i->map == 2 && !vex) /* PBLENDVB BLENDVPS BLENDVPD, SHA256RNDS2 */
-        r.xmm0_in = i->opcode == 0x10 || i->opcode == 0x14 || i->opcode == 0x15 || i->opcode == 0xcb;
+        r.xmm0_in =
+            i->opcode == 0x10 || i->opcode == 0x14 || i->opcode == 0x15 || i->opcode == 0xcb;
     return r;
 }
 
@@ -441,8 +464,8 @@ static void stub_reset(struct stub_cache *sc)
     memset(sc->slot, 0, STUB_SLOTS * sizeof(*sc->slot));
     sc->used = STUB_FIRST;
     sc->count = 0;
-    /* Addresses that were executed get new code through another mapping: SDM vol. 3 §8.1.3 asks for a
-     * serialising instruction in between. */
+    /* Addresses that were executed get new code through another mapping: SDM vol. 3 §8.1.3 asks for
+     * a serialising instruction in between. */
     __cpuid_count(0, 0, a, b, c, d);
 }
 
@@ -452,8 +475,8 @@ uint64_t stub_key(const struct insn *i)
     uint64_t key = 0;
 
     normalise(i, &enc);
-    /* Nothing normalised is longer than EVEX with an immediate: seven bytes. The eighth is the guest's
-     * general-purpose register, which the routine knows. */
+    /* Nothing normalised is longer than EVEX with an immediate: seven bytes. The eighth is the
+     * guest's general-purpose register, which the routine knows. */
     memcpy(&key, enc.b, MIN(enc.n, 7u));
     for (unsigned n = 0; n < i->nops; n++)
         if (is_gpr(&i->op[n]) && i->slot[n] != SLOT_IMPLICIT)

@@ -1,7 +1,7 @@
 /*
  * What the system half of the interpreter shares among its files: descriptors, far transfers, task
- * switches and event delivery. Intel SDM vol. 3 ch. 5 (protection), 6 (events), 8 (tasks), vol. 2 for the
- * instructions; AMD APM vol. 2 ch. 4, 8 and 12 where a policy is AMD's.
+ * switches and event delivery. Intel SDM vol. 3 ch. 5 (protection), 6 (events), 8 (tasks), vol. 2
+ * for the instructions; AMD APM vol. 2 ch. 4, 8 and 12 where a policy is AMD's.
  *
  * Everything checks first and commits last: a function that raises has changed no architectural
  * register, except where the manual says so (a task switch past its commit point).
@@ -55,17 +55,20 @@ static inline unsigned cpu_iopl(const struct cpu *c) { return c->s.rflags >> 12 
 _Noreturn void raise_sel(struct cpu *c, enum vector vec, uint16_t sel);
 void need_cpl0(struct cpu *c); /* #GP(0) unless CPL 0 */
 void need_prot(struct cpu *c); /* #UD in real and virtual-8086 mode */
-/* A linear address of a system structure: wrapped at 4 GiB outside long mode, #GP(0) if not canonical. */
+/* A linear address of a system structure: wrapped at 4 GiB outside long mode, #GP(0) if not
+ * canonical. */
 uint64_t sys_la(struct cpu *c, uint64_t la);
 
 /* ---- seg.c ---- */
 /* Reads sel's descriptor from the GDT or LDT; false if it is outside the table. */
 bool desc_fetch(struct cpu *c, uint16_t sel, struct desc *d);
-/* Reads the upper half of a system descriptor in long mode; false if outside the table or malformed. */
+/* Reads the upper half of a system descriptor in long mode; false if outside the table or
+ * malformed. */
 bool desc_upper(struct cpu *c, struct desc *d);
 /* desc_fetch that raises vec(sel) when it is outside. */
 void desc_read(struct cpu *c, uint16_t sel, struct desc *d, enum vector vec);
-void desc_set_bits(struct cpu *c, struct desc *d, unsigned set); /* in the type byte, in memory too */
+/* Sets bits of the type byte, in memory too. */
+void desc_set_bits(struct cpu *c, struct desc *d, unsigned set);
 void desc_mark_accessed(struct cpu *c, struct desc *d);
 void desc_to_segment(const struct desc *d, uint16_t sel, struct segment *s);
 void segment_null(struct segment *s, uint16_t sel, unsigned dpl);
@@ -84,9 +87,9 @@ void seg_load(struct cpu *c, enum sreg r, uint16_t sel);
 void tss_stack(struct cpu *c, unsigned dpl, struct segment *ss, uint64_t *sp);
 /* RSPn or, with ist != 0, ISTn from the 64-bit TSS. */
 uint64_t tss_stack64(struct cpu *c, unsigned dpl, unsigned ist);
-/* Pushes n (at most FRAME_MAX) values of size bytes, val[0] first, at ss:sp; everything is checked before anything
- * is written. is64: flat, 64-bit sp. Returns the new sp (bits outside the stack's mask as in sp).
- * Limit violations raise #SS(err). */
+/* Pushes n (at most FRAME_MAX) values of size bytes, val[0] first, at ss:sp; everything is checked
+ * before anything is written. is64: flat, 64-bit sp. Returns the new sp (bits outside the stack's
+ * mask as in sp). Limit violations raise #SS(err). */
 #define FRAME_MAX 40
 uint64_t frame_push(struct cpu *c, const struct segment *ss, uint64_t sp, bool is64,
                     const uint64_t *val, unsigned n, unsigned size, enum priv p, uint32_t err);
@@ -111,9 +114,9 @@ void sys_iret(struct cpu *c, const struct insn *i);
 
 /* ---- task.c ---- */
 enum task_cause { TASK_JMP, TASK_CALL, TASK_EVENT, TASK_IRET };
-/* Switches to the task of the TSS descriptor d, whose privilege and busy checks the caller has done.
- * ret, eflags: what is saved for the old task. After the commit point c->s.rip and c->next_rip
- * are the new task's and faults belong to it. */
+/* Switches to the task of the TSS descriptor d, whose privilege and busy checks the caller has
+ * done. ret, eflags: what is saved for the old task. After the commit point c->s.rip and
+ * c->next_rip are the new task's and faults belong to it. */
 void task_switch(struct cpu *c, struct desc *d, enum task_cause why, uint64_t ret, uint64_t eflags);
 /* Checks that sel (from a task gate or a far pointer) names a usable TSS: #GP(sel), #NP(sel). */
 void task_tss(struct cpu *c, uint16_t sel, struct desc *d);
@@ -126,8 +129,8 @@ void sys_into(struct cpu *c, const struct insn *i);
 
 /* ---- crdr.c ---- */
 void cr0_write(struct cpu *c, uint64_t v);
-/* CR3 := v with translations of the new context dropped unless keep; PAE pointers are loaded. vec is
- * raised with err when they or v are malformed. */
+/* CR3 := v with translations of the new context dropped unless keep; PAE pointers are loaded. vec
+ * is raised with err when they or v are malformed. */
 void cr3_write(struct cpu *c, uint64_t v, bool keep, enum vector vec, uint32_t err);
 void sys_mov_cr(struct cpu *c, const struct insn *i);
 void sys_mov_dr(struct cpu *c, const struct insn *i);
@@ -137,7 +140,8 @@ void sys_clts(struct cpu *c, const struct insn *i);
 void sys_invlpg(struct cpu *c, const struct insn *i);
 void sys_invpcid(struct cpu *c, const struct insn *i);
 
-/* The remaining instruction files (segment loads, tables, queries, MSRs, system calls, I/O, flags). */
+/* The remaining instruction files (segment loads, tables, queries, MSRs, system calls, I/O, flags).
+ */
 void sys_mov_sreg(struct cpu *c, const struct insn *i);
 void sys_push_sreg(struct cpu *c, const struct insn *i);
 void sys_pop_sreg(struct cpu *c, const struct insn *i);

@@ -1,5 +1,6 @@
 /*
- * SYSCALL, SYSRET, SYSENTER, SYSEXIT, Intel's and AMD's rules. SDM vol. 2; AMD APM vol. 3, vol. 2 §6.1.
+ * SYSCALL, SYSRET, SYSENTER, SYSEXIT, Intel's and AMD's rules. SDM vol. 2; AMD APM vol. 3, vol. 2
+ * §6.1.
  */
 #include "engine/interp/sys.h"
 
@@ -65,6 +66,10 @@ void sys_sysret(struct cpu *c, const struct insn *i)
     fl = from64 ? c->s.gpr[R11] & SYSRET_FLAGS : cpu_flags(c) | FL_IF;
     enter(c, (base + (to64 ? 16 : 0)) | 3, (base + 8) | 3, 3, to64,
           to64 ? c->s.gpr[RCX] : (uint32_t)c->s.gpr[RCX]);
+    /* TF counts as it is afterwards: the trap comes as if SYSCALL had just completed. */
+    if (fl & FL_TF)
+        c->s.pending_dbg |= DR6_BS;
+    c->trap_taken = true;
     cpu_set_flags(c, fl);
     cpu_update_mode(c);
 }

@@ -80,7 +80,8 @@ void sys_rdpid(struct cpu *c, const struct insn *i)
     gpr_write(c, i->op[0].reg, c->bits == CPU_64 ? 8 : 4, c->s.tsc_aux);
 }
 
-/* The policy offers no performance counters (CPUID leaf 0AH is empty), so every index is out of range. */
+/* The policy offers no performance counters (CPUID leaf 0AH is empty), so every index is out of
+ * range. */
 void sys_rdpmc(struct cpu *c, const struct insn *i) { cpu_raise(c, X_GP, 0); }
 
 void sys_cpuid(struct cpu *c, const struct insn *i)

@@ -1,6 +1,6 @@
 /*
- * Descriptor-table registers, LDTR and TR, and the queries of descriptors: LGDT, SIDT, LTR, LAR and so on.
- * SDM vol. 2; vol. 3 §2.4, §5.10.
+ * Descriptor-table registers, LDTR and TR, and the queries of descriptors: LGDT, SIDT, LTR, LAR and
+ * so on. SDM vol. 2; vol. 3 §2.4, §5.10.
  */
 #include <string.h>
 
@@ -157,7 +157,7 @@ void sys_lar(struct cpu *c, const struct insn *i)
     bool ok = visible(c, op_read(c, i, 1), LAR_TYPES, LAR_TYPES64, &d);
 
     if (ok)
-        op_write(c, i, 0, d.raw >> 32 & 0x00f0ff00);
+        op_write(c, i, 0, d.raw >> 32 & 0x00ffff00);
     set_zf(c, ok);
 }
 

@@ -1,7 +1,7 @@
 /*
- * Hardware task switches, 16- and 32-bit TSS. SDM vol. 3 §8.3: every access that the switch makes is
- * checked first; then state is saved and loaded as one step; after that, faults (bad selectors in the new TSS)
- * belong to the new task.
+ * Hardware task switches, 16- and 32-bit TSS. SDM vol. 3 §8.3: every access that the switch makes
+ * is checked first; then state is saved and loaded as one step; after that, faults (bad selectors
+ * in the new TSS) belong to the new task.
  */
 #include <string.h>
 

@@ -1,9 +1,10 @@
 /*
- * x87 instructions. Computation runs on the host's x87 unit. As long as the guest masks every exception its
- * registers stay there between instructions (c->x87_live); fcw and fsw in c->s.x87 are always current.
- * With an exception unmasked each instruction loads the registers, runs and takes them back, and the host is left
- * with FNINIT state, so that no host code ever meets a pending exception. The instruction, data and opcode pointers
- * are kept by us (SDM vol. 1 §8.1.8, 8.1.9).
+ * x87 instructions. Computation runs on the host's x87 unit. As long as the guest masks every
+ * exception its registers stay there between instructions (c->x87_live); fcw and fsw in c->s.x87
+ * are always current. With an exception unmasked each instruction loads the registers, runs and
+ * takes them back, and the host is left with FNINIT state, so that no host code ever meets a
+ * pending exception. The instruction, data and opcode pointers are kept by us (SDM vol. 1
+ * §8.1.8, 8.1.9).
  */
 #include "engine/interp/simd.h"
 
@@ -20,8 +21,8 @@ struct fx_image {
     uint8_t rest[352];
 } __attribute__((aligned(16)));
 
-#define CLOBBER_XMM                                                                                \
-    "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",       \
+#define CLOBBER_XMM                                                                          \
+    "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", \
         "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
 
 static void host_load(const struct x87_state *x)
@@ -59,7 +60,8 @@ void x87_update_es(struct x87_state *x)
         x->fsw |= FSW_ES | FSW_B;
 }
 
-/* The registers are numbered from TOP: a new TOP renumbers them, their contents stay where they are. */
+/* The registers are numbered from TOP: a new TOP renumbers them, their contents stay where they
+ * are. */
 void x87_set_top(struct x87_state *x, unsigned top)
 {
     unsigned by = (top - (x->fsw >> FSW_TOP_SHIFT)) & 7;
@@ -151,8 +153,8 @@ static void run_host(struct cpu *c, stub_fn stub, void *mem)
     host_save(x);
 }
 
-/* An unmasked invalid operation, overflow or underflow suppresses the store, and does so before memory is looked
- * at; otherwise faults of the store come before any change of state. */
+/* An unmasked invalid operation, overflow or underflow suppresses the store, and does so before
+ * memory is looked at; otherwise faults of the store come before any change of state. */
 static void run_store(struct cpu *c, const struct insn *i, stub_fn stub, unsigned n)
 {
     struct x87_state *x = &c->s.x87, before, after;
@@ -212,8 +214,13 @@ static void fldcw(struct cpu *c, const struct insn *i)
 
     x87_enter(c, i);
     memcpy(&fcw, simd_load(c, i, 2), 2);
-    x87_sync(c);
-    c->s.x87.fcw = (fcw & FCW_VALID) | FCW_ONE;
+    fcw = (fcw & FCW_VALID) | FCW_ONE;
+    /* Float-to-integer conversions change the rounding mode back and forth: do that in the unit. */
+    if (c->x87_live && (fcw & FCW_MASKS) == FCW_MASKS)
+        __asm__ volatile("fldcw %0" : : "m"(fcw));
+    else
+        x87_sync(c);
+    c->s.x87.fcw = fcw;
     x87_update_es(&c->s.x87);
 }
 
@@ -280,7 +287,9 @@ insn_fn x87_fn(const struct insn *i)
         return fnstsw;
     if (i->opcode == 0xdb)
         switch (i->modrm) {
-        case 0xe0: case 0xe1: case 0xe4:
+        case 0xe0:
+        case 0xe1:
+        case 0xe4:
             return fnobsolete;
         case 0xe2:
             return fnclex;

@@ -1,4 +1,5 @@
-/* The x87 environment in memory: FNSTENV, FLDENV, FNSAVE, FRSTOR (SDM vol. 1 §8.1.10, figures 8-9 to 8-12). */
+/* The x87 environment in memory: FNSTENV, FLDENV, FNSAVE, FRSTOR (SDM vol. 1 §8.1.10, figures 8-9
+ * to 8-12). */
 #include "engine/interp/simd.h"
 
 #include <string.h>
@@ -46,7 +47,10 @@ static uint8_t abridged_tags(uint16_t w)
 static bool real_layout(const struct cpu *c) { return cpu_real(&c->s) || cpu_v86(&c->s); }
 static unsigned env_size(const struct insn *i) { return i->opsize == 2 ? 14 : 28; }
 
-static void put(uint8_t *p, unsigned n, unsigned field, uint32_t v) { memcpy(p + field * n, &v, n); }
+static void put(uint8_t *p, unsigned n, unsigned field, uint32_t v)
+{
+    memcpy(p + field * n, &v, n);
+}
 static uint32_t get(const uint8_t *p, unsigned n, unsigned field)
 {
     uint32_t v = 0;
@@ -105,6 +109,16 @@ static void env_load(struct cpu *c, const struct insn *i, const uint8_t *p)
     }
 }
 
+/* Linear address of an image of n bytes; alignment checking wants its words aligned (SDM vol. 3 table 6-7). */
+static uint64_t image_lin(struct cpu *c, const struct insn *i, unsigned n, enum access a)
+{
+    uint64_t la = insn_lin(c, i, n, a);
+
+    if (c->align && (la & (i->opsize == 2 ? 1 : 3)))
+        cpu_raise(c, X_AC, 0);
+    return la;
+}
+
 static void fnstenv(struct cpu *c, const struct insn *i)
 {
     uint8_t buf[ENV_MAX];
@@ -113,7 +127,7 @@ static void fnstenv(struct cpu *c, const struct insn *i)
     x87_enter(c, i);
     x87_sync(c);
     env_store(c, i, buf);
-    lin_write(c, insn_lin(c, i, n, ACCESS_WRITE), buf, n, PRIV_CPL);
+    lin_write(c, image_lin(c, i, n, ACCESS_WRITE), buf, n, PRIV_CPL);
     c->s.x87.fcw |= FCW_MASKS;
     x87_update_es(&c->s.x87);
 }
@@ -124,7 +138,7 @@ static void fldenv(struct cpu *c, const struct insn *i)
     unsigned n = env_size(i);
 
     x87_enter(c, i);
-    lin_read(c, insn_lin(c, i, n, ACCESS_READ), buf, n, PRIV_CPL);
+    lin_read(c, image_lin(c, i, n, ACCESS_READ), buf, n, PRIV_CPL);
     x87_sync(c);
     env_load(c, i, buf);
 }
@@ -140,7 +154,7 @@ static void fnsave(struct cpu *c, const struct insn *i)
     for (unsigned r = 0; r < 8; r++)
         memcpy(buf + n + 10 * r, c->s.x87.st[r], 10);
     n += REGS_BYTES;
-    lin_write(c, insn_lin(c, i, n, ACCESS_WRITE), buf, n, PRIV_CPL);
+    lin_write(c, image_lin(c, i, n, ACCESS_WRITE), buf, n, PRIV_CPL);
     x87_reset(&c->s.x87);
 }
 
@@ -150,7 +164,7 @@ static void frstor(struct cpu *c, const struct insn *i)
     unsigned n = env_size(i);
 
     x87_enter(c, i);
-    lin_read(c, insn_lin(c, i, n + REGS_BYTES, ACCESS_READ), buf, n + REGS_BYTES, PRIV_CPL);
+    lin_read(c, image_lin(c, i, n + REGS_BYTES, ACCESS_READ), buf, n + REGS_BYTES, PRIV_CPL);
     x87_sync(c);
     env_load(c, i, buf);
     for (unsigned r = 0; r < 8; r++)

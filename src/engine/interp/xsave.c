@@ -1,14 +1,15 @@
 /*
- * Extended state in memory: FXSAVE, FXRSTOR, XSAVE, XSAVEOPT, XSAVEC, XRSTOR, XGETBV, XSETBV, LDMXCSR, STMXCSR.
- * Intel SDM vol. 1 ch. 13 and §10.5. The areas are the guest's: every field read from them is checked.
+ * Extended state in memory: FXSAVE, FXRSTOR, XSAVE, XSAVEOPT, XSAVEC, XRSTOR, XGETBV, XSETBV,
+ * LDMXCSR, STMXCSR. Intel SDM vol. 1 ch. 13 and §10.5. The areas are the guest's: every field read
+ * from them is checked.
  */
 #include "engine/interp/simd.h"
 
 #include <string.h>
 
 #define LEGACY_BYTES 512u
-#define XSTATE_HDR 512u  /* offset of the header: XSTATE_BV, XCOMP_BV, 48 reserved bytes */
-#define XSTATE_EXT 576u  /* where extended components begin */
+#define XSTATE_HDR 512u /* offset of the header: XSTATE_BV, XCOMP_BV, 48 reserved bytes */
+#define XSTATE_EXT 576u /* where extended components begin */
 #define XCOMP_COMPACT BIT(63)
 
 /* Offsets in the legacy region */
@@ -46,13 +47,15 @@ static void area_check(const struct area *a, unsigned n, enum access acc)
     lin_check(c, seg_lin(c, a->i->mem.seg, a->ea, n, acc), n, acc, PRIV_CPL);
 }
 
-/* #NM by CR0, then the area with its alignment checked. */
+/* #NM by CR0, then the area with its alignment checked. Which misalignments alignment checking
+ * takes for its own is up to the processor: Intel's take what is not aligned to four bytes. */
 static struct area area_open(struct cpu *c, const struct insn *i, unsigned align)
 {
     struct area a = {.c = c, .i = i, .ea = insn_ea(c, i), .wide = i->rex & 8};
 
-    if (seg_lin(c, i->mem.seg, a.ea, 1, ACCESS_READ) & (align - 1))
-        cpu_raise(c, X_GP, 0);
+    uint64_t la = seg_lin(c, i->mem.seg, a.ea, 1, ACCESS_READ);
+    if (la & (align - 1))
+        cpu_raise(c, c->align && (la & 3) ? X_AC : X_GP, 0);
     return a;
 }
 
@@ -79,11 +82,18 @@ static void put_x87(const struct area *a, uint8_t *b)
         memcpy(b + FX_ST + 16 * n, x->st[n], 16);
 }
 
+/* Older AMD processors save and restore the pointers only while an exception is pending. */
+static bool keeps_pointers(const struct cpu *c)
+{
+    return c->simd->error_pointers || (c->s.x87.fsw & FSW_ES);
+}
+
 static void get_x87(const struct area *a, const uint8_t *b)
 {
-    struct x87_state *x = &a->c->s.x87;
+    struct x87_state *x = &a->c->s.x87, old;
 
-    a->c->x87_live = false;
+    x87_sync(a->c);
+    old = *x;
     memset(x, 0, sizeof(*x));
     memcpy(&x->fcw, b + FX_FCW, 2);
     x->fcw = (x->fcw & FCW_VALID) | FCW_ONE;
@@ -106,6 +116,13 @@ static void get_x87(const struct area *a, const uint8_t *b)
     for (unsigned n = 0; n < 8; n++)
         memcpy(x->st[n], b + FX_ST + 16 * n, 10);
     x87_update_es(x);
+    if (!keeps_pointers(a->c)) {
+        x->fop = old.fop;
+        x->fip = old.fip;
+        x->fdp = old.fdp;
+        x->fcs = old.fcs;
+        x->fds = old.fds;
+    }
 }
 
 static void put_xmm(const struct cpu *c, uint8_t *b)
@@ -137,12 +154,6 @@ static uint32_t get_mxcsr(struct cpu *c, const uint8_t b[4])
     return v;
 }
 
-/* AMD saves and restores the pointers only while an exception is pending. */
-static bool keeps_pointers(const struct cpu *c)
-{
-    return !c->vm->cpuid->amd || (c->s.x87.fsw & FSW_ES);
-}
-
 /* EFER.FFXSR leaves the XMM registers out at CPL 0 in 64-bit mode. */
 static bool skips_xmm(const struct cpu *c)
 {
@@ -164,12 +175,11 @@ static void fxsave(struct cpu *c, const struct insn *i)
     x87_sync(c);
     unsigned n = skips_xmm(c) ? FX_XMM : FX_XMM + 16 * xmm_count(c);
     put_x87(&a, b);
-    if (!keeps_pointers(c))
-        memset(b + FX_FOP, 0, FX_MXCSR - FX_FOP);
     put_mxcsr(c, b + FX_MXCSR);
     put_xmm(c, b + FX_XMM);
     area_check(&a, LEGACY_BYTES, ACCESS_WRITE);
-    area_write(&a, 0, b, n);
+    area_write(&a, 0, b, keeps_pointers(c) ? FX_MXCSR : FX_FOP);
+    area_write(&a, FX_MXCSR, b + FX_MXCSR, n - FX_MXCSR);
 }
 
 static void fxrstor(struct cpu *c, const struct insn *i)
@@ -180,16 +190,7 @@ static void fxrstor(struct cpu *c, const struct insn *i)
     struct area a = area_open(c, i, 16);
     area_read(&a, 0, b, sizeof(b));
     uint32_t mxcsr = get_mxcsr(c, b + FX_MXCSR);
-    x87_sync(c);
-    struct x87_state old = c->s.x87;
     get_x87(&a, b);
-    if (!keeps_pointers(c)) {
-        c->s.x87.fop = old.fop;
-        c->s.x87.fip = old.fip;
-        c->s.x87.fdp = old.fdp;
-        c->s.x87.fcs = old.fcs;
-        c->s.x87.fds = old.fds;
-    }
     c->s.mxcsr = mxcsr;
     if (!skips_xmm(c))
         get_xmm(c, b + FX_XMM);
@@ -348,7 +349,7 @@ static void save(struct cpu *c, const struct insn *i, enum save_kind kind)
     uint64_t write = kind == SAVE_PLAIN ? want : want & use;
     if (write & XCR0_X87) {
         put_x87(&a, b);
-        area_write(&a, 0, b, FX_MXCSR);
+        area_write(&a, 0, b, keeps_pointers(c) ? FX_MXCSR : FX_FOP);
         area_write(&a, FX_ST, b + FX_ST, FX_XMM - FX_ST);
     }
     if (kind == SAVE_COMPACT ? write & XCR0_SSE : want & (XCR0_SSE | XCR0_AVX)) {
@@ -411,10 +412,10 @@ static void xrstor(struct cpu *c, const struct insn *i)
 
     c->s.mxcsr = mxcsr;
     if (want & XCR0_X87) {
-        x87_sync(c);
-        if (load & XCR0_X87)
+        if (load & XCR0_X87) {
             get_x87(&a, legacy);
-        else {
+        } else {
+            x87_sync(c);
             x87_reset(&c->s.x87);
             memset(c->s.x87.st, 0, sizeof(c->s.x87.st));
         }
@@ -446,7 +447,7 @@ static void xgetbv(struct cpu *c, const struct insn *i)
     c->s.gpr[RDX] = v >> 32;
 }
 
-/* SDM vol. 2 XSETBV: x87 always on, AVX needs SSE, the three AVX-512 bits go together and need AVX. */
+/* SDM vol. 2 XSETBV: x87 always on, AVX needs SSE, the AVX-512 bits go together and need AVX. */
 static bool xcr0_valid(const struct cpuid_policy *p, uint64_t v)
 {
     uint64_t z = v & XCR0_AVX512;

@@ -112,7 +112,7 @@ y1: syscall
 y2: pushfq
     and dword [rsp], ~0x100
     popfq
-    CHECKM qword, abs rips, y2 + 1            ; R11 had TF: SYSRET restores it, trap after the PUSHF
+    CHECKM qword, abs rips, y2                ; R11 had TF: the trap comes right after SYSRET
     TO_KERNEL
     mov ax, D32
     mov ss, ax

@@ -43,9 +43,9 @@ S equ FREE
     FAIL
 %%ok:
 %endmacro
-    LAR C32, 0x00cf9b00 & 0x00f0ff00
-    LAR D32, 0x00c09300
-    LAR D32U, 0x00c0f300
+    LAR C32, 0x00cf9b00
+    LAR D32, 0x00cf9300
+    LAR D32U, 0x00cff300
     LAR 0, -1
     LAR 3, -1
     LAR GDT_LIMIT + 1, -1
@@ -56,7 +56,7 @@ S equ FREE
     LSL 0, -1
     DESC GDT + S, 0x123456, 0x12345, 0x4013   ; not present: still answered
     LSL S, 0x12345
-    LAR S, 0x00401300
+    LAR S, 0x00411300
     ; system types: which of them LAR and LSL know
 %assign t 0
 %rep 16
@@ -112,7 +112,7 @@ S equ FREE
     TO_USER user
 user:
     LAR D32, -1
-    LAR D32U, 0x00c0f300
+    LAR D32U, 0x00cff300
     LSL C32, -1
     VER r, D32, 0
     VER r, S, 1
