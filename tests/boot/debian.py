@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Boots Debian's kernel under ring3 and uses its serial console as people and programs do.
 
-usage: debian.py RING3 CASE
+usage: debian.py RING3 CASE [VMLINUX-TOOL]
 
 CASE is one of the functions below whose names begin with case_. Timeouts only keep a test that hangs from
 hanging for ever; nothing here asserts how long anything takes.
@@ -286,6 +286,22 @@ def case_timeout(ring3):
     """Status 4: the guest does not end."""
     status, out, err = batch(ring3, 'sleep 100000', '--timeout', '8')
     check(status == 4 and one_line(err), f'status {status}, {err!r}', out)
+
+
+def case_pvh(ring3):
+    """The kernel as an ELF file, entered by its PVH note; it is loaded anew when it reboots."""
+    with tempfile.TemporaryDirectory(prefix='ring3-boot-') as folder:
+        elf = os.path.join(folder, 'vmlinux')
+        subprocess.run([sys.argv[3], KERNEL, elf], check=True)
+
+        def talk(c):
+            c.expect(PROMPT)
+            check(b'panic=-1' in c.run('cat /proc/cmdline'), 'no command line', c.seen)
+            c.send(b'reboot -f\n')
+            c.expect(PROMPT, len(c.seen))
+            c.send(b'poweroff -f\n')
+            ended(c, 0)
+        with_console(command(ring3, '--kernel', elf, append='quiet panic=-1'), talk)
 
 
 def main():

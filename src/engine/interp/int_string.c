@@ -59,43 +59,57 @@ static void repeat(struct cpu *c, const struct insn *i, string_step step)
 /* How many elements at linear address la lie in its page, going up. */
 static uint64_t room(uint64_t la, unsigned size) { return (PAGE_SIZE - (la & PAGE_MASK)) / size; }
 
-/* May elements be handled a page at a time? */
-static bool bulk(const struct cpu *c, const struct insn *i, uint64_t max)
+/* May elements be handled a page at a time? Then DS and ES have no base and no limit. */
+static bool bulk(const struct cpu *c, const struct insn *i)
 {
-    return max > 1 && c->bits == CPU_64 && i->addrsize == 8 && !(c->s.rflags & FL_DF) &&
-           c->tlb != c->no_tlb;
+    return c->flat && i->addrsize == 8 && !(c->s.rflags & FL_DF) && c->tlb != c->no_tlb;
+}
+
+/* Copies n elements up, as if one after the other. False if they overlap within an element. */
+static bool copy_up(void *to, const void *from, uint64_t n, unsigned size)
+{
+    uint64_t gap = (uintptr_t)to - (uintptr_t)from;
+
+    if (gap >= n * size) {
+        memmove(to, from, n * size);
+        return true;
+    }
+    /* A destination just above the source repeats the pattern. */
+    if (gap && gap < size)
+        return false;
+    for (uint64_t k = 0; k < n; k++)
+        memcpy((char *)to + k * size, (const char *)from + k * size, size);
+    return true;
 }
 
 static uint64_t movs_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop, uint16_t *cc)
 {
     unsigned size = i->op[0].size;
-    uint64_t src = index_of(c, i, RSI), dst = index_of(c, i, RDI), n = 1;
-    uint64_t from = seg_lin(c, i->mem.seg, src, size, ACCESS_READ), to, v;
+    uint64_t src = index_of(c, i, RSI), dst = index_of(c, i, RDI), from, to, v;
 
-    if (bulk(c, i, max) && sext(dst, 47) == dst) {
-        to = dst;
-        n = MIN(max, MIN(room(from, size), room(to, size)));
-        if (n > 1) {
-            const void *p = lin_map_ro(c, from, (unsigned)(n * size));
-            void *q = lin_map_rw(c, to, (unsigned)(n * size));
+    if (bulk(c, i)) {
+        from = i->mem.seg >= FS ? src + c->s.seg[i->mem.seg].base : src;
+        uint64_t n = MIN(max, MIN(room(from, size), room(dst, size)));
 
-            if (p && q) {
-                /* A destination just above the source repeats the pattern, element by element. */
-                if ((uintptr_t)q - (uintptr_t)p < n * size) {
-                    if ((uintptr_t)q - (uintptr_t)p < size && q != p)
-                        goto single;
-                    for (uint64_t k = 0; k < n; k++)
-                        memcpy((char *)q + k * size, (const char *)p + k * size, size);
-                } else {
-                    memmove(q, p, n * size);
-                }
-                move_on(c, i, RSI, n, size);
-                move_on(c, i, RDI, n, size);
+        if (n && is_canonical(from) && is_canonical(dst)) {
+            const void *p = tlb_host(c, from, (unsigned)(n * size), false);
+            void *q = tlb_host(c, dst, (unsigned)(n * size), true);
+            bool mapped = !q;
+
+            if (!p)
+                p = lin_map_ro(c, from, (unsigned)(n * size));
+            if (mapped)
+                q = lin_map_rw(c, dst, (unsigned)(n * size));
+            if (p && q && copy_up(q, p, n, size)) {
+                if (mapped)
+                    lin_map_done(c);
+                c->s.gpr[RSI] += n * size;
+                c->s.gpr[RDI] += n * size;
                 return n;
             }
         }
     }
-single:
+    from = seg_lin(c, i->mem.seg, src, size, ACCESS_READ);
     v = lin_ld(c, from, size, PRIV_CPL);
     to = seg_lin(c, ES, dst, size, ACCESS_WRITE);
     lin_st(c, to, size, v, PRIV_CPL);
@@ -125,22 +139,25 @@ static void fill(void *p, uint64_t v, unsigned size, uint64_t n)
 static uint64_t stos_step(struct cpu *c, const struct insn *i, uint64_t max, bool *stop, uint16_t *cc)
 {
     unsigned size = i->op[0].size;
-    uint64_t to = seg_lin(c, ES, index_of(c, i, RDI), size, ACCESS_WRITE);
-    uint64_t v = gpr_read(c, RAX, size), n = 1;
+    uint64_t dst = index_of(c, i, RDI), v = gpr_read(c, RAX, size);
 
-    if (bulk(c, i, max)) {
-        n = MIN(max, room(to, size));
-        if (n > 1) {
-            void *p = lin_map_rw(c, to, (unsigned)(n * size));
+    if (bulk(c, i) && is_canonical(dst)) {
+        uint64_t n = MIN(max, room(dst, size));
+        void *p = n ? tlb_host(c, dst, (unsigned)(n * size), true) : NULL;
 
-            if (p) {
-                fill(p, v, size, n);
-                move_on(c, i, RDI, n, size);
-                return n;
-            }
+        bool mapped = n && !p;
+
+        if (mapped)
+            p = lin_map_rw(c, dst, (unsigned)(n * size));
+        if (p) {
+            fill(p, v, size, n);
+            if (mapped)
+                lin_map_done(c);
+            c->s.gpr[RDI] += n * size;
+            return n;
         }
     }
-    lin_st(c, to, size, v, PRIV_CPL);
+    lin_st(c, seg_lin(c, ES, dst, size, ACCESS_WRITE), size, v, PRIV_CPL);
     move_on(c, i, RDI, 1, size);
     return 1;
 }
