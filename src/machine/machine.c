@@ -75,6 +75,15 @@ static void vcpus_stop(struct machine *m)
     physmap_reclaim(m->map);
 }
 
+/* Has the loop's thread call on_action. */
+static void poke(struct machine *m)
+{
+    const uint64_t one = 1;
+
+    while (write(m->action_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+}
+
 /* Opens the gate, unless something waits that closed it. */
 static void vcpus_go(struct machine *m)
 {
@@ -113,14 +122,14 @@ void machine_resume(struct machine *m)
         device_resume(d);
     m->quiesced = false;
     vcpus_go(m);
+    if (atomic_load(&m->gate) != GATE_OPEN)
+        poke(m); /* for a reset that waited */
 }
 
 /* ---- requests ---- */
 
 static void post(struct machine *m, enum action a, int arg, const struct err *why)
 {
-    const uint64_t one = 1;
-
     pthread_mutex_lock(&m->lock);
     if ((int)a > m->action) {
         m->action = a;
@@ -132,8 +141,7 @@ static void post(struct machine *m, enum action a, int arg, const struct err *wh
         atomic_store(&m->gate, GATE_CLOSED);
     pthread_mutex_unlock(&m->lock);
     kick_all(m);
-    while (write(m->action_fd, &one, sizeof(one)) < 0 && errno == EINTR)
-        ;
+    poke(m);
 }
 
 void machine_request(void *machine, int request, int arg)
@@ -222,6 +230,7 @@ static void on_action(void *arg, uint32_t events)
     struct err why;
     uint64_t count;
     int a, status;
+    bool waits;
 
     if (read(m->action_fd, &count, sizeof(count)) < 0)
         return;
@@ -230,8 +239,12 @@ static void on_action(void *arg, uint32_t events)
     a = m->action;
     status = m->action_arg;
     why = m->action_error;
-    m->action = ACTION_NONE;
+    waits = a == ACTION_RESET && m->quiesced;
+    if (!waits)
+        m->action = ACTION_NONE;
     pthread_mutex_unlock(&m->lock);
+    if (waits) /* for machine_resume */
+        return;
 
     switch ((enum action)a) {
     case ACTION_NONE:
@@ -297,6 +310,10 @@ static void on_map_changed(void *arg, const struct flat_view *view)
 
     if (m->engine)
         m->engine->map_changed(&m->vm, view);
+    /* The guest may move PCI BARs as often as it likes: what was retired must not pile up until
+     * something else stops the vCPUs. */
+    if (atomic_load(&m->gate) == GATE_OPEN)
+        poke(m);
 }
 
 static void on_code_write(void *arg, uint64_t gpa, uint64_t len)
