@@ -1,6 +1,3 @@
 #include "ctl/cli.h"
 
-int main(int argc, char **argv)
-{
-    return cli_main(argc, argv);
-}
+int main(int argc, char **argv) { return cli_main(argc, argv); }

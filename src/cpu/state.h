@@ -178,6 +178,9 @@ struct cpu_state {
     uint64_t pending_dbg; /* DR6 bits of a debug trap not yet delivered */
 };
 
+/* Is la canonical for 48-bit linear addresses (SDM vol. 1 §3.3.7.1)? */
+static inline bool is_canonical(uint64_t la) { return sext(la, 48) == la; }
+
 /* The mode an instruction is decoded and executed in. */
 enum cpu_bits { CPU_16, CPU_32, CPU_64 };
 

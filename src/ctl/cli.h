@@ -14,8 +14,8 @@ enum cli_status {
     CLI_EXIT = 64    /* plus what the guest wrote to the debug-exit port, 63 at most */
 };
 
-/* Runs one command and returns the process's exit status. If a signal ended a VM, the process dies of that
- * signal in here, with everything cleaned up. */
+/* Runs one command and returns the process's exit status. If a signal ended a VM, the process dies
+ * of that signal in here, with everything cleaned up. */
 int cli_main(int argc, char **argv);
 
 /* The commands; argv[0] is the first argument after the command's name. */
@@ -25,7 +25,8 @@ int cli_engines(int argc, char **argv);
 /* Prints the error line of a usage error and returns CLI_USAGE. */
 struct err;
 int cli_usage(const char *command, const struct err *e);
-/* Flushes standard output and returns CLI_OK, or CLI_FAILED with a message if it could not be written. */
+/* Flushes standard output and returns CLI_OK, or CLI_FAILED with a message if it could not be
+ * written. */
 int cli_printed(void);
 
 #endif

@@ -8,8 +8,9 @@
 static void help(void)
 {
     printf("usage: ring3 engines\n\n"
-           "Lists the CPU engines in order of preference: name, whether this host offers it, and what\n"
-           "it is or why it is missing. 'ring3 run --engine auto' takes the first that is there.\n\n"
+           "Lists the CPU engines in order of preference: name, whether this host offers it, and\n"
+           "what it is or why it is missing. 'ring3 run --engine auto' takes the first that is\n"
+           "there.\n\n"
            "options:\n");
     option_help(NULL, 0, stdout);
 }

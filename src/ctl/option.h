@@ -1,7 +1,8 @@
 /*
  * Command-line options from one table that serves parsing and help alike. Long options only, as
- * "--name value" or "--name=value"; names are never abbreviated, so that adding one breaks no script. If an
- * option is given twice the last one counts. No locking; pure apart from what `set` does.
+ * "--name value" or "--name=value"; names are never abbreviated, so that adding one breaks no
+ * script. If an option is given twice the last one counts. No locking; pure apart from what `set`
+ * does.
  */
 #ifndef RING3_CTL_OPTION_H
 #define RING3_CTL_OPTION_H
@@ -17,13 +18,13 @@ struct option_desc {
     const char *name; /* without the dashes */
     const char *arg;  /* how help names its value; NULL for a flag */
     const char *help; /* one sentence or more; lines are wrapped by '\n' */
-    /* val is NULL for a flag and lives as long as argv. The message needs no option name. May be NULL for a flag
-     * that the caller asks about by other means (--help). */
+    /* val is NULL for a flag and lives as long as argv. The message needs no option name. May be
+     * NULL for a flag that the caller asks about by other means (--help). */
     int (*set)(void *cfg, const char *val, struct err *e);
 };
 
-/* Parses argv[0..argc) (no program name). Stops with *help set at --help. -EINVAL with e naming the option for
- * anything unknown, incomplete or refused by its set function. */
+/* Parses argv[0..argc) (no program name). Stops with *help set at --help. -EINVAL with e naming the
+ * option for anything unknown, incomplete or refused by its set function. */
 int option_parse(const struct option_desc *tab, size_t n, int argc, char **argv, void *cfg,
                  bool *help, struct err *e);
 /* Prints one paragraph per option. */

@@ -174,7 +174,7 @@ struct run {
     struct machine *m;
     int timeout_fd;
     struct loop_fd *timeout_reg;
-    int signo;      /* the signal that ended it, or 0 */
+    int signo; /* the signal that ended it, or 0 */
     bool timed_out;
 };
 
@@ -197,10 +197,7 @@ static void on_timeout(void *arg, uint32_t events)
     }
 }
 
-static void on_ended(void *arg)
-{
-    loop_stop(((struct run *)arg)->loop);
-}
+static void on_ended(void *arg) { loop_stop(((struct run *)arg)->loop); }
 
 static int choose_engine(struct run *r, struct err *e)
 {

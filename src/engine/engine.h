@@ -21,7 +21,8 @@ struct vcpu;
 struct vm;
 
 /* Seam 2. Called from the vCPU's own thread, at an instruction boundary or in the middle of one that has
- * had no other side effect yet. */
+ * had no other side effect yet. Port I/O, MMIO, MSR and hypercall callbacks may wait for whatever thread changes the
+ * memory map, and may change it themselves; the others must not. */
 struct cpu_env {
     /* Port I/O of 1, 2 or 4 bytes; permission checks are the engine's. */
     uint32_t (*pio_read)(struct vcpu *v, uint16_t port, unsigned size);
@@ -53,7 +54,7 @@ enum stop {
     STOP_HLT,      /* halted: wait for an event, then run again */
     STOP_SHUTDOWN, /* triple fault; state is as at the fault */
     STOP_DEBUG,    /* debugger stop (later) */
-    STOP_BUDGET,   /* vcpu.budget instructions have run (tests, lockstep) */
+    STOP_BUDGET,   /* vcpu.budget is used up (tests, lockstep) */
     STOP_ERROR     /* the engine cannot go on; vcpu.error says why */
 };
 
@@ -74,7 +75,9 @@ struct vcpu {
     const struct engine_ops *engine; /* which engine runs it now */
     void *priv;                      /* that engine's per-vCPU data */
     void *owner;                     /* the machine's per-vCPU data */
-    uint64_t budget; /* in: instructions to run before STOP_BUDGET; 0 = unlimited */
+    /* in: instructions to run before STOP_BUDGET, where an exception or interrupt delivered counts as one too, so that
+     * a budget always ends; 0 = unlimited */
+    uint64_t budget;
     uint64_t insns;  /* out: instructions retired so far, a statistic (exact with a budget) */
     struct err error;
 };
@@ -107,7 +110,8 @@ struct engine_ops {
     /* State transfer, only while run() is not running. */
     int (*get_state)(struct vcpu *v, struct cpu_state *s);
     int (*set_state)(struct vcpu *v, const struct cpu_state *s);
-    /* The flat view changed: drop every cached translation on every vCPU before guest code can tell. */
+    /* The flat view changed: drop every cached translation on every vCPU before guest code can tell. Waits until
+     * all running vCPUs have noticed. Any thread; on a vCPU's own only inside a callback that may (struct cpu_env). */
     int (*map_changed)(struct vm *vm, const struct flat_view *view);
     /* A non-vCPU agent wrote [gpa, gpa+len): drop code decoded from it. */
     void (*code_write)(struct vm *vm, uint64_t gpa, uint64_t len);

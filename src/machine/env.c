@@ -10,10 +10,7 @@
 #define APIC_BASE_ENABLE BIT(11)
 #define APIC_BASE_X2APIC BIT(10)
 
-static struct vcpu_host *host(struct vcpu *v)
-{
-    return v->owner;
-}
+static struct vcpu_host *host(struct vcpu *v) { return v->owner; }
 
 static uint32_t env_pio_read(struct vcpu *v, uint16_t port, unsigned size)
 {
@@ -25,8 +22,8 @@ static void env_pio_write(struct vcpu *v, uint16_t port, unsigned size, uint32_t
     pio_write(host(v)->m->pio, port, size, val);
 }
 
-/* Does gpa fall into the register page of this vCPU's APIC (SDM vol. 3 §11.4.1)? Each processor sees its own
- * there, so the page is not in the physical map. */
+/* Does gpa fall into the register page of this vCPU's APIC (SDM vol. 3 §11.4.1)? Each processor
+ * sees its own there, so the page is not in the physical map. */
 static bool in_apic_page(struct vcpu_host *h, uint64_t gpa)
 {
     uint64_t base = lapic_base(h->lapic);
@@ -91,36 +88,21 @@ static void env_cpuid(struct vcpu *v, uint32_t leaf, uint32_t subleaf, uint32_t 
                 out);
 }
 
-static uint64_t env_get_cr8(struct vcpu *v)
-{
-    return lapic_get_cr8(host(v)->lapic);
-}
+static uint64_t env_get_cr8(struct vcpu *v) { return lapic_get_cr8(host(v)->lapic); }
 
 static void env_set_cr8(struct vcpu *v, uint64_t val)
 {
     lapic_set_cr8(host(v)->lapic, (uint8_t)val);
 }
 
-static bool env_irq_pending(struct vcpu *v)
-{
-    return lapic_pending(host(v)->lapic);
-}
+static bool env_irq_pending(struct vcpu *v) { return lapic_pending(host(v)->lapic); }
 
-static int env_irq_ack(struct vcpu *v)
-{
-    return lapic_ack(host(v)->lapic);
-}
+static int env_irq_ack(struct vcpu *v) { return lapic_ack(host(v)->lapic); }
 
 /* The x87 error line is wired to ISA interrupt 13. */
-static void env_ferr(struct vcpu *v, bool level)
-{
-    machine_isa_irq(host(v)->m, 13, level);
-}
+static void env_ferr(struct vcpu *v, bool level) { machine_isa_irq(host(v)->m, 13, level); }
 
-static void env_tsc_moved(struct vcpu *v, uint64_t offset)
-{
-    vcpu_set_tsc_offset(host(v), offset);
-}
+static void env_tsc_moved(struct vcpu *v, uint64_t offset) { vcpu_set_tsc_offset(host(v), offset); }
 
 const struct cpu_env machine_env = {
     .pio_read = env_pio_read,

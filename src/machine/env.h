@@ -1,5 +1,5 @@
-/* Seam 2 for vCPUs of a machine: ports and memory-mapped registers to its devices, MSRs and CR8 to the local APIC
- * and paravirtual clock. */
+/* Seam 2 for vCPUs of a machine: ports and memory-mapped registers to its devices, MSRs and CR8 to
+ * the local APIC and paravirtual clock. */
 #ifndef RING3_MACHINE_ENV_H
 #define RING3_MACHINE_ENV_H
 

@@ -12,7 +12,8 @@
 #include "machine/memory.h"
 #include "machine/pc.h"
 
-/* The guest's TSC ticks once a nanosecond on every host: conversions are exact and machines can move. */
+/* The guest's TSC ticks once a nanosecond on every host: conversions are exact and machines can
+ * move. */
 #define TSC_KHZ 1000000u
 /* How long the end of a machine waits for the serial port's last output. */
 #define FLUSH_MS 1000u
@@ -155,10 +156,7 @@ void machine_request(void *machine, int request, int arg)
     post(machine, actions[request], arg, NULL);
 }
 
-void machine_stop(struct machine *m)
-{
-    post(m, ACTION_STOP, 0, NULL);
-}
+void machine_stop(struct machine *m) { post(m, ACTION_STOP, 0, NULL); }
 
 void machine_died(struct machine *m, uint32_t cpu, uint16_t cs, uint64_t rip)
 {
@@ -169,15 +167,12 @@ void machine_died(struct machine *m, uint32_t cpu, uint16_t cs, uint64_t rip)
     post(m, ACTION_DIED, 0, &e);
 }
 
-void machine_failed(struct machine *m, const struct err *why)
-{
-    post(m, ACTION_FAILED, 0, why);
-}
+void machine_failed(struct machine *m, const struct err *why) { post(m, ACTION_FAILED, 0, why); }
 
 /* ---- reset and end ---- */
 
-/* Loads tables and kernel into memory and brings vCPUs into their power-on state. They are parked or not
- * started. */
+/* Loads tables and kernel into memory and brings vCPUs into their power-on state. They are parked
+ * or not started. */
 static int load(struct machine *m, struct err *e)
 {
     struct cpu_state boot, ap;
@@ -275,10 +270,7 @@ static void on_action(void *arg, uint32_t events)
     }
 }
 
-const struct machine_result *machine_result(const struct machine *m)
-{
-    return &m->result;
-}
+const struct machine_result *machine_result(const struct machine *m) { return &m->result; }
 
 /* ---- making and freeing ---- */
 
@@ -294,15 +286,9 @@ struct device *machine_add_device(struct machine *m, const struct device_class *
     return d;
 }
 
-static void on_timers(void *arg, uint32_t events)
-{
-    timerq_run(arg);
-}
+static void on_timers(void *arg, uint32_t events) { timerq_run(arg); }
 
-static void on_leave(void *arg)
-{
-    machine_stop(arg);
-}
+static void on_leave(void *arg) { machine_stop(arg); }
 
 static void on_map_changed(void *arg, const struct flat_view *view)
 {

@@ -1,6 +1,6 @@
 /*
- * A virtual machine: memory, interrupt controllers, devices and vCPUs, and the ways its life goes on
- * or ends. Any number of machines may live in one process, also on one loop.
+ * A virtual machine: memory, interrupt controllers, devices and vCPUs, and the ways its life goes
+ * on or ends. Any number of machines may live in one process, also on one loop.
  *
  * Threads: the loop's thread owns the machine; machine_new, machine_start, machine_quiesce,
  * machine_resume and machine_free are called from it (or before it runs). machine_stop and the
@@ -50,7 +50,8 @@ struct machine_cfg {
     struct log *log;      /* log, trace and loop outlive the machine */
     struct trace *trace;
     struct loop *loop;
-    /* The machine came to its end; called once in the loop's thread. machine_free must not be called from it. */
+    /* The machine came to its end; called once in the loop's thread. machine_free must not be
+     * called from it. */
     void (*ended)(void *arg);
     void *arg;
 };
@@ -101,25 +102,25 @@ struct machine {
     const struct engine_ops *engine; /* set once its vm_init succeeded */
     struct vcpu *vcpus[MACHINE_CPUS_MAX];
     struct vcpu_host cpu[MACHINE_CPUS_MAX];
-    uint32_t ncpu;    /* initialised */
+    uint32_t ncpu; /* initialised */
     uint32_t nstarted;
 
     /* Run control. The lock is a leaf: nothing is locked while it is held. */
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    _Atomic int gate;   /* enum gate; written under the lock */
+    _Atomic int gate; /* enum gate; written under the lock */
     uint32_t nparked;
-    int action;         /* enum action waiting for the loop's thread */
+    int action; /* enum action waiting for the loop's thread */
     int action_arg;
     struct err action_error;
-    int action_fd;      /* eventfd that wakes the loop's thread */
+    int action_fd; /* eventfd that wakes the loop's thread */
     struct loop_fd *action_reg;
     bool quiesced;
     struct machine_result result;
 };
 
-/* Makes the machine with its kernel loaded, ready to start. On failure 0 is not returned, e says why, and nothing
- * is left behind. */
+/* Makes the machine with its kernel loaded, ready to start. On failure 0 is not returned, e says
+ * why, and nothing is left behind. */
 int machine_new(struct machine **out, const struct machine_cfg *cfg, struct err *e);
 /* Ends vCPU threads and frees everything. NULL is allowed. */
 void machine_free(struct machine *m);
@@ -130,8 +131,8 @@ int machine_start(struct machine *m, struct err *e);
 void machine_stop(struct machine *m);
 const struct machine_result *machine_result(const struct machine *m);
 
-/* Stops vCPUs, devices and the clock; on return nothing changes guest-visible state any more. Idempotent, as is
- * machine_resume. */
+/* Stops vCPUs, devices and the clock; on return nothing changes guest-visible state any more.
+ * Idempotent, as is machine_resume. */
 void machine_quiesce(struct machine *m);
 void machine_resume(struct machine *m);
 

@@ -9,8 +9,8 @@
 
 #define MEMORY_LOW_MAX 0xc0000000ull /* RAM below 4 GiB ends here at the latest */
 #define MEMORY_HIGH 0x100000000ull
-#define MEMORY_VGA 0xa0000ull  /* the frame buffer window, not RAM */
-#define MEMORY_BIOS 0xc0000ull /* RAM again, shadowing what would be ROM */
+#define MEMORY_VGA 0xa0000ull      /* the frame buffer window, not RAM */
+#define MEMORY_BIOS 0xc0000ull     /* RAM again, shadowing what would be ROM */
 #define MEMORY_FIRMWARE 0xe0000ull /* tables for the guest, reserved in its map up to 1 MiB */
 
 struct ram;

@@ -140,8 +140,9 @@ int pc_make_devices(struct machine *m, struct err *e)
     ports(&w, 0x40, 4, d, &pit_ops);
     ports(&w, 0x61, 1, d, &pit_port61_ops);
 
-    d = add(&w, &rtc_class, "rtc", &(struct rtc_cfg){.irq = isa(m, 8), m->layout.low_end,
-                                                    m->layout.total - m->layout.low_end});
+    d = add(&w, &rtc_class, "rtc",
+            &(struct rtc_cfg){
+                .irq = isa(m, 8), m->layout.low_end, m->layout.total - m->layout.low_end});
     ports(&w, 0x70, 2, d, &rtc_ops);
 
     d = add(&w, &i8042_class, "i8042", &(struct i8042_cfg){.kbd_irq = isa(m, 1)});

@@ -1,4 +1,5 @@
-/* The PC: which devices there are, where they answer and which interrupts they raise. Called by machine.c only. */
+/* The PC: which devices there are, where they answer and which interrupts they raise. Called by
+ * machine.c only. */
 #ifndef RING3_MACHINE_PC_H
 #define RING3_MACHINE_PC_H
 

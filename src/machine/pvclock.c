@@ -46,10 +46,7 @@ void pvclock_init(struct pvclock *p, const struct clock *c, struct physmap *map)
     *p = (struct pvclock){.clock = c, .map = map};
 }
 
-void pvclock_reset(struct pvclock *p)
-{
-    p->s = (struct pvclock_state){0};
-}
+void pvclock_reset(struct pvclock *p) { p->s = (struct pvclock_state){0}; }
 
 bool pvclock_owns_msr(uint32_t msr)
 {
@@ -116,7 +113,8 @@ int pvclock_rdmsr(const struct pvclock *p, uint32_t msr, uint64_t *val)
 {
     if (!pvclock_owns_msr(msr))
         return -EINVAL;
-    *val = msr == MSR_SYSTEM_TIME || msr == MSR_SYSTEM_TIME_OLD ? p->s.system_time : p->s.wall_clock;
+    *val =
+        msr == MSR_SYSTEM_TIME || msr == MSR_SYSTEM_TIME_OLD ? p->s.system_time : p->s.wall_clock;
     return 0;
 }
 

@@ -90,8 +90,8 @@ void vcpu_fini(struct vcpu_host *h)
     h->lapic = NULL;
 }
 
-/* What firmware leaves behind in the boot processor's APIC: enabled in virtual-wire mode, so that the PIC and NMI
- * reach it (MultiProcessor Specification 1.4 §3.6.2.2). */
+/* What firmware leaves behind in the boot processor's APIC: enabled in virtual-wire mode, so that
+ * the PIC and NMI reach it (MultiProcessor Specification 1.4 §3.6.2.2). */
 static void virtual_wire(struct lapic *l)
 {
     const uint32_t enabled = 0x1ff, extint = 0x700, nmi = 0x400;

@@ -1,6 +1,7 @@
 /*
- * A virtual CPU as the machine sees it: its local APIC, paravirtual clock and host thread. The thread runs the
- * engine, sleeps while the guest is halted, and parks while the machine's gate is closed (machine.h).
+ * A virtual CPU as the machine sees it: its local APIC, paravirtual clock and host thread. The
+ * thread runs the engine, sleeps while the guest is halted, and parks while the machine's gate is
+ * closed (machine.h).
  */
 #ifndef RING3_MACHINE_VCPU_H
 #define RING3_MACHINE_VCPU_H
@@ -42,7 +43,8 @@ int vcpu_start(struct vcpu_host *h, struct err *e);
 /* Posts VCPU_EV_* and wakes the vCPU if it sleeps. Any thread, async-signal-safe. */
 void vcpu_wake(struct vcpu_host *h, uint32_t events);
 
-/* The guest's TSC moved: tells all that count by it. Only the vCPU's thread, or while it is parked. */
+/* The guest's TSC moved: tells all that count by it. Only the vCPU's thread, or while it is parked.
+ */
 void vcpu_set_tsc_offset(struct vcpu_host *h, uint64_t offset);
 
 #endif

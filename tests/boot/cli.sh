@@ -1,5 +1,6 @@
 #!/bin/sh
-# The command line of ring3: exit statuses, one clear line for every error, complete help, nothing left behind.
+# The command line of ring3: exit statuses, one clear line for every error, complete help, nothing
+# left behind.
 # usage: cli.sh RING3 GUEST-KERNEL MANUAL-PAGE
 ring3=$1
 guest=$2
@@ -28,14 +29,15 @@ status() {
     [ "$got" -eq "$want" ] && ok || fail "status $got, not $want: ring3 $*"
 }
 
-# error EXPECTED TEXT ARG...: also, standard error is exactly one line "ring3: ...TEXT..." and nothing is on
-# standard output.
+# error EXPECTED TEXT ARG...: also, standard error is exactly one line "ring3: ...TEXT..." and
+# nothing is on standard output.
 error() {
     want=$1
     text=$2
     shift 2
     status "$want" "$@"
-    if [ "$(wc -l <"$dir/err")" -ne 1 ] || ! grep -q '^ring3: ' "$dir/err" || [ -s "$dir/out" ] ||
+    if [ "$(wc -l <"$dir/err")" -ne 1 ] || ! grep -q '^ring3: ' "$dir/err" ||
+        [ -s "$dir/out" ] ||
         ! grep -qF -- "$text" "$dir/err"; then
         fail "expected one line with '$text': ring3 $*"
     else
@@ -63,7 +65,8 @@ status 0 --help
 says "run"
 says "engines"
 status 0 run --help
-for option in name engine cpus memory kernel initrd append serial no-reboot timeout trace log-level help; do
+for option in name engine cpus memory kernel initrd append serial no-reboot timeout trace \
+    log-level help; do
     says "  --$option"
 done
 # The manual page knows every option, and no other.

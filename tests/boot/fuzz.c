@@ -1,7 +1,7 @@
 /*
- * Mutated kernel images of every kind through the whole loader: whatever the file says, the loader returns, stays
- * inside its buffers (run under AddressSanitizer) and gives a message with every error. The seed is fixed; another
- * one and a number of rounds may be given as arguments.
+ * Mutated kernel images of every kind through the whole loader: whatever the file says, the loader
+ * returns, stays inside its buffers (run under AddressSanitizer) and gives a message with every
+ * error. The seed is fixed; another one and a number of rounds may be given as arguments.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -31,8 +31,18 @@ static uint64_t next(uint64_t *x)
 
 static void mutate(uint8_t *p, size_t len, uint64_t *rng)
 {
-    static const uint64_t odd[] = {0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fffffff, 0x80000000,
-                                   0xffffffff, 0x7fffffffffffffff, 0xffffffffffffffff};
+    static const uint64_t odd[] = {0,
+                                   1,
+                                   0x7f,
+                                   0x80,
+                                   0xff,
+                                   0x7fff,
+                                   0xffff,
+                                   0x7fffffff,
+                                   0x80000000,
+                                   0xffffffff,
+                                   0x7fffffffffffffff,
+                                   0xffffffffffffffff};
     unsigned n = 1 + next(rng) % 4;
 
     while (n--) {
@@ -58,8 +68,12 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof(code); i++)
         code[i] = (uint8_t)(i * i >> 3);
     for (int i = 0; i < PACK_KINDS + 2; i++) {
-        struct elf_spec s = {.is32 = i == PACK_KINDS, .paddr = PREF, .code = code,
-                             .code_len = sizeof(code), .memsz = 3000, .entry = PREF,
+        struct elf_spec s = {.is32 = i == PACK_KINDS,
+                             .paddr = PREF,
+                             .code = code,
+                             .code_len = sizeof(code),
+                             .memsz = 3000,
+                             .entry = PREF,
                              .pvh = PREF + 16};
         struct blob k = make_elf(&s);
 
@@ -70,7 +84,8 @@ int main(int argc, char **argv)
             seeds[i] = k;
         }
     }
-    if (ram_new(&ram, "fuzz", RAM, &e) || physmap_new(&map, 36, &e) || memory_map_ram(map, ram, &e)) {
+    if (ram_new(&ram, "fuzz", RAM, &e) || physmap_new(&map, 36, &e) ||
+        memory_map_ram(map, ram, &e)) {
         fprintf(stderr, "%s\n", e.msg);
         return 1;
     }

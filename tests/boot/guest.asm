@@ -1,6 +1,6 @@
-; A kernel of a few instructions for the machine tests, entered by PVH: 32-bit, flat, no paging, EBX = start info.
-; The first letter of the command line says what it does. It ends by the debug-exit port or by ACPI power-off; a
-; wrong turn exits with 99.
+; A kernel of a few instructions for the machine tests, entered by PVH: 32-bit, flat, no paging,
+; EBX = start info. The first letter of the command line says what it does. It ends by the debug-
+; exit port or by ACPI power-off; a wrong turn exits with 99.
 bits 32
 org 0x100000
 

@@ -12,12 +12,12 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#define NEED(x)                                                                                    \
-    do {                                                                                           \
-        if (!(x)) {                                                                                \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x);                                \
-            abort();                                                                               \
-        }                                                                                          \
+#define NEED(x)                                                     \
+    do {                                                            \
+        if (!(x)) {                                                 \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #x); \
+            abort();                                                \
+        }                                                           \
     } while (0)
 
 struct note {
@@ -39,15 +39,25 @@ struct blob make_elf(const struct elf_spec *s)
     b.p = calloc(1, b.len);
     NEED(b.p);
     if (s->is32) {
-        Elf32_Ehdr h = {.e_type = ET_EXEC, .e_machine = EM_386, .e_version = 1,
-                        .e_entry = (uint32_t)s->entry, .e_phoff = (uint32_t)eh, .e_ehsize = (uint16_t)eh,
-                        .e_phentsize = (uint16_t)ph, .e_phnum = (uint16_t)nph};
-        Elf32_Phdr p[2] = {
-            {.p_type = PT_LOAD, .p_offset = (uint32_t)code_off, .p_vaddr = (uint32_t)s->paddr,
-             .p_paddr = (uint32_t)s->paddr, .p_filesz = (uint32_t)s->code_len,
-             .p_memsz = (uint32_t)memsz, .p_flags = 7},
-            {.p_type = PT_NOTE, .p_offset = (uint32_t)note_off, .p_filesz = sizeof(note),
-             .p_memsz = sizeof(note)}};
+        Elf32_Ehdr h = {.e_type = ET_EXEC,
+                        .e_machine = EM_386,
+                        .e_version = 1,
+                        .e_entry = (uint32_t)s->entry,
+                        .e_phoff = (uint32_t)eh,
+                        .e_ehsize = (uint16_t)eh,
+                        .e_phentsize = (uint16_t)ph,
+                        .e_phnum = (uint16_t)nph};
+        Elf32_Phdr p[2] = {{.p_type = PT_LOAD,
+                            .p_offset = (uint32_t)code_off,
+                            .p_vaddr = (uint32_t)s->paddr,
+                            .p_paddr = (uint32_t)s->paddr,
+                            .p_filesz = (uint32_t)s->code_len,
+                            .p_memsz = (uint32_t)memsz,
+                            .p_flags = 7},
+                           {.p_type = PT_NOTE,
+                            .p_offset = (uint32_t)note_off,
+                            .p_filesz = sizeof(note),
+                            .p_memsz = sizeof(note)}};
 
         memcpy(h.e_ident, ELFMAG, SELFMAG);
         h.e_ident[EI_CLASS] = ELFCLASS32;
@@ -56,14 +66,25 @@ struct blob make_elf(const struct elf_spec *s)
         memcpy(b.p, &h, eh);
         memcpy(b.p + eh, p, sizeof(p));
     } else {
-        Elf64_Ehdr h = {.e_type = ET_EXEC, .e_machine = EM_X86_64, .e_version = 1,
-                        .e_entry = s->entry, .e_phoff = eh, .e_ehsize = (uint16_t)eh,
-                        .e_phentsize = (uint16_t)ph, .e_phnum = (uint16_t)nph};
-        Elf64_Phdr p[2] = {
-            {.p_type = PT_LOAD, .p_offset = code_off, .p_vaddr = s->paddr, .p_paddr = s->paddr,
-             .p_filesz = s->code_len, .p_memsz = memsz, .p_flags = 7},
-            {.p_type = PT_NOTE, .p_offset = note_off, .p_filesz = sizeof(note),
-             .p_memsz = sizeof(note)}};
+        Elf64_Ehdr h = {.e_type = ET_EXEC,
+                        .e_machine = EM_X86_64,
+                        .e_version = 1,
+                        .e_entry = s->entry,
+                        .e_phoff = eh,
+                        .e_ehsize = (uint16_t)eh,
+                        .e_phentsize = (uint16_t)ph,
+                        .e_phnum = (uint16_t)nph};
+        Elf64_Phdr p[2] = {{.p_type = PT_LOAD,
+                            .p_offset = code_off,
+                            .p_vaddr = s->paddr,
+                            .p_paddr = s->paddr,
+                            .p_filesz = s->code_len,
+                            .p_memsz = memsz,
+                            .p_flags = 7},
+                           {.p_type = PT_NOTE,
+                            .p_offset = note_off,
+                            .p_filesz = sizeof(note),
+                            .p_memsz = sizeof(note)}};
 
         memcpy(h.e_ident, ELFMAG, SELFMAG);
         h.e_ident[EI_CLASS] = ELFCLASS64;
@@ -79,7 +100,8 @@ struct blob make_elf(const struct elf_spec *s)
 
 static size_t pack_gzip(struct blob in, uint8_t *out, size_t cap)
 {
-    z_stream z = {.next_in = in.p, .avail_in = (uInt)in.len, .next_out = out, .avail_out = (uInt)cap};
+    z_stream z = {
+        .next_in = in.p, .avail_in = (uInt)in.len, .next_out = out, .avail_out = (uInt)cap};
 
     NEED(deflateInit2(&z, 9, Z_DEFLATED, 15 + 16, 9, Z_DEFAULT_STRATEGY) == Z_OK);
     NEED(deflate(&z, Z_FINISH) == Z_STREAM_END);
@@ -94,7 +116,7 @@ static size_t pack_xz(struct blob in, uint8_t *out, size_t cap)
     lzma_filter f[3] = {{LZMA_FILTER_X86, NULL}, {LZMA_FILTER_LZMA2, &o}, {LZMA_VLI_UNKNOWN, NULL}};
     size_t n = 0;
 
-    NEED(!lzma_lzma_preset(&o, 6));
+    NEED(!lzma_lzma_preset(&o, 1));
     NEED(lzma_stream_buffer_encode(f, LZMA_CHECK_CRC32, NULL, in.p, in.len, out, &n, cap) ==
          LZMA_OK);
     return n;
@@ -106,7 +128,7 @@ static size_t pack_lzma(struct blob in, uint8_t *out, size_t cap)
     lzma_stream z = LZMA_STREAM_INIT;
     size_t n;
 
-    NEED(!lzma_lzma_preset(&o, 6));
+    NEED(!lzma_lzma_preset(&o, 1));
     NEED(lzma_alone_encoder(&z, &o) == LZMA_OK);
     z.next_in = in.p;
     z.avail_in = in.len;
@@ -120,7 +142,7 @@ static size_t pack_lzma(struct blob in, uint8_t *out, size_t cap)
 
 static size_t pack_zstd(struct blob in, uint8_t *out, size_t cap)
 {
-    size_t n = ZSTD_compress(out, cap, in.p, in.len, 19);
+    size_t n = ZSTD_compress(out, cap, in.p, in.len, 3);
 
     NEED(!ZSTD_isError(n));
     return n;
@@ -162,10 +184,7 @@ struct blob pack(struct blob in, enum packing how)
     return b;
 }
 
-static void put(struct blob *b, size_t off, uint64_t v, size_t n)
-{
-    memcpy(b->p + off, &v, n);
-}
+static void put(struct blob *b, size_t off, uint64_t v, size_t n) { memcpy(b->p + off, &v, n); }
 
 struct blob make_bzimage(struct blob payload, enum packing how, uint64_t pref, uint32_t init_size)
 {

@@ -20,7 +20,7 @@
 #include "machine/memory.h"
 #include "mem/ram.h"
 
-#define RAM (64 * MIB)
+#define RAM (32 * MIB)
 #define PREF (16 * MIB)
 
 struct fixture {
@@ -89,8 +89,13 @@ static int boot(struct fixture *f, const char *kernel, const char *initrd, const
 static struct blob elf(uint64_t paddr, size_t len, size_t memsz, uint32_t pvh, bool is32)
 {
     void *code = pattern(len);
-    struct elf_spec s = {.is32 = is32, .paddr = paddr, .code = code, .code_len = len,
-                         .memsz = memsz, .entry = paddr + 0x40, .pvh = pvh};
+    struct elf_spec s = {.is32 = is32,
+                         .paddr = paddr,
+                         .code = code,
+                         .code_len = len,
+                         .memsz = memsz,
+                         .entry = paddr + 0x40,
+                         .pvh = pvh};
     struct blob b = make_elf(&s);
 
     free(code);
@@ -325,13 +330,13 @@ static void refuses_files(void **state)
     char *text = file_write("text", "just a text, and long enough to be looked at\n", 45);
     char fifo[512], *slash;
 
-    expect_error(f, boot(f, "/nonexistent", NULL, "", BOOT_AUTO), "--kernel: /nonexistent: ",
-                 "No such file or directory");
-    expect_error(f, boot(f, kp, "/nonexistent", "", BOOT_AUTO), "--initrd: /nonexistent: ",
-                 "No such file or directory");
+    expect_error(f, boot(f, "/nonexistent", NULL, "", BOOT_AUTO),
+                 "--kernel: /nonexistent: ", "No such file or directory");
+    expect_error(f, boot(f, kp, "/nonexistent", "", BOOT_AUTO),
+                 "--initrd: /nonexistent: ", "No such file or directory");
     expect_error(f, boot(f, "/", NULL, "", BOOT_AUTO), "--kernel: /: ", "is a directory");
-    expect_error(f, boot(f, "/dev/zero", NULL, "", BOOT_AUTO), "--kernel: /dev/zero: ",
-                 "not a regular file");
+    expect_error(f, boot(f, "/dev/zero", NULL, "", BOOT_AUTO),
+                 "--kernel: /dev/zero: ", "not a regular file");
     expect_error(f, boot(f, empty, NULL, "", BOOT_AUTO), "--kernel", "is empty");
     expect_error(f, boot(f, kp, empty, "", BOOT_AUTO), "--initrd", "is empty");
     expect_error(f, boot(f, text, NULL, "", BOOT_AUTO), "--kernel", "not a kernel");
@@ -352,7 +357,8 @@ static void refuses_truncated_and_corrupt_images(void **state)
 
     for (int how = 0; how < PACK_KINDS; how++) {
         struct blob k = elf(PREF, 0x40000, 0, 0, false);
-        struct blob z = make_bzimage(k, (enum packing)how, PREF, MIB), p = pack(k, (enum packing)how);
+        struct blob z = make_bzimage(k, (enum packing)how, PREF, MIB),
+                    p = pack(k, (enum packing)how);
         uint8_t *out;
         size_t n;
         char *path;
@@ -381,7 +387,8 @@ static void refuses_truncated_and_corrupt_images(void **state)
             free(path);
             z.p[end + plen - 4] ^= 1;
         }
-        /* A flipped byte in the middle of the payload; lzma and plain payloads carry no checksum. */
+        /* A flipped byte in the middle of the payload; lzma and plain payloads carry no checksum.
+         */
         if (how == PACK_GZIP || how == PACK_XZ) {
             z.p[1024 + 0x2cc + p.len / 2] ^= 0x55;
             path = file_write("flip", z.p, z.len);
@@ -463,20 +470,20 @@ static void refuses_elf(void **state)
         size_t n;
         const char *reason;
     } bad[] = {
-        {4, 3, 1, "another processor"},                     /* class */
-        {5, 2, 1, "another processor"},                     /* big-endian */
-        {18, 183, 2, "another processor"},                  /* AArch64 */
-        {16, 1, 2, "not an executable"},                    /* ET_REL */
+        {4, 3, 1, "another processor"},    /* class */
+        {5, 2, 1, "another processor"},    /* big-endian */
+        {18, 183, 2, "another processor"}, /* AArch64 */
+        {16, 1, 2, "not an executable"},   /* ET_REL */
         {54, 55, 2, "program header size"},
-        {56, 0xffff, 2, "truncated"},                       /* e_phnum */
-        {32, UINT64_MAX - 10, 8, "truncated"},              /* e_phoff */
+        {56, 0xffff, 2, "truncated"},          /* e_phnum */
+        {32, UINT64_MAX - 10, 8, "truncated"}, /* e_phoff */
         {56, 0, 2, "nothing to load"},
-        {64 + 8, UINT64_MAX, 8, "truncated"},               /* p_offset */
-        {64 + 32, UINT64_MAX, 8, "truncated"},              /* p_filesz */
-        {64 + 40, 16, 8, "contradict"},                     /* p_memsz < p_filesz */
-        {64 + 40, UINT64_MAX, 8, "contradict"},             /* p_paddr + p_memsz wraps */
+        {64 + 8, UINT64_MAX, 8, "truncated"},   /* p_offset */
+        {64 + 32, UINT64_MAX, 8, "truncated"},  /* p_filesz */
+        {64 + 40, 16, 8, "contradict"},         /* p_memsz < p_filesz */
+        {64 + 40, UINT64_MAX, 8, "contradict"}, /* p_paddr + p_memsz wraps */
         {64 + 40, 1ull << 40, 8, "raise --memory"},
-        {64 + 24, 0x1000, 8, "entry point"},                /* p_paddr */
+        {64 + 24, 0x1000, 8, "entry point"}, /* p_paddr */
         {24, 0x1000, 8, "entry point"},
     };
     struct fixture *f = *state;

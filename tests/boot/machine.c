@@ -1,6 +1,7 @@
 /*
- * Whole machines with a guest of a few instructions (guest.asm): how each comes to its end, that devices and
- * interrupts are wired as the guest expects, and that machines in one process do not know of each other.
+ * Whole machines with a guest of a few instructions (guest.asm): how each comes to its end, that
+ * devices and interrupts are wired as the guest expects, and that machines in one process do not
+ * know of each other.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -142,10 +143,7 @@ static void paravirtual_clock(void **state)
     expect("T", MACHINE_EXITED, 5);
 }
 
-static void initrd_arrives(void **state)
-{
-    expect("m", MACHINE_EXITED, 7);
-}
+static void initrd_arrives(void **state) { expect("m", MACHINE_EXITED, 7); }
 
 static void serial_output_is_complete(void **state)
 {
@@ -166,10 +164,7 @@ static void serial_output_is_complete(void **state)
     free(path);
 }
 
-static void stop(void *m)
-{
-    machine_stop(m);
-}
+static void stop(void *m) { machine_stop(m); }
 
 /* A guest that computes and one that sleeps with interrupts off both stop when asked. */
 static void stops_when_asked(void **state)
@@ -321,9 +316,12 @@ static void two_machines_in_one_process(void **state)
 /* A machine that was made but never started is freed like any other. */
 static void freed_without_running(void **state)
 {
-    const struct machine_cfg cfg = {
-        .name = "idle", .engine = engine_list[0], .cpus = 1, .memory = 4 * MIB,
-        .boot = {.kernel = files.kernel, .cmdline = "p"}, .serial = "none"};
+    const struct machine_cfg cfg = {.name = "idle",
+                                    .engine = engine_list[0],
+                                    .cpus = 1,
+                                    .memory = 4 * MIB,
+                                    .boot = {.kernel = files.kernel, .cmdline = "p"},
+                                    .serial = "none"};
     struct machine_cfg c = cfg;
     struct world w;
     struct machine *m;
@@ -358,8 +356,12 @@ static int setup(void **state)
 
     if (!f)
         return -1;
-    struct elf_spec s = {.is32 = true, .paddr = LOAD, .code = code,
-                         .code_len = fread(code, 1, sizeof(code), f), .entry = LOAD, .pvh = LOAD};
+    struct elf_spec s = {.is32 = true,
+                         .paddr = LOAD,
+                         .code = code,
+                         .code_len = fread(code, 1, sizeof(code), f),
+                         .entry = LOAD,
+                         .pvh = LOAD};
     fclose(f);
     b = make_elf(&s);
     files.kernel = file_write("guest", b.p, b.len);

@@ -1,4 +1,5 @@
-/* Small parts of src/machine and src/ctl on their own: the paravirtual clock's pages, option values. */
+/* Small parts of src/machine and src/ctl on their own: the paravirtual clock's pages, option
+ * values. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -26,8 +27,8 @@ static uint64_t guest_ns(uint64_t ticks, uint32_t mul, int8_t shift)
 
 static void scale_is_exact_to_a_millionth(void **state)
 {
-    static const uint64_t khz[] = {1000, 33333, 999999, 1000000, 1000001, 1999999, 2000000,
-                                   2000001, 3187200, 5000000, 100000000};
+    static const uint64_t khz[] = {1000,    33333,   999999,  1000000, 1000001,  1999999,
+                                   2000000, 2000001, 3187200, 5000000, 100000000};
 
     for (size_t i = 0; i < ARRAY_LEN(khz); i++) {
         uint32_t mul;
@@ -76,8 +77,8 @@ static uint64_t peek(struct world *w, uint64_t off, unsigned n)
 
 static uint64_t time_by_page(struct world *w, uint64_t tsc)
 {
-    return peek(w, 16, 8) + guest_ns(tsc - peek(w, 8, 8), (uint32_t)peek(w, 24, 4),
-                                     (int8_t)peek(w, 28, 1));
+    return peek(w, 16, 8) +
+           guest_ns(tsc - peek(w, 8, 8), (uint32_t)peek(w, 24, 4), (int8_t)peek(w, 28, 1));
 }
 
 static void time_page_gives_guest_time(void **state)
@@ -122,7 +123,8 @@ static void wall_clock_is_that_of_boot(void **state)
 /* The address is the guest's: anything goes, nothing breaks. */
 static void hostile_addresses(void **state)
 {
-    static const uint64_t bad[] = {MIB | 1, (MIB - 8) | 1, UINT64_MAX, UINT64_MAX - 3, 1ull << 52 | 1};
+    static const uint64_t bad[] = {MIB | 1, (MIB - 8) | 1, UINT64_MAX, UINT64_MAX - 3,
+                                   1ull << 52 | 1};
     struct world w;
     uint64_t val;
 
@@ -150,11 +152,24 @@ static void sizes(void **state)
         const char *text;
         uint64_t bytes; /* UINT64_MAX: refused */
     } cases[] = {
-        {"4096", 4096}, {"64K", 65536}, {"64k", 65536}, {"512M", 512 * MIB}, {"3G", 3 * GIB},
-        {"0", 0}, {"17179869183G", 17179869183 * GIB},
-        {"", UINT64_MAX}, {"M", UINT64_MAX}, {"1MB", UINT64_MAX}, {"1 M", UINT64_MAX},
-        {" 1", UINT64_MAX}, {"+1", UINT64_MAX}, {"-1", UINT64_MAX}, {"0x10", UINT64_MAX},
-        {"1.5G", UINT64_MAX}, {"17179869184G", UINT64_MAX}, {"18446744073709551616", UINT64_MAX},
+        {"4096", 4096},
+        {"64K", 65536},
+        {"64k", 65536},
+        {"512M", 512 * MIB},
+        {"3G", 3 * GIB},
+        {"0", 0},
+        {"17179869183G", 17179869183 * GIB},
+        {"", UINT64_MAX},
+        {"M", UINT64_MAX},
+        {"1MB", UINT64_MAX},
+        {"1 M", UINT64_MAX},
+        {" 1", UINT64_MAX},
+        {"+1", UINT64_MAX},
+        {"-1", UINT64_MAX},
+        {"0x10", UINT64_MAX},
+        {"1.5G", UINT64_MAX},
+        {"17179869184G", UINT64_MAX},
+        {"18446744073709551616", UINT64_MAX},
     };
 
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -173,10 +188,22 @@ static void seconds(void **state)
         const char *text;
         uint64_t ns; /* 0: refused */
     } cases[] = {
-        {"1", 1000000000}, {"0.5", 500000000}, {"10.250", 10250000000}, {"0.000000001", 1},
+        {"1", 1000000000},
+        {"0.5", 500000000},
+        {"10.250", 10250000000},
+        {"0.000000001", 1},
         {"1000000000", 1000000000000000000},
-        {"0", 0}, {"0.0", 0}, {"0.0000000001", 0}, {"", 0}, {".5", 0}, {"1.", 0}, {"1s", 0}, {"-1", 0},
-        {"1e3", 0}, {"1000000001", 0}, {"inf", 0},
+        {"0", 0},
+        {"0.0", 0},
+        {"0.0000000001", 0},
+        {"", 0},
+        {".5", 0},
+        {"1.", 0},
+        {"1s", 0},
+        {"-1", 0},
+        {"1e3", 0},
+        {"1000000001", 0},
+        {"inf", 0},
     };
 
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {

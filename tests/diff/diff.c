@@ -9,48 +9,95 @@
 #include "compare.h"
 #include "gen.h"
 #include "guest.h"
+#include "minimise.h"
 #include "native.h"
-
-#define MAX_FAILURES 20
 
 struct run {
     struct native *native;
     struct guest *guest;
     struct gen_cfg cfg;
     uint64_t cases, seed, first;
-    unsigned failures;
+    unsigned failures, max_failures;
+    bool minimise, verbose;
     uint32_t *rows;   /* cases by row of insn_table */
     uint64_t vectors[32];
 };
 
-/* Runs t in every mode and reports the first difference. */
-static bool check(struct run *u, const struct test_case *t, const struct outcome *silicon, const char *name)
+/* The first difference in any mode, or NULL. */
+static const char *differs(struct run *u, const struct test_case *t, const struct outcome *silicon,
+                           struct outcome *ours, unsigned *mode)
 {
     uint64_t undefined = gen_undefined(t);
-    static struct outcome ours;
 
-    if (silicon->vector == END_BROKEN)
-        return true;
-    for (unsigned m = 0; m < GUEST_MODES; m++) {
-        guest_run(u->guest, t, m, &ours);
-        const char *what = compare(t, silicon, &ours, undefined);
-        if (!what)
-            continue;
-        printf("%s: %s differs (%s)\n", name, what, guest_mode_name[m]);
-        compare_show(t, silicon, &ours, undefined);
-        case_save(t, stdout);
-        u->failures++;
-        return false;
+    if (silicon->vector < 0)
+        return NULL; /* nothing to compare with */
+    for (*mode = 0; *mode < GUEST_MODES; (*mode)++) {
+        guest_run(u->guest, t, *mode, ours);
+        const char *what = compare(t, silicon, ours, undefined);
+        if (what)
+            return what;
     }
-    return true;
+    return NULL;
+}
+
+/* Minimising must not wander off to another difference. */
+struct shrink {
+    struct run *u;
+    const char *what;
+    int silicon, ours;
+    struct outcome out;
+};
+
+static bool fails_alike(void *ctx, const struct test_case *t)
+{
+    struct shrink *s = ctx;
+    unsigned mode;
+
+    *native_case(s->u->native, 0) = *t;
+    native_run(s->u->native, 1);
+    const struct outcome *o = native_outcome(s->u->native, 0);
+    const char *what = differs(s->u, t, o, &s->out, &mode);
+    return what && !strcmp(what, s->what) && o->vector == s->silicon && s->out.vector == s->ours;
+}
+
+/* Reports case t, which failed once; a case of the silicon's whim is no failure. */
+static void report(struct run *u, struct test_case *t, const char *name, const char *what, int silicon, int vector)
+{
+    struct shrink s = {.u = u, .what = what, .silicon = silicon, .ours = vector};
+    unsigned mode;
+
+    if (!fails_alike(&s, t)) {
+        printf("%s: %s differed once only\n", name, what);
+        return;
+    }
+    if (u->minimise)
+        minimise(t, fails_alike, &s);
+    *native_case(u->native, 0) = *t;
+    native_run(u->native, 1);
+    const struct outcome *o = native_outcome(u->native, 0);
+    what = differs(u, t, o, &s.out, &mode);
+    printf("%s: %s differs (%s)\n", name, what ? what : "nothing", mode < GUEST_MODES ? guest_mode_name[mode] : "");
+    compare_show(t, o, &s.out, gen_undefined(t));
+    case_save(t, stdout);
+    u->failures++;
 }
 
 static void fuzz(struct run *u)
 {
     uint64_t end = u->first + u->cases;
+    struct test_case *failed = malloc(sizeof(*failed));
+    static struct outcome ours;
 
-    for (uint64_t n = u->first; n < end && u->failures < MAX_FAILURES; n += NATIVE_BATCH) {
+    if (!failed)
+        abort();
+    for (uint64_t n = u->first; n < end && u->failures < u->max_failures; n += NATIVE_BATCH) {
         unsigned count = (unsigned)MIN(end - n, (uint64_t)NATIVE_BATCH);
+        struct {
+            unsigned k;
+            const char *what;
+            int silicon, ours;
+        } bad[NATIVE_BATCH];
+        unsigned nbad = 0;
 
         for (unsigned k = 0; k < count; k++) {
             struct rng r = {u->seed * 0x2545f4914f6cdd1dull + n + k};
@@ -61,25 +108,66 @@ static void fuzz(struct run *u)
             const struct test_case *t = native_case(u->native, k);
             const struct outcome *o = native_outcome(u->native, k);
             struct insn i;
-            char name[40];
+            unsigned mode;
 
-            snprintf(name, sizeof(name), "case %llu", (unsigned long long)(n + k));
             for (unsigned j = 0; j < t->n; j++)
                 if (case_decode(t, j, &i))
                     u->rows[i.row - insn_table]++;
             u->vectors[o->vector & 31]++;
-            check(u, t, o, name);
+            bad[nbad].what = differs(u, t, o, &ours, &mode);
+            if (bad[nbad].what) {
+                bad[nbad].k = k;
+                bad[nbad].silicon = o->vector;
+                bad[nbad++].ours = ours.vector;
+            }
+        }
+        for (unsigned b = 0; b < nbad; b++) {
+            struct rng r = {u->seed * 0x2545f4914f6cdd1dull + n + bad[b].k};
+            char name[40];
+
+            gen_case(&r, &u->cfg, failed);
+            snprintf(name, sizeof(name), "case %llu", (unsigned long long)(n + bad[b].k));
+            report(u, failed, name, bad[b].what, bad[b].silicon, bad[b].ours);
         }
     }
+    free(failed);
+}
+
+/* A kept case. */
+static void run_file(struct run *u, const char *path)
+{
+    struct test_case *t = malloc(sizeof(*t));
+    uint8_t code[CODE_BYTES];
+    struct outcome ours;
+    unsigned mode;
+
+    if (!t)
+        abort();
+    if (case_load(t, path) < 0 || !case_assemble(t, code, NULL)) {
+        u->failures++;
+        free(t);
+        return;
+    }
+    *native_case(u->native, 0) = *t;
+    native_run(u->native, 1);
+    const struct outcome *o = native_outcome(u->native, 0);
+    int silicon = o->vector;
+    const char *what = differs(u, t, o, &ours, &mode);
+    if (what)
+        report(u, t, path, what, silicon, ours.vector);
+    else if (u->verbose)
+        printf("%s: ok, vector %d\n", path, silicon);
+    free(t);
 }
 
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
         {"cases", 1, NULL, 'c'}, {"seed", 1, NULL, 's'}, {"first", 1, NULL, 'f'}, {"only", 1, NULL, 'o'},
-        {"engine", 1, NULL, 'e'}, {NULL, 0, NULL, 0},
+        {"engine", 1, NULL, 'e'}, {"minimise", 0, NULL, 'm'}, {"verbose", 0, NULL, 'v'},
+        {"failures", 1, NULL, 'F'}, {NULL, 0, NULL, 0},
     };
-    struct run u = {.cases = 1000, .seed = 1};
+    struct run u = {.cases = 1000, .seed = 1, .max_failures = 20};
     const struct engine_ops *engine = &interp_engine;
     struct err e = {.msg = ""};
     unsigned rows = 0;
@@ -92,6 +180,9 @@ int main(int argc, char **argv)
         case 's': u.seed = strtoull(optarg, NULL, 0); break;
         case 'f': u.first = strtoull(optarg, NULL, 0); break;
         case 'o': u.cfg.only = optarg; break;
+        case 'v': u.verbose = true; break;
+        case 'm': u.minimise = true; break;
+        case 'F': u.max_failures = (unsigned)strtoul(optarg, NULL, 0); break;
         case 'e': engine = engine_find(optarg); break;
         default: return 2;
         }
@@ -108,7 +199,10 @@ int main(int argc, char **argv)
     u.rows = calloc(insn_table_len, sizeof(*u.rows));
     if (!u.rows)
         abort();
-    fuzz(&u);
+    if (optind == argc)
+        fuzz(&u);
+    for (int k = optind; k < argc; k++)
+        run_file(&u, argv[k]);
     for (size_t k = 0; k < insn_table_len; k++)
         rows += u.rows[k] != 0;
     printf("seed %llu: %llu cases of %u table rows, %u failures\n", (unsigned long long)u.seed,

@@ -199,6 +199,8 @@ static void aim(struct rng *r, struct test_case *t, const struct insn *i, uint8_
             memcpy(raw + i->len - i->addrsize, &ta, i->addrsize);
             break;
         default: /* strings, MASKMOV */
+            if (ta - CODE_ADDR < CODE_BYTES) /* what a processor makes of its own code then is its choice */
+                ta = DATA_ADDR;
             set_gpr(t, RSI, ta);
             set_gpr(t, RDI, pick(r, 4) ? gen_target(r) : ta + pick(r, 64) - 32);
             if ((i->prefix & (PFX_REP | PFX_REPNE)) && pick(r, 8))

@@ -72,6 +72,38 @@ static struct layout layout(void)
 uint64_t native_xcr0(void) { return host_xcr0() & 0xe7; }
 bool native_xcr0_complete(void) { return host_xcr0() == native_xcr0(); }
 
+static bool all_zero(const void *p, size_t n)
+{
+    const uint8_t *b = p;
+
+    for (size_t k = 0; k < n; k++)
+        if (b[k])
+            return false;
+    return true;
+}
+
+/* Components that are not in their initial configuration. Loaded as such, they are not "in use" then, which
+ * XSAVEC and the like show. */
+static uint64_t in_use(const struct cpu_state *s)
+{
+    struct x87_state x = s->x87;
+    uint64_t bv = 0;
+
+    x.fcw ^= 0x37f;
+    bv |= !all_zero(&x, sizeof(x)) ? BIT(0) : 0;
+    bv |= !all_zero(s->k, sizeof(s->k)) ? BIT(5) : 0;
+    for (unsigned n = 0; n < 32; n++) {
+        if (n >= 16) {
+            bv |= !all_zero(s->zmm[n], 64) ? BIT(7) : 0;
+            continue;
+        }
+        bv |= !all_zero(s->zmm[n], 16) ? BIT(1) : 0;
+        bv |= !all_zero(s->zmm[n] + 2, 16) ? BIT(2) : 0;
+        bv |= !all_zero(s->zmm[n] + 4, 32) ? BIT(6) : 0;
+    }
+    return bv;
+}
+
 /* Moves between a state and a standard-format XSAVE image; independent of xsave.c on purpose. */
 static void transfer(const struct layout *l, struct cpu_state *s, uint8_t *m, bool to_image)
 {
@@ -103,7 +135,7 @@ static void transfer(const struct layout *l, struct cpu_state *s, uint8_t *m, bo
     if (to_image) {
         uint64_t bv;
         memcpy(&bv, m + 512, 8);
-        bv |= l->xcr0;
+        bv = (bv & ~l->xcr0) | (in_use(s) & l->xcr0);
         memcpy(m + 512, &bv, 8);
     }
 }

@@ -3,17 +3,24 @@
  * survive remapping and are shared by address spaces. One cache per vm.
  *
  * A block lies in one guest frame, except that its only instruction may continue into a second one.
- * Writing to a frame with P2M_CODE kills the blocks whose bytes were touched: each op of a dead block
- * is turned into a `refetch`, so a vCPU that is running it (or jumps to it through an old link)
- * looks the code up again at the next instruction. Dead blocks' memory stays until the cache is
- * reset as a whole, which happens outside of blocks.
+ * Writing to a frame with P2M_CODE kills the blocks whose bytes were touched: each op of a dead block at which
+ * the state is exact becomes a `refetch`, so a vCPU that is running it (or jumps to it through an old link) looks the
+ * code up again there. Dead blocks' memory stays until the cache is emptied as a whole, with every vCPU
+ * outside of blocks (sync.h).
  *
- * Locking: one mutex around building, killing and reset; ops of live blocks are read without it.
+ * Writer and decoder: a writer stores first and looks at P2M_CODE (its translation, or the p2m) after; who
+ * decodes sets P2M_CODE first, makes every vCPU drop write translations that are older, and then reads the bytes
+ * and enters the block under the lock that killing takes. So a store is seen by the decoder or
+ * kills what it has made.
+ *
+ * Locking: one mutex around building, killing and emptying; ops are read without it. Nobody waits for
+ * anything with it held.
  */
 #ifndef RING3_ENGINE_INTERP_CACHE_H
 #define RING3_ENGINE_INTERP_CACHE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -38,8 +45,8 @@ struct op {
     uint8_t r, r2;  /* registers: index into cpu.g, or byte offset for 8-bit ones */
     uint8_t sc;     /* scale shift; sizes for some */
     uint8_t len;    /* of the instruction(s), bytes */
-    uint8_t cnt;    /* instructions from the block's start to this one, itself included */
-    uint8_t pad;
+    uint8_t cnt;    /* instructions from the block's start to this one, itself included (the end counts as one) */
+    bool exact;     /* no earlier op has left out flags that would be wrong here */
 };
 
 #define BLOCK_MAX_INSNS 64
@@ -78,11 +85,27 @@ void cache_free(struct code_cache *cc);
 /* The block for the code at the current RIP in the current mode, built if need be. Raises the fetch's
  * page fault, #UD ... through cpu_raise. max: most instructions it may have (1 to step). */
 struct block *cache_lookup(struct cpu *c, unsigned max);
+/* Memory for cpu.scratch (free() it): NULL without memory. */
+struct block *cache_scratch_new(void);
 /* [gpa, gpa+len) was written: kills the blocks it touches. Any thread. */
 void cache_write(struct code_cache *cc, uint64_t gpa, uint64_t len);
-/* Drops everything; no vCPU may be inside a block. */
-void cache_reset(struct code_cache *cc);
-/* Has the arena run low? The run loop resets it at its next safe point. */
+/* Kills every block: what stands behind guest-physical addresses has changed. Any thread. */
+void cache_kill_all(struct code_cache *cc);
+
+/* ---- for build.c ---- */
+void cache_lock(struct code_cache *cc);
+void cache_unlock(struct code_cache *cc);
+/* Has the arena run low? If not, there is room for one more block of any size. Lock held. */
 bool cache_full(const struct code_cache *cc);
+/* Drops everything; all vCPUs are stopped at SYNC_OUTSIDE and forget their jumps before they go on. */
+void cache_empty(struct code_cache *cc);
+/* The rest with the lock held. */
+struct block *cache_find(struct code_cache *cc, uint64_t gpa, uint8_t mode);
+void *cache_alloc(struct code_cache *cc, size_t size);
+void cache_add(struct code_cache *cc, struct block *b);
+void cache_kill(struct code_cache *cc, struct block *b);
+
+/* Bytes that one block and all its parts take at most. */
+#define BLOCK_MAX_SIZE (64 * KIB)
 
 #endif

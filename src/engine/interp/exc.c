@@ -55,6 +55,7 @@ static uint64_t return_flags(const struct cpu *c, const struct event *e)
         if (e->vector == X_DF || (e->vector == X_DB && !(e->error & DR6_BD)))
             return fl;
         return fl | FL_RF;
+    case EV_TRAP: /* set between two iterations of a repeated string instruction */
     case EV_EXT_INT:
     case EV_NMI_INT:
         return fl;

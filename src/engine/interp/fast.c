@@ -8,6 +8,9 @@ bool fast_ea(struct op *o, const struct insn *i)
 
     if (i->addrsize != 8 || m->vsib)
         return false;
+    /* Addresses that are not canonical raise #SS or #GP by the base register (slow_begin). */
+    if ((m->seg == SS) != (m->base == RSP || m->base == RBP))
+        return false;
     o->b = m->base == REG_NONE ? G_ZERO : m->base;
     o->x = m->index == REG_NONE ? G_ZERO : m->index;
     o->sc = m->index == REG_NONE ? 0 : m->scale;

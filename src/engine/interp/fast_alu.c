@@ -155,11 +155,12 @@ static bool pick_binary(struct op *o, const struct insn *i, bool dead)
         ROW(INSN_CMP, cmp),    ROW(INSN_TEST, test),
     };
     int form = fast_form(i);
-    unsigned size = size_log(i->op[0].size);
+    unsigned size;
 
     for (unsigned k = 0; k < ARRAY_LEN(rows); k++) {
         if (rows[k].id != i->id)
             continue;
+        size = size_log(i->op[0].size);
         if (form < 0 || !fast_operands(o, i, form))
             return false;
         o->fn = dead && rows[k].nf[form][size] ? rows[k].nf[form][size] : rows[k].fl[form][size];

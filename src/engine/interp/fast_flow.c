@@ -7,6 +7,8 @@ const struct op *take_slow(struct cpu *c, const struct op *o)
     const struct op *next;
 
     if (unlikely(sext(to, 48) != to)) {
+        c->ninsn -= o->cnt;
+        c->op = o;
         c->s.rip = op_rip(c, o);
         cpu_raise(c, X_GP, 0);
     }
@@ -28,6 +30,7 @@ static inline const struct op *indirect(struct cpu *c, const struct op *o, uint6
 static inline void check_target(struct cpu *c, const struct op *o, uint64_t to)
 {
     if (unlikely(sext(to, 48) != to)) {
+        c->op = o;
         c->s.rip = op_rip(c, o);
         cpu_raise(c, X_GP, 0);
     }
@@ -49,6 +52,9 @@ HANDLER(call)
 {
     uint64_t rsp = c->g[RSP] - 8;
 
+    /* A target that has been jumped to before is canonical. */
+    if (unlikely(!o->link->live))
+        check_target(c, o, c->g[G_RIP] + (uint64_t)(int64_t)o->disp);
     st64(c, o, rsp, op_next_rip(c, o));
     c->g[RSP] = rsp;
     return take(c, o);
@@ -58,8 +64,9 @@ HANDLER(call_r)
 {
     uint64_t rsp = c->g[RSP] - 8, to = c->g[o->r];
 
-    check_target(c, o, to);
+    /* The return address is stored even if the target then proves to be no address. */
     st64(c, o, rsp, op_next_rip(c, o));
+    check_target(c, o, to);
     c->g[RSP] = rsp;
     return indirect(c, o, to);
 }

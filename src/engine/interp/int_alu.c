@@ -47,7 +47,7 @@ static rmw_fn binary_fn(uint16_t id, unsigned size)
 
 #define RMW_HOST(T)                                                                                \
     do {                                                                                           \
-        T *p = host;                                                                               \
+        T *p = r.p;                                                                                \
         if (atomic) {                                                                              \
             T seen = __atomic_load_n(p, __ATOMIC_RELAXED), want;                                   \
             do {                                                                                   \
@@ -64,23 +64,18 @@ static rmw_fn binary_fn(uint16_t id, unsigned size)
 
 uint64_t int_rmw_at(struct cpu *c, uint64_t la, unsigned size, rmw_fn fn, uint64_t arg, bool atomic)
 {
-    void *host = lin_map_rw(c, la, size);
     uint16_t cc = c->cc;
     uint64_t old;
+    struct rmw r;
 
-    if (!host) {
-        /* I/O, ROM, or split between frames: lin_map_rw has checked that the write will not fault. */
-        old = lin_ld(c, la, size, PRIV_CPL);
-        lin_st(c, la, size, fn(old, arg, &cc), PRIV_CPL);
-    } else if (size == 1) {
-        RMW_HOST(uint8_t);
-    } else if (size == 2) {
-        RMW_HOST(u16u);
-    } else if (size == 4) {
-        RMW_HOST(u32u);
-    } else {
-        RMW_HOST(u64u);
+    lin_rmw_begin(c, &r, la, size, atomic);
+    switch (size) {
+    case 1: RMW_HOST(uint8_t); break;
+    case 2: RMW_HOST(u16u); break;
+    case 4: RMW_HOST(u32u); break;
+    default: RMW_HOST(u64u); break;
     }
+    lin_rmw_end(c, &r);
     c->cc = cc;
     return old;
 }
@@ -195,11 +190,11 @@ PLAIN(int_xchg)
     do {                                                                                           \
         T seen = (T)acc;                                                                           \
         if (!(i->prefix & PFX_LOCK)) {                                                             \
-            seen = *(T *)host;                                                                     \
+            seen = *(T *)r.p;                                                                      \
             if (seen == (T)acc)                                                                    \
-                *(T *)host = (T)src;                                                               \
+                *(T *)r.p = (T)src;                                                                \
         } else {                                                                                   \
-            __atomic_compare_exchange_n((T *)host, &seen, (T)src, false, __ATOMIC_SEQ_CST,         \
+            __atomic_compare_exchange_n((T *)r.p, &seen, (T)src, false, __ATOMIC_SEQ_CST,          \
                                         __ATOMIC_SEQ_CST);                                         \
         }                                                                                          \
         old = seen;                                                                                \
@@ -219,23 +214,17 @@ PLAIN(int_cmpxchg)
 {
     unsigned size = i->op[0].size;
     uint64_t acc = gpr_read(c, RAX, size), src = op_read(c, i, 1), old;
+    struct rmw r;
 
     if (i->op[0].kind == OP_MEM) {
-        uint64_t la = insn_lin(c, i, size, ACCESS_WRITE);
-        void *host = lin_map_rw(c, la, size);
-
-        if (!host) {
-            old = lin_ld(c, la, size, PRIV_CPL);
-            lin_st(c, la, size, old == acc ? src : old, PRIV_CPL);
-        } else if (size == 1) {
-            CMPXCHG_HOST(uint8_t);
-        } else if (size == 2) {
-            CMPXCHG_HOST(u16u);
-        } else if (size == 4) {
-            CMPXCHG_HOST(u32u);
-        } else {
-            CMPXCHG_HOST(u64u);
+        lin_rmw_begin(c, &r, insn_lin(c, i, size, ACCESS_WRITE), size, i->prefix & PFX_LOCK);
+        switch (size) {
+        case 1: CMPXCHG_HOST(uint8_t); break;
+        case 2: CMPXCHG_HOST(u16u); break;
+        case 4: CMPXCHG_HOST(u32u); break;
+        default: CMPXCHG_HOST(u64u); break;
         }
+        lin_rmw_end(c, &r);
         if (old != acc)
             gpr_write(c, RAX, size, old);
     } else {
@@ -255,22 +244,16 @@ PLAIN(int_cmpxchg8b)
     uint64_t cmp[2] = { gpr_read(c, RAX, half), gpr_read(c, RDX, half) };
     uint64_t new[2] = { gpr_read(c, RBX, half), gpr_read(c, RCX, half) };
     uint64_t old[2];
-    void *host;
+    struct rmw r;
     bool equal;
 
     if (half == 8 && (la & 15))
         cpu_raise(c, X_GP, 0);
-    host = lin_map_rw(c, la, 2 * half);
-    if (!host) {
-        old[0] = lin_ld(c, la, half, PRIV_CPL);
-        old[1] = lin_ld(c, la + half, half, PRIV_CPL);
-        equal = old[0] == cmp[0] && old[1] == cmp[1];
-        lin_st(c, la, half, equal ? new[0] : old[0], PRIV_CPL);
-        lin_st(c, la + half, half, equal ? new[1] : old[1], PRIV_CPL);
-    } else if (half == 4) {
+    lin_rmw_begin(c, &r, la, 2 * half, i->prefix & PFX_LOCK);
+    if (half == 4) {
         uint64_t seen = cmp[0] | cmp[1] << 32;
 
-        equal = __atomic_compare_exchange_n((u64u *)host, &seen, new[0] | new[1] << 32, false,
+        equal = __atomic_compare_exchange_n((u64u *)r.p, &seen, new[0] | new[1] << 32, false,
                                             __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
         old[0] = (uint32_t)seen;
         old[1] = seen >> 32;
@@ -278,10 +261,11 @@ PLAIN(int_cmpxchg8b)
         old[0] = cmp[0];
         old[1] = cmp[1];
         __asm__ volatile("lock cmpxchg16b %1\n\tsete %0"
-                         : "=q"(equal), "+m"(*(char(*)[16])host), "+a"(old[0]), "+d"(old[1])
+                         : "=q"(equal), "+m"(*(char(*)[16])r.p), "+a"(old[0]), "+d"(old[1])
                          : "b"(new[0]), "c"(new[1])
                          : "cc");
     }
+    lin_rmw_end(c, &r);
     if (!equal) {
         gpr_write(c, RAX, half, old[0]);
         gpr_write(c, RDX, half, old[1]);

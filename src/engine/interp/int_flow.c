@@ -29,15 +29,17 @@ static void call_to(struct cpu *c, const struct insn *i, uint64_t target)
 {
     struct stack st;
 
+    /* The return address is stored even if the target then proves to be no address. */
     stack_begin(&st, c);
     stack_push(&st, i->opsize, c->next_rip);
+    target = branch_check(c, i, target);
     stack_commit(&st);
     c->next_rip = target;
 }
 
-PLAIN(int_call) { call_to(c, i, rel_target(c, i)); }
+PLAIN(int_call) { call_to(c, i, c->next_rip + i->imm); }
 
-PLAIN(int_call_ind) { call_to(c, i, branch_check(c, i, op_read(c, i, 0))); }
+PLAIN(int_call_ind) { call_to(c, i, op_read(c, i, 0)); }
 
 PLAIN(int_ret)
 {

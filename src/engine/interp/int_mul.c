@@ -116,7 +116,7 @@ PLAIN(int_div)
         q = (uint64_t)(n / d);
         r = (uint64_t)(n % d);
     } else {
-        __int128_t n = (__int128_t)((__uint128_t)sext(hi, nb) << nb | lo);
+        __int128_t n = (__int128_t)((__uint128_t)(__int128_t)(int64_t)sext(hi, nb) << nb | lo);
         __int128_t sd = (int64_t)sext(d, nb), sq;
 
         /* The one quotient that 128 bits cannot hold. */

@@ -16,13 +16,13 @@
 #ifndef RING3_ENGINE_INTERP_INTERP_H
 #define RING3_ENGINE_INTERP_INTERP_H
 
-#include <pthread.h>
 #include <setjmp.h>
 
 #include "base/util.h"
 #include "cpu/paging.h"
 #include "cpu/state.h"
 #include "engine/engine.h"
+#include "engine/interp/sync.h"
 #include "engine/interp/tlb.h"
 #include "insn/insn.h"
 
@@ -30,6 +30,12 @@ struct op;
 struct block;
 struct code_cache;
 struct simd; /* simd.h */
+
+/* What the vCPUs of one VM share: vm->engine_priv. */
+struct interp_vm {
+    struct code_cache *code;
+    struct sync sync;
+};
 
 /* An exception or interrupt on its way to being delivered. */
 struct event {
@@ -74,8 +80,11 @@ struct cpu {
     struct tlbs tlbs;
     struct vcpu *v;
     struct vm *vm;
-    struct code_cache *code;
+    struct interp_vm *shared;
+    struct code_cache *code; /* shared->code */
+    struct sync_cpu sync;
     struct jump_cache *jc;
+    struct block *scratch;   /* code that cannot be cached is decoded into here */
     struct tlb_set *no_tlb; /* the always empty set */
     bool align;          /* CR0.AM, RFLAGS.AC and CPL 3: unaligned accesses raise #AC */
     bool watch;          /* a data breakpoint is armed: accesses are compared with DR0..DR3 */
@@ -83,10 +92,16 @@ struct cpu {
     struct simd *simd;   /* vector routines and buffers (simd_init, simd_fini) */
     bool x87_live;       /* the host's x87 unit holds s.x87 (x87.c) */
     uint64_t ninsn;      /* retired, flushed to v->insns */
-    uint64_t stop_at;    /* ninsn at which the budget ends, UINT64_MAX without one */
-    uint64_t rmw_gpa;    /* what lin_map_rw mapped, for the code check after the store */
+    uint64_t nevents;    /* exceptions and interrupts delivered */
+    uint64_t stop_at;    /* ninsn + nevents at which the budget ends, UINT64_MAX without one */
+    uint64_t dbg_before; /* s.pending_dbg when the instruction that is single-stepped began */
+    /* CS as the jump cache's entries for code other than 64-bit assume it. */
+    uint64_t cs_base;
+    uint32_t cs_limit;
+    bool cs_8086;
+    uint64_t map_gpa;    /* what lin_map_rw mapped, if it is code: for lin_map_done */
+    unsigned map_len;
     bool trap_taken;     /* set by an instruction that consumes its own single-step trap (SYSCALL, INT n) */
-    pthread_t thread;    /* that runs it */
     bool no_fast;        /* tests: use the plain functions for everything */
 };
 
@@ -125,10 +140,13 @@ void cpu_set_flags(struct cpu *c, uint64_t f);
 void cpu_update_mode(struct cpu *c);
 /* After CR0, CR3, CR4 or EFER changes that invalidate translations. */
 void cpu_flush_tlb(struct cpu *c, bool global);
+/* Does what another thread left to be done (SYNC_*). */
+void cpu_sync_work(struct cpu *c, unsigned work);
 
 /* ---- linear memory (mem.c) ---- */
 enum priv {
     PRIV_CPL,  /* an ordinary access: user if CPL 3, SMAP and alignment checks apply */
+    PRIV_ELEMENT, /* an element of a vector: the same without alignment checks */
     PRIV_SUPER /* implicit supervisor access: GDT, LDT, IDT, TSS, and stacks of inner rings */
 };
 /* n up to 4096; may cross pages: then both are checked before anything is written. */
@@ -136,11 +154,28 @@ void lin_read(struct cpu *c, uint64_t la, void *buf, unsigned n, enum priv p);
 void lin_write(struct cpu *c, uint64_t la, const void *buf, unsigned n, enum priv p);
 /* Raises what an access would raise; changes nothing but A/D bits. */
 void lin_check(struct cpu *c, uint64_t la, unsigned n, enum access a, enum priv p);
-/* Host address of [la, la+n) for read-modify-write after full write checks, dirty and code handling done,
- * or NULL if it is I/O, ROM or crosses a page whose frames are not adjacent in the host. */
+/* Host address of [la, la+n), n up to 4096, for a plain store after full write checks, or NULL if it is I/O, ROM
+ * or crosses a page whose frames are not adjacent in the host. lin_map_done follows the store. */
 void *lin_map_rw(struct cpu *c, uint64_t la, unsigned n);
+void lin_map_done(struct cpu *c);
 /* The same for reading only. */
 const void *lin_map_ro(struct cpu *c, uint64_t la, unsigned n);
+
+/* A read-modify-write of n bytes, up to 16, in any memory: what is at `p` between begin and end may be
+ * read and changed, with the host's atomic operations if `locked`; end never faults, and nothing that can fault may
+ * come between the two. I/O is read once and written once. */
+struct rmw {
+    void *p;
+    uint64_t gpa[2];  /* of the parts in up to two pages */
+    uint8_t *host[2]; /* NULL for I/O */
+    uint8_t n[2];
+    bool rom[2], code[2];
+    bool direct;    /* p is guest memory itself, else buf */
+    bool exclusive; /* the other vCPUs are stopped */
+    uint8_t buf[16] __attribute__((aligned(16)));
+};
+void lin_rmw_begin(struct cpu *c, struct rmw *r, uint64_t la, unsigned n, bool locked);
+void lin_rmw_end(struct cpu *c, struct rmw *r);
 static inline uint64_t lin_ld(struct cpu *c, uint64_t la, unsigned n, enum priv p)
 {
     uint64_t v = 0;
@@ -150,6 +185,16 @@ static inline uint64_t lin_ld(struct cpu *c, uint64_t la, unsigned n, enum priv 
 static inline void lin_st(struct cpu *c, uint64_t la, unsigned n, uint64_t v, enum priv p)
 {
     lin_write(c, la, &v, n, p);
+}
+
+/* The host address of [la, la+n) if it lies in one page and the TLB answers at once, else NULL. */
+static inline void *tlb_host(const struct cpu *c, uint64_t la, unsigned n, bool write)
+{
+    const struct tlb_entry *e = tlb_slot(c->tlb, la);
+
+    if (((la + n - 1) & ~PAGE_MASK) != (write ? e->wtag : e->rtag))
+        return NULL;
+    return (void *)(uintptr_t)(la + e->addend);
 }
 
 /* ---- segmented memory: effective address -> linear, with limit, type and canonical checks

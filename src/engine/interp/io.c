@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "engine/interp/sys.h"
+#include "engine/interp/world.h"
 
 #define TSS_IOMAP 0x66
 #define DR_RW_IO 2u
@@ -62,7 +63,7 @@ static void accessed(struct cpu *c, uint16_t port, unsigned size)
 
 static uint32_t port_in(struct cpu *c, uint16_t port, unsigned size)
 {
-    uint32_t v = c->vm->env->pio_read(c->v, port, size);
+    uint32_t v = world_pio_read(c, port, size);
 
     accessed(c, port, size);
     return v;
@@ -70,7 +71,7 @@ static uint32_t port_in(struct cpu *c, uint16_t port, unsigned size)
 
 static void port_out(struct cpu *c, uint16_t port, unsigned size, uint32_t v)
 {
-    c->vm->env->pio_write(c->v, port, size, v);
+    world_pio_write(c, port, size, v);
     accessed(c, port, size);
 }
 
@@ -132,6 +133,7 @@ static void repeat(struct cpu *c, const struct insn *i,
         one(c, i, step);
         return;
     }
+    check_port(c, (uint16_t)c->s.gpr[RDX], i->op[0].size); /* even if there is nothing to do */
     for (unsigned n = 0; gpr_read(c, RCX, i->addrsize); n++) {
         if (n == BATCH || (n && (c->s.pending_dbg || c->step ||
                                  atomic_load_explicit(c->events, memory_order_relaxed))))

@@ -2,16 +2,15 @@
 #include <string.h>
 
 #include "engine/interp/op.h"
-
-static bool canonical(uint64_t la) { return sext(la, 48) == la; }
+#include "engine/interp/world.h"
 
 /* Which TLB set answers an access of this kind now. */
 static enum tlb_kind kind_of(const struct cpu *c, enum priv p)
 {
-    if (p == PRIV_CPL && c->cpl == 3)
+    if (p != PRIV_SUPER && c->cpl == 3)
         return TLB_USER;
     /* SMAP is lifted by AC, but never for implicit supervisor accesses. */
-    if (c->pg.smap && p == PRIV_CPL && (c->s.rflags & FL_AC))
+    if (c->pg.smap && p != PRIV_SUPER && (c->s.rflags & FL_AC))
         return TLB_SUPER_AC;
     return TLB_SUPER;
 }
@@ -24,6 +23,13 @@ struct piece {
     bool rom, code;
 };
 
+/* A walk that set A or D bits in a frame that is also code has changed that code. */
+void mem_walked(struct cpu *c, const struct walk *w)
+{
+    for (unsigned i = 0; i < w->ncode; i++)
+        cache_write(c->code, w->code_gpa[i], sizeof(uint64_t));
+}
+
 /* Walks the tables for an access to la and remembers what it found. Raises #PF. */
 static void refill(struct cpu *c, uint64_t la, enum access a, enum priv p, struct piece *out)
 {
@@ -34,7 +40,11 @@ static void refill(struct cpu *c, uint64_t la, enum access a, enum priv p, struc
     struct tlb_entry *e = tlb_slot(&ctx->set[kind], la);
     struct walk w;
 
-    if (!paging_walk(&c->pg, p2m, la, a, kind == TLB_USER, kind == TLB_SUPER_AC, &w))
+    bool ok = paging_walk(&c->pg, p2m, la, a, kind == TLB_USER, kind == TLB_SUPER_AC, &w);
+
+    if (unlikely(w.ncode))
+        mem_walked(c, &w);
+    if (!ok)
         cpu_raise_pf(c, la, w.error);
     gfn = w.gpa >> PAGE_SHIFT;
     ent = p2m_get(p2m, gfn);
@@ -59,7 +69,7 @@ static void refill(struct cpu *c, uint64_t la, enum access a, enum priv p, struc
     e->info = gfn << PAGE_SHIFT | (w.global ? TLB_INFO_GLOBAL : 0) |
               (w.page_shift > PAGE_SHIFT ? TLB_INFO_LARGE : 0);
     if (w.page_shift > PAGE_SHIFT)
-        ctx->large = true;
+        ctx->large[la >> 63] = true;
     /* A store may go straight to the page only when nothing has to be noted about it. */
     if (a == ACCESS_WRITE && w.dirty && (ent & P2M_DIRTY) &&
         !(ent & (P2M_READONLY | P2M_COW | P2M_CODE)))
@@ -97,14 +107,16 @@ static void check_watch(struct cpu *c, uint64_t la, unsigned n, enum access a)
     }
 }
 
+/* Sizes that alignment checking concerns; 80-bit numbers align to eight bytes (SDM vol. 3 table 6-7). */
+static bool needs_align(unsigned n) { return n == 2 || n == 4 || n == 8 || n == 10; }
+
 static void check_access(struct cpu *c, uint64_t la, unsigned n, enum access a, enum priv p)
 {
     if (likely(c->tlb != c->no_tlb))
         return;
-    if (c->watch && p == PRIV_CPL)
+    if (c->watch && p != PRIV_SUPER)
         check_watch(c, la, n, a);
-    if (c->align && p == PRIV_CPL && (n == 2 || n == 4 || n == 8) &&
-        (la & (n - 1)))
+    if (c->align && p == PRIV_CPL && needs_align(n) && (la & (MIN(n, 8u) - 1)))
         cpu_raise(c, X_AC, 0);
 }
 
@@ -116,7 +128,7 @@ static unsigned split(struct cpu *c, uint64_t la, unsigned n, enum access a, enu
     uint64_t next = la + first;
 
     check_access(c, la, n, a, p);
-    if (!cpu_long_mode(&c->s))
+    if (!cpu_long_mode(&c->s) || (p == PRIV_CPL && c->bits != CPU_64))
         next &= 0xffffffff;
     resolve(c, la, first, a, p, &pc[0]);
     if (first == n)
@@ -125,24 +137,8 @@ static unsigned split(struct cpu *c, uint64_t la, unsigned n, enum access a, enu
     return 2;
 }
 
-void lin_read(struct cpu *c, uint64_t la, void *buf, unsigned n, enum priv p)
-{
-    struct piece pc[2];
-    unsigned np = split(c, la, n, ACCESS_READ, p, pc);
-    uint8_t *out = buf;
-
-    for (unsigned i = 0; i < np; i++) {
-        if (pc[i].host)
-            memcpy(out, pc[i].host, pc[i].n);
-        else
-            for (unsigned o = 0; o < pc[i].n; o += 64)
-                c->vm->env->mmio_read(c->v, pc[i].gpa + o, out + o, MIN(64u, pc[i].n - o));
-        out += pc[i].n;
-    }
-}
-
-/* Sizes up to 8 are copied in one go so that other vCPUs and devices see no tearing. */
-static void copy_out(uint8_t *dst, const uint8_t *src, unsigned n)
+/* Up to 8 bytes are copied in one go, so that other vCPUs and devices see no tearing. */
+static void copy(uint8_t *dst, const uint8_t *src, unsigned n)
 {
     switch (n) {
     case 1: *dst = *src; break;
@@ -153,6 +149,39 @@ static void copy_out(uint8_t *dst, const uint8_t *src, unsigned n)
     }
 }
 
+static void io_read(struct cpu *c, uint64_t gpa, uint8_t *out, unsigned n)
+{
+    for (unsigned o = 0; o < n; o += 64)
+        world_mmio_read(c, gpa + o, out + o, MIN(64u, n - o));
+}
+
+static void io_write(struct cpu *c, uint64_t gpa, const uint8_t *in, unsigned n)
+{
+    for (unsigned o = 0; o < n; o += 64)
+        world_mmio_write(c, gpa + o, in + o, MIN(64u, n - o));
+}
+
+void lin_read(struct cpu *c, uint64_t la, void *buf, unsigned n, enum priv p)
+{
+    struct piece pc[2];
+    unsigned np = split(c, la, n, ACCESS_READ, p, pc);
+    uint8_t *out = buf;
+
+    for (unsigned i = 0; i < np; i++) {
+        if (pc[i].host)
+            copy(out, pc[i].host, pc[i].n);
+        else
+            io_read(c, pc[i].gpa, out, pc[i].n);
+        out += pc[i].n;
+    }
+}
+
+/* Behind a callback a frame may hold code that did not when it was looked up. */
+static bool code_now(struct cpu *c, uint64_t gpa)
+{
+    return p2m_get(physmap_p2m(c->vm->map), gpa >> PAGE_SHIFT) & P2M_CODE;
+}
+
 void lin_write(struct cpu *c, uint64_t la, const void *buf, unsigned n, enum priv p)
 {
     struct piece pc[2];
@@ -161,12 +190,11 @@ void lin_write(struct cpu *c, uint64_t la, const void *buf, unsigned n, enum pri
 
     for (unsigned i = 0; i < np; i++) {
         if (pc[i].host && !pc[i].rom) {
-            copy_out(pc[i].host, in, pc[i].n);
-            if (pc[i].code)
+            copy(pc[i].host, in, pc[i].n);
+            if (pc[i].code || (i && !pc[0].host && code_now(c, pc[i].gpa)))
                 cache_write(c->code, pc[i].gpa, pc[i].n);
         } else if (!pc[i].host) {
-            for (unsigned o = 0; o < pc[i].n; o += 64)
-                c->vm->env->mmio_write(c->v, pc[i].gpa + o, in + o, MIN(64u, pc[i].n - o));
+            io_write(c, pc[i].gpa, in, pc[i].n);
         }
         in += pc[i].n;
     }
@@ -187,14 +215,18 @@ void *lin_map_rw(struct cpu *c, uint64_t la, unsigned n)
     for (unsigned i = 0; i < np; i++)
         if (!pc[i].host || pc[i].rom)
             return NULL;
-    if (np == 2 && pc[1].host != pc[0].host + pc[0].n)
+    /* Frames may be adjacent in the host without being so for the guest: code in them is not worth it. */
+    if (np == 2 && (pc[1].host != pc[0].host + pc[0].n || pc[0].code || pc[1].code))
         return NULL;
-    /* The caller stores at once and the vCPU fetches nothing in between, so killing the decoded
-     * code before the store is as good as after it. */
-    for (unsigned i = 0; i < np; i++)
-        if (pc[i].code)
-            cache_write(c->code, pc[i].gpa, pc[i].n);
+    c->map_gpa = pc[0].gpa;
+    c->map_len = pc[0].code ? n : 0;
     return pc[0].host;
+}
+
+void lin_map_done(struct cpu *c)
+{
+    if (unlikely(c->map_len))
+        cache_write(c->code, c->map_gpa, c->map_len);
 }
 
 const void *lin_map_ro(struct cpu *c, uint64_t la, unsigned n)
@@ -207,13 +239,73 @@ const void *lin_map_ro(struct cpu *c, uint64_t la, unsigned n)
     return pc[0].host;
 }
 
+void lin_rmw_begin(struct cpu *c, struct rmw *r, uint64_t la, unsigned n, bool locked)
+{
+    struct piece pc[2];
+    unsigned np = split(c, la, n, ACCESS_WRITE, PRIV_CPL, pc);
+    uint8_t *out = r->buf;
+
+    r->n[1] = 0;
+    r->direct = pc[0].host && !pc[0].rom;
+    for (unsigned i = 0; i < np; i++) {
+        r->gpa[i] = pc[i].gpa;
+        r->host[i] = pc[i].host;
+        r->n[i] = (uint8_t)pc[i].n;
+        r->rom[i] = pc[i].rom;
+        r->code[i] = pc[i].code;
+    }
+    if (np == 2)
+        r->direct = r->direct && pc[1].host == pc[0].host + pc[0].n && !pc[1].rom;
+    r->p = r->direct ? pc[0].host : r->buf;
+    r->exclusive = false;
+    if (r->direct)
+        return;
+    /* Halves in frames that are not neighbours: no instruction of the host is atomic on both. */
+    if (locked && np == 2 && pc[0].host && pc[1].host && c->vm->nvcpu > 1) {
+        r->exclusive = true;
+        sync_pause(c);
+        sync_begin(&c->shared->sync, SYNC_WORLD);
+    }
+    for (unsigned i = 0; i < np; i++) {
+        if (pc[i].host)
+            copy(out, pc[i].host, pc[i].n);
+        else
+            io_read(c, pc[i].gpa, out, pc[i].n);
+        out += pc[i].n;
+    }
+}
+
+void lin_rmw_end(struct cpu *c, struct rmw *r)
+{
+    const uint8_t *in = r->buf;
+    bool io = false;
+
+    for (unsigned i = 0; i < 2 && r->n[i]; i++) {
+        if (!r->host[i]) {
+            io_write(c, r->gpa[i], in, r->n[i]);
+            io = true;
+        } else if (!r->rom[i] && !r->direct) {
+            copy(r->host[i], in, r->n[i]);
+        }
+        in += r->n[i];
+    }
+    if (r->exclusive) {
+        sync_end(&c->shared->sync);
+        sync_resume(c);
+        io = true;
+    }
+    for (unsigned i = 0; i < 2 && r->n[i]; i++)
+        if (r->host[i] && !r->rom[i] && (r->code[i] || (io && code_now(c, r->gpa[i]))))
+            cache_write(c->code, r->gpa[i], r->n[i]);
+}
+
 /* ---- slow paths of the fast handlers: 64-bit code, so only canonical checks remain ---- */
 
 static void slow_begin(struct cpu *c, const struct op *o, uint64_t la, unsigned n)
 {
     c->s.rip = op_rip(c, o);
     c->op = o;
-    if (unlikely(!canonical(la) || !canonical(la + n - 1)))
+    if (unlikely(!is_canonical(la) || !is_canonical(la + n - 1)))
         cpu_raise(c, o->b == RSP || o->b == RBP ? X_SS : X_GP, 0);
 }
 
@@ -231,6 +323,10 @@ void slow_st(struct cpu *c, const struct op *o, uint64_t la, unsigned n, uint64_
 
 void *slow_rmw(struct cpu *c, const struct op *o, uint64_t la, unsigned n)
 {
+    void *p;
+
     slow_begin(c, o, la, n);
-    return lin_map_rw(c, la, n);
+    p = lin_map_rw(c, la, n);
+    /* Code is looked at behind the store, which is the caller's. */
+    return c->map_len ? NULL : p;
 }

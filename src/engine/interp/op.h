@@ -42,9 +42,12 @@ static inline const struct op *enter_rip(struct cpu *c, uint64_t rip)
 }
 
 /* ---- memory: the TLB hit path inline, everything else in mem.c ---- */
+/* After every walk: drops code in frames whose entries it has marked accessed or dirty. */
+void mem_walked(struct cpu *c, const struct walk *w);
 uint64_t slow_ld(struct cpu *c, const struct op *o, uint64_t la, unsigned n);
 void slow_st(struct cpu *c, const struct op *o, uint64_t la, unsigned n, uint64_t v);
-/* Checks that [la, la+n) may be written; a host pointer, or NULL when slow_ld/slow_st must be used. */
+/* Checks that [la, la+n) may be written; a host pointer for a store at once, or NULL when slow_ld and slow_st must
+ * be used. */
 void *slow_rmw(struct cpu *c, const struct op *o, uint64_t la, unsigned n);
 
 static inline uint64_t op_ea(const struct cpu *c, const struct op *o)

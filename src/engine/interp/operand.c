@@ -1,8 +1,6 @@
 /* Operands of plain functions: registers, effective addresses, segmentation checks, the stack. */
 #include "engine/interp/interp.h"
 
-static bool canonical(uint64_t la) { return sext(la, 48) == la; }
-
 static uint64_t size_mask(unsigned size) { return size == 8 ? ~0ull : (1ull << size * 8) - 1; }
 
 uint64_t gpr_read(const struct cpu *c, unsigned reg, unsigned size)
@@ -41,7 +39,7 @@ uint64_t seg_lin(struct cpu *c, enum sreg seg, uint64_t ea, unsigned n, enum acc
     if (c->bits == CPU_64) {
         uint64_t la = seg >= FS ? ea + s->base : ea;
 
-        if (!canonical(la) || (n && !canonical(la + n - 1)))
+        if (!is_canonical(la) || (n && !is_canonical(la + n - 1)))
             cpu_raise(c, vec, 0);
         return la;
     }
@@ -125,7 +123,7 @@ static uint64_t stack_lin(struct stack *st, uint64_t off, unsigned n)
     uint64_t last = off + n - 1;
 
     if (st->mask == ~0ull) {
-        if (!canonical(off) || !canonical(last))
+        if (!is_canonical(off) || !is_canonical(last))
             cpu_raise(st->c, X_SS, 0);
         return off;
     }

@@ -1,9 +1,7 @@
 /* The interpreter as an engine: the run loop, events and interrupts between instructions, state. */
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "engine/interp/hooks.h"
 #include "engine/interp/op.h"
@@ -52,7 +50,10 @@ static void update_tlb(struct cpu *c)
         c->tlb = &x->set[TLB_USER];
     else
         c->tlb = &x->set[c->pg.smap && (c->s.rflags & FL_AC) ? TLB_SUPER_AC : TLB_SUPER];
-    c->key = x->gen << 8 | (uint64_t)c->cpl << 4 | c->bits << 2 | (uint64_t)c->no_fast << 1;
+    if (c->step)
+        c->key = ~0ull; /* nothing in the jump cache matches: control comes back after one instruction */
+    else
+        c->key = x->gen << 8 | (uint64_t)c->cpl << 4 | c->bits << 2 | (uint64_t)c->no_fast << 1;
 }
 
 void cpu_update_mode(struct cpu *c)
@@ -62,6 +63,15 @@ void cpu_update_mode(struct cpu *c)
     c->cpl = (uint8_t)cpu_cpl(s);
     c->bits = (uint8_t)cpu_code_bits(s);
     c->flat = c->bits == CPU_64;
+    if (c->bits != CPU_64 &&
+        (c->cs_base != s->seg[CS].base || c->cs_limit != s->seg[CS].limit ||
+         c->cs_8086 != (cpu_real(s) || cpu_v86(s)))) {
+        /* The jump cache goes by RIP alone. */
+        c->cs_base = s->seg[CS].base;
+        c->cs_limit = s->seg[CS].limit;
+        c->cs_8086 = cpu_real(s) || cpu_v86(s);
+        tlbs_new_gens(&c->tlbs);
+    }
     if (s->cr0 != c->pg_cr0 || s->cr3 != c->pg.cr3 || s->cr4 != c->pg_cr4 ||
         s->efer != c->pg_efer) {
         uint64_t pdpte[4];
@@ -100,6 +110,17 @@ void cpu_flush_tlb(struct cpu *c, bool global)
     c->mode_changed = true;
 }
 
+void cpu_sync_work(struct cpu *c, unsigned work)
+{
+    if (work & SYNC_FLUSH)
+        tlbs_flush(&c->tlbs);
+    if (work & SYNC_WRITES)
+        tlbs_flush_writes(&c->tlbs);
+    if (work & SYNC_JUMPS)
+        memset(c->jc, 0, sizeof(*c->jc));
+    update_tlb(c);
+}
+
 /* ---- events ---- */
 
 static void raise_event(struct cpu *c, int kind, uint8_t vector)
@@ -117,6 +138,7 @@ static void take_init(struct cpu *c)
 
     x87_sync(c);
     cpu_state_init(&c->s);
+    c->s.gpr[RDX] = cpuid_signature(c->vm->cpuid);
     c->cc = flags_to_cc(c->s.rflags);
     /* The bootstrap processor restarts at the reset vector, the others wait for SIPI. */
     if (c->vm->env->rdmsr(c->v, 0x1b, &base) == 0 && !(base & BIT(8)))
@@ -145,10 +167,8 @@ static bool take_events(struct cpu *c)
     uint32_t ev = atomic_exchange(&c->v->events, 0);
 
     if (ev & VCPU_EV_FLUSH) {
-        cache_reset(c->code);
-        memset(c->jc, 0, sizeof(*c->jc));
-        tlbs_flush(&c->tlbs);
-        update_tlb(c);
+        sync_leave(c);
+        sync_enter(c);
     }
     if (ev & VCPU_EV_INIT)
         c->s.init_pending = 1;
@@ -168,6 +188,8 @@ static bool take_interrupt(struct cpu *c)
 {
     struct cpu_state *s = &c->s;
 
+    if (s->activity > CPU_HALTED) /* nothing but INIT or SIPI gets through */
+        return false;
     if (s->pending_dbg && !s->mov_ss_shadow) {
         s->dr[6] |= s->pending_dbg;
         s->pending_dbg = 0;
@@ -240,18 +262,16 @@ static void run_step(struct cpu *c)
 {
     struct cpu_state *s = &c->s;
     bool tf = s->rflags & FL_TF;
-    uint64_t key = c->key;
 
+    c->dbg_before = s->pending_dbg;
+    c->step = true;
+    update_tlb(c);
     if ((s->dr[7] & DR7_ARMED) && exec_breakpoint(c))
         cpu_raise(c, X_DB, 0);
     s->rflags &= ~FL_RF;
     s->sti_shadow = s->mov_ss_shadow = 0;
-    c->key = ~0ull; /* nothing in the jump cache matches: control comes back after one instruction */
     c->trap_taken = false;
-    c->step = true;
     run_block(c, cache_lookup(c, 1));
-    if (c->key == ~0ull)
-        c->key = key;
     if (tf && !c->trap_taken)
         s->pending_dbg |= DR6_BS;
 }
@@ -262,19 +282,34 @@ static bool must_step(const struct cpu *c)
            (c->s.dr[7] & DR7_ARMED) || c->stop_at != UINT64_MAX;
 }
 
+/* An instruction was left half-way, by a fault or to be restarted. */
+static void left(struct cpu *c, int why)
+{
+    if (c->op)
+        c->ninsn += c->op->cnt - 1u; /* those before it */
+    /* Data breakpoints are traps: what a faulting instruction hit it will hit again. */
+    if (c->step && why == LEAVE_EVENT && c->event.vector != X_DB)
+        c->s.pending_dbg = c->dbg_before;
+}
+
 static enum stop run_loop(struct cpu *c)
 {
-    if (setjmp(c->fault) && c->op)
-        c->ninsn += c->op->cnt - 1u; /* those before the one that was left */
+    int why = setjmp(c->fault);
+
+    if (why)
+        left(c, why);
     for (;;) {
         c->op = NULL;
         c->step = false;
         if (c->deliver) {
             c->deliver = false;
+            c->nevents++;
             event_deliver(c);
         }
-        if (unlikely(c->shutdown))
-            return STOP_SHUTDOWN;
+        if (unlikely(c->shutdown)) {
+            c->shutdown = false;
+            c->s.activity = CPU_SHUTDOWN;
+        }
         c->mode_changed = false;
         if (unlikely(atomic_load_explicit(c->events, memory_order_relaxed)) && take_events(c))
             return STOP_KICK;
@@ -282,12 +317,8 @@ static enum stop run_loop(struct cpu *c)
             continue;
         if (unlikely(c->s.activity != CPU_RUNNING))
             return c->s.activity == CPU_SHUTDOWN ? STOP_SHUTDOWN : STOP_HLT;
-        if (unlikely(c->ninsn >= c->stop_at))
+        if (unlikely(c->ninsn + c->nevents >= c->stop_at))
             return STOP_BUDGET;
-        if (unlikely(cache_full(c->code))) {
-            cache_reset(c->code);
-            memset(c->jc, 0, sizeof(*c->jc));
-        }
         update_tlb(c);
         /* With no breakpoint armed RF has nothing to suppress. */
         if (!(c->s.dr[7] & DR7_ARMED))
@@ -304,10 +335,11 @@ static enum stop interp_run(struct vcpu *v)
     struct cpu *c = v->priv;
     enum stop st;
 
-    c->thread = pthread_self();
-    c->stop_at = v->budget ? c->ninsn + v->budget : UINT64_MAX;
+    c->stop_at = v->budget ? c->ninsn + c->nevents + v->budget : UINT64_MAX;
+    sync_enter(c);
     st = run_loop(c);
     x87_sync(c); /* the next caller may be another thread */
+    sync_leave(c);
     v->insns = c->ninsn;
     return st;
 }
@@ -318,17 +350,30 @@ static int interp_probe(struct err *e) { return 0; }
 
 static int interp_vm_init(struct vm *vm, struct err *e)
 {
-    struct code_cache *cc;
-    int rc = cache_new(&cc, vm, e);
+    struct interp_vm *sh = calloc(1, sizeof(*sh));
+    int rc;
 
-    if (rc == 0)
-        vm->engine_priv = cc;
-    return rc;
+    if (!sh)
+        return err_set(e, ENOMEM, "out of memory for the interpreter");
+    rc = cache_new(&sh->code, vm, e);
+    if (rc) {
+        free(sh);
+        return rc;
+    }
+    sync_init(&sh->sync, vm);
+    vm->engine_priv = sh;
+    return 0;
 }
 
 static void interp_vm_fini(struct vm *vm)
 {
-    cache_free(vm->engine_priv);
+    struct interp_vm *sh = vm->engine_priv;
+
+    if (!sh)
+        return;
+    sync_fini(&sh->sync);
+    cache_free(sh->code);
+    free(sh);
     vm->engine_priv = NULL;
 }
 
@@ -343,6 +388,7 @@ static void interp_vcpu_fini(struct vcpu *v)
     tlbs_fini(&c->tlbs);
     free(c->jc);
     free(c->no_tlb);
+    free(c->scratch);
     free(c);
     v->priv = NULL;
 }
@@ -359,11 +405,13 @@ static int interp_vcpu_init(struct vcpu *v, struct err *e)
     c->v = v;
     c->vm = v->vm;
     c->events = &v->events;
-    c->code = v->vm->engine_priv;
+    c->shared = v->vm->engine_priv;
+    c->code = c->shared->code;
+    c->scratch = cache_scratch_new();
     c->jc = calloc(1, sizeof(*c->jc));
     c->no_tlb = malloc(sizeof(*c->no_tlb));
     c->stop_at = UINT64_MAX;
-    if (!c->jc || !c->no_tlb || tlbs_init(&c->tlbs) < 0) {
+    if (!c->jc || !c->no_tlb || !c->scratch || tlbs_init(&c->tlbs) < 0) {
         interp_vcpu_fini(v);
         return err_set(e, ENOMEM, "out of memory for a vCPU's TLB");
     }
@@ -396,6 +444,8 @@ static int interp_set_state(struct vcpu *v, const struct cpu_state *s)
     struct cpu *c = v->priv;
     int rc = cpu_state_validate(s, &v->error);
 
+    if (!rc)
+        rc = cpuid_check_state(v->vm->cpuid, s, &v->error);
     if (rc < 0)
         return rc;
     x87_sync(c);
@@ -408,7 +458,9 @@ static int interp_set_state(struct vcpu *v, const struct cpu_state *s)
     tlbs_flush(&c->tlbs);
     tlbs_switch(&c->tlbs, s->cr3, s->cr4 & CR4_PCIDE ? s->cr3 & 0xfff : 0, true);
     cpu_update_mode(c);
-    if (c->pg.levels == 3 && !cpu_long_mode(s))
+    /* Nothing is mapped through page-directory pointers that cannot be loaded. */
+    memset(c->pg.pdpte, 0, sizeof(c->pg.pdpte));
+    if (c->pg.levels == 3)
         paging_load_pdptes(&c->pg, physmap_p2m(v->vm->map));
     return 0;
 }
@@ -423,25 +475,25 @@ void interp_use_plain(struct vcpu *v, bool plain)
 
 static int interp_map_changed(struct vm *vm, const struct flat_view *view)
 {
-    for (uint32_t i = 0; i < vm->nvcpu; i++) {
-        struct vcpu *v = vm->vcpu[i];
-        struct cpu *c = v->priv;
+    struct interp_vm *sh = vm->engine_priv;
 
-        if (!c)
-            continue;
-        /* A vCPU whose own register write moved something must not see the old map again, not even
-         * in the rest of its block. */
-        if (pthread_equal(c->thread, pthread_self()))
-            tlbs_flush(&c->tlbs);
-        vcpu_post(v, VCPU_EV_FLUSH);
-    }
+    if (!sh)
+        return 0;
+    /* A vCPU whose own access moved something is among those that stand, and drops its translations before it
+     * goes on with the rest of its instruction. */
+    sync_begin(&sh->sync, SYNC_WORLD);
+    cache_kill_all(sh->code);
+    sync_post(&sh->sync, SYNC_FLUSH);
+    sync_end(&sh->sync);
     return 0;
 }
 
 static void interp_code_write(struct vm *vm, uint64_t gpa, uint64_t len)
 {
-    if (vm->engine_priv)
-        cache_write(vm->engine_priv, gpa, len);
+    struct interp_vm *sh = vm->engine_priv;
+
+    if (sh)
+        cache_write(sh->code, gpa, len);
 }
 
 static int interp_dirty_fetch(struct vm *vm, struct ram *ram, uint64_t *bits_out)
@@ -465,9 +517,7 @@ static int interp_dirty_fetch(struct vm *vm, struct ram *ram, uint64_t *bits_out
                 bits_out[(off + k) / 64] |= BIT((off + k) % 64);
         free(tmp);
     }
-    for (uint32_t i = 0; i < vm->nvcpu; i++)
-        if (vm->vcpu[i]->priv)
-            tlbs_flush_writes(&((struct cpu *)vm->vcpu[i]->priv)->tlbs);
+    sync_post(&((struct interp_vm *)vm->engine_priv)->sync, SYNC_WRITES);
     return 0;
 }
 

@@ -199,8 +199,14 @@ void sys_push_sreg(struct cpu *c, const struct insn *i)
 {
     struct stack st;
 
+    /* With 32 bits Intel's processors write 16 only, but move the stack pointer by four (SDM vol. 2, PUSH). */
     stack_begin(&st, c);
-    stack_push(&st, i->opsize, c->s.seg[i->op[0].reg].sel);
+    if (i->opsize == 4 && !c->vm->cpuid->amd) {
+        st.sp = (st.sp & ~st.mask) | ((st.sp - 2) & st.mask);
+        stack_push(&st, 2, c->s.seg[i->op[0].reg].sel);
+    } else {
+        stack_push(&st, i->opsize, c->s.seg[i->op[0].reg].sel);
+    }
     stack_commit(&st);
 }
 

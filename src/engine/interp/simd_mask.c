@@ -225,8 +225,10 @@ static void check_whole_align(struct cpu *c, const struct insn *i, const struct 
         simd_lin(c, i, mem_opnd(i)->size, ACCESS_READ);
 }
 
-void simd_partial_load(struct cpu *c, const struct insn *i, const struct simd_elems *el,
-                       uint8_t *buf)
+/* Alignment is checked for a single element but not for a vector of them. */
+static enum priv elem_priv(const struct simd_elems *el) { return el->count == 1 ? PRIV_CPL : PRIV_ELEMENT; }
+
+void simd_partial_load(struct cpu *c, const struct insn *i, const struct simd_elems *el, uint8_t *buf)
 {
     uint64_t ea = insn_ea(c, i);
 
@@ -234,7 +236,7 @@ void simd_partial_load(struct cpu *c, const struct insn *i, const struct simd_el
     for (unsigned n = 0; n < el->count; n++)
         if (el->active >> n & 1)
             lin_read(c, elem_lin(c, i, ea, el, n, ACCESS_READ), buf + n * el->size, el->size,
-                     PRIV_CPL);
+                     elem_priv(el));
 }
 
 void simd_partial_check(struct cpu *c, const struct insn *i, const struct simd_elems *el)
@@ -247,7 +249,7 @@ void simd_partial_check(struct cpu *c, const struct insn *i, const struct simd_e
         lin_check(c, insn_lin(c, i, whole, ACCESS_WRITE), whole, ACCESS_WRITE, PRIV_CPL);
     for (unsigned n = 0; n < el->count; n++)
         if (el->active >> n & 1)
-            lin_check(c, elem_lin(c, i, ea, el, n, ACCESS_WRITE), el->size, ACCESS_WRITE, PRIV_CPL);
+            lin_check(c, elem_lin(c, i, ea, el, n, ACCESS_WRITE), el->size, ACCESS_WRITE, elem_priv(el));
 }
 
 void simd_partial_store(struct cpu *c, const struct insn *i, const struct simd_elems *el,
@@ -258,7 +260,7 @@ void simd_partial_store(struct cpu *c, const struct insn *i, const struct simd_e
     for (unsigned n = 0; n < el->count; n++)
         if (el->active >> n & 1)
             lin_write(c, elem_lin(c, i, ea, el, n, ACCESS_WRITE), buf + n * el->size, el->size,
-                      PRIV_CPL);
+                      elem_priv(el));
 }
 
 /* ---- MASKMOVQ, MASKMOVDQU: bytes of op[1] to seg:rDI where op[2] has its sign bit set ---- */
@@ -286,8 +288,11 @@ static void maskmov(struct cpu *c, const struct insn *i)
 
     /* All of the operand is checked, masked off or not, as processors do. */
     uint64_t ea = c->s.gpr[RDI] & low_bits(8 * i->addrsize);
-    lin_check(c, seg_lin(c, i->mem.seg, ea, el.count, ACCESS_WRITE), el.count, ACCESS_WRITE,
-              PRIV_CPL);
+    uint64_t la = seg_lin(c, i->mem.seg, ea, el.count, ACCESS_WRITE);
+
+    if (c->align && (la & (el.count - 1)))
+        cpu_raise(c, X_AC, 0);
+    lin_check(c, la, el.count, ACCESS_WRITE, PRIV_CPL);
     for (unsigned n = 0; n < el.count; n++)
         if (el.active >> n & 1)
             lin_write(c, elem_lin(c, i, ea, &el, n, ACCESS_WRITE), (const uint8_t *)data + n, 1,
@@ -344,7 +349,7 @@ static void gather_vex(struct cpu *c, const struct insn *i)
         if (!mask[n * v.dsz])
             continue;
         uint64_t la = vsib_lin(c, i, &v, n, ACCESS_READ);
-        lin_read(c, la, dst + n * v.dsz, v.dsz, PRIV_CPL);
+        lin_read(c, la, dst + n * v.dsz, v.dsz, PRIV_ELEMENT);
         memset(mask + n * v.dsz, 0, v.dsz);
         memset(dst + i->vlen, 0, beyond);
     }
@@ -363,7 +368,7 @@ static void gather_evex(struct cpu *c, const struct insn *i)
     for (unsigned n = 0; n < v.count; n++) {
         if (!(*k >> n & 1))
             continue;
-        lin_read(c, vsib_lin(c, i, &v, n, ACCESS_READ), dst + n * v.dsz, v.dsz, PRIV_CPL);
+        lin_read(c, vsib_lin(c, i, &v, n, ACCESS_READ), dst + n * v.dsz, v.dsz, PRIV_ELEMENT);
         *k &= ~BIT(n);
         memset(dst + i->vlen, 0, sizeof(c->s.zmm[0]) - i->vlen);
     }
@@ -381,7 +386,7 @@ static void scatter(struct cpu *c, const struct insn *i)
         if (!(*k >> n & 1))
             continue;
         uint64_t la = vsib_lin(c, i, &v, n, ACCESS_WRITE);
-        lin_write(c, la, (uint8_t *)c->s.zmm[v.data] + n * v.dsz, v.dsz, PRIV_CPL);
+        lin_write(c, la, (uint8_t *)c->s.zmm[v.data] + n * v.dsz, v.dsz, PRIV_ELEMENT);
         *k &= ~BIT(n);
     }
     *k = 0;

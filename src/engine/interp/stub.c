@@ -75,7 +75,11 @@ static bool w_is_gpr_size(const struct insn *i)
         case 0x79:
         case 0x7b:
             return i->pp >= 2;
+        case 0x92: case 0x93: /* KMOVD, KMOVQ */
+            return i->pp == 3;
         }
+    if (i->map == 2)
+        return i->opcode == 0x7c && (i->prefix & PFX_EVEX); /* VPBROADCASTD, Q from a register */
     return i->map == 3 && (i->opcode == 0x16 || i->opcode == 0x22);
 }
 

@@ -1,5 +1,6 @@
 /* Which system instruction is whose, and the few that fit nowhere else. */
 #include "engine/interp/sys.h"
+#include "engine/interp/world.h"
 
 static void sys_hlt(struct cpu *c, const struct insn *i)
 {
@@ -17,7 +18,7 @@ static void sys_ud(struct cpu *c, const struct insn *i) { cpu_raise(c, X_UD, 0);
 static void sys_hypercall(struct cpu *c, const struct insn *i)
 {
     c->s.rflags = cpu_flags(c);
-    if (!c->vm->env->hypercall || !c->vm->env->hypercall(c->v, &c->s))
+    if (!world_hypercall(c))
         cpu_raise(c, X_UD, 0);
     cpu_set_flags(c, c->s.rflags);
     c->mode_changed = true;

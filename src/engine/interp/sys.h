@@ -47,7 +47,6 @@ static inline bool desc_is_conforming(const struct desc *d)
     return desc_is_code(d) && (desc_type(d) & SEG_EXPDOWN);
 }
 static inline bool sel_is_null(uint16_t sel) { return !(sel & ~3u); }
-static inline bool is_canonical(uint64_t la) { return sext(la, 48) == la; }
 static inline bool in_prot(const struct cpu *c) { return !cpu_real(&c->s) && !cpu_v86(&c->s); }
 static inline unsigned cpu_iopl(const struct cpu *c) { return c->s.rflags >> 12 & 3; }
 

@@ -6,6 +6,7 @@
 #include "base/trace.h"
 #include "cpu/msr.h"
 #include "engine/interp/sys.h"
+#include "engine/interp/world.h"
 
 static uint64_t edx_eax(const struct cpu *c)
 {
@@ -27,7 +28,7 @@ void sys_rdmsr(struct cpu *c, const struct insn *i)
     need_cpl0(c);
     err = msr_read(&c->s, c->vm->cpuid, msr, clock_tsc(c->vm->clock), &v);
     if (err == -ENOENT)
-        err = c->vm->env->rdmsr(c->v, msr, &v);
+        err = world_rdmsr(c, msr, &v);
     trace(c->vm->trace, cpu_msr, "vcpu %u: rdmsr %#x = %#llx%s", c->v->index, msr,
           (unsigned long long)v, err ? " #GP" : "");
     if (err)
@@ -44,7 +45,7 @@ void sys_wrmsr(struct cpu *c, const struct insn *i)
     need_cpl0(c);
     err = msr_write(&c->s, c->vm->cpuid, msr, clock_tsc(c->vm->clock), v);
     if (err == -ENOENT)
-        err = c->vm->env->wrmsr(c->v, msr, v);
+        err = world_wrmsr(c, msr, v);
     trace(c->vm->trace, cpu_msr, "vcpu %u: wrmsr %#x = %#llx%s", c->v->index, msr,
           (unsigned long long)v, err ? " #GP" : "");
     if (err)

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 static void set_empty(struct tlb_set *s)
 {
@@ -20,7 +19,7 @@ static void ctx_empty(struct tlbs *t, struct tlb_context *x)
 {
     for (unsigned k = 0; k < TLB_KINDS; k++)
         set_empty(&x->set[k]);
-    x->large = false;
+    x->large[0] = x->large[1] = false;
     x->gen = ++t->next_gen;
 }
 
@@ -115,7 +114,7 @@ static void ctx_flush_page(struct tlbs *t, struct tlb_context *x, uint64_t la, b
 
         if (!global_only || (e->info & TLB_INFO_GLOBAL))
             e->rtag = e->wtag = TLB_EMPTY;
-        if (!x->large)
+        if (!x->large[la >> 63])
             continue;
         for (unsigned i = 0; i < TLB_ENTRIES; i++) {
             e = &x->set[k].e[i];
@@ -139,6 +138,12 @@ void tlbs_flush_page_pcid(struct tlbs *t, uint64_t la, uint16_t pcid)
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (t->ctx[i].valid && t->ctx[i].pcid == pcid)
             ctx_flush_page(t, &t->ctx[i], la, false);
+}
+
+void tlbs_new_gens(struct tlbs *t)
+{
+    for (unsigned i = 0; i < TLB_CONTEXTS; i++)
+        t->ctx[i].gen = ++t->next_gen;
 }
 
 void tlbs_flush_writes(struct tlbs *t)

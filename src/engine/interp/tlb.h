@@ -39,7 +39,8 @@ struct tlb_context {
     struct tlb_set set[TLB_KINDS];
     uint64_t cr3;    /* page-table root it was filled from */
     uint16_t pcid;
-    bool valid, large;
+    bool valid;
+    bool large[2];   /* entries from large mappings, by half of the address space */
     uint64_t gen;    /* unique per content; jump caches compare it */
     uint64_t used;   /* for replacement */
 };
@@ -59,6 +60,7 @@ void tlbs_flush_nonglobal(struct tlbs *t);              /* current context, keep
 void tlbs_flush_pcid(struct tlbs *t, uint16_t pcid);    /* INVPCID type 1: keep globals */
 void tlbs_flush_page(struct tlbs *t, uint64_t la);      /* INVLPG: current PCID and globals of all */
 void tlbs_flush_page_pcid(struct tlbs *t, uint64_t la, uint16_t pcid);
+void tlbs_new_gens(struct tlbs *t);                     /* jump caches start afresh, entries stay */
 void tlbs_flush_writes(struct tlbs *t);                 /* all write tags (dirty log, code tracking) */
 void tlbs_flush_write_gpa(struct tlbs *t, uint64_t gpa); /* write tags of one frame */
 

@@ -109,6 +109,16 @@ static void env_load(struct cpu *c, const struct insn *i, const uint8_t *p)
     }
 }
 
+/* Linear address of an image of n bytes; alignment checking wants its words aligned (SDM vol. 3 table 6-7). */
+static uint64_t image_lin(struct cpu *c, const struct insn *i, unsigned n, enum access a)
+{
+    uint64_t la = insn_lin(c, i, n, a);
+
+    if (c->align && (la & (i->opsize == 2 ? 1 : 3)))
+        cpu_raise(c, X_AC, 0);
+    return la;
+}
+
 static void fnstenv(struct cpu *c, const struct insn *i)
 {
     uint8_t buf[ENV_MAX];
@@ -117,7 +127,7 @@ static void fnstenv(struct cpu *c, const struct insn *i)
     x87_enter(c, i);
     x87_sync(c);
     env_store(c, i, buf);
-    lin_write(c, insn_lin(c, i, n, ACCESS_WRITE), buf, n, PRIV_CPL);
+    lin_write(c, image_lin(c, i, n, ACCESS_WRITE), buf, n, PRIV_CPL);
     c->s.x87.fcw |= FCW_MASKS;
     x87_update_es(&c->s.x87);
 }
@@ -128,7 +138,7 @@ static void fldenv(struct cpu *c, const struct insn *i)
     unsigned n = env_size(i);
 
     x87_enter(c, i);
-    lin_read(c, insn_lin(c, i, n, ACCESS_READ), buf, n, PRIV_CPL);
+    lin_read(c, image_lin(c, i, n, ACCESS_READ), buf, n, PRIV_CPL);
     x87_sync(c);
     env_load(c, i, buf);
 }
@@ -144,7 +154,7 @@ static void fnsave(struct cpu *c, const struct insn *i)
     for (unsigned r = 0; r < 8; r++)
         memcpy(buf + n + 10 * r, c->s.x87.st[r], 10);
     n += REGS_BYTES;
-    lin_write(c, insn_lin(c, i, n, ACCESS_WRITE), buf, n, PRIV_CPL);
+    lin_write(c, image_lin(c, i, n, ACCESS_WRITE), buf, n, PRIV_CPL);
     x87_reset(&c->s.x87);
 }
 
@@ -154,7 +164,7 @@ static void frstor(struct cpu *c, const struct insn *i)
     unsigned n = env_size(i);
 
     x87_enter(c, i);
-    lin_read(c, insn_lin(c, i, n + REGS_BYTES, ACCESS_READ), buf, n + REGS_BYTES, PRIV_CPL);
+    lin_read(c, image_lin(c, i, n + REGS_BYTES, ACCESS_READ), buf, n + REGS_BYTES, PRIV_CPL);
     x87_sync(c);
     env_load(c, i, buf);
     for (unsigned r = 0; r < 8; r++)

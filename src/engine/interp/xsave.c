@@ -47,13 +47,15 @@ static void area_check(const struct area *a, unsigned n, enum access acc)
     lin_check(c, seg_lin(c, a->i->mem.seg, a->ea, n, acc), n, acc, PRIV_CPL);
 }
 
-/* #NM by CR0, then the area with its alignment checked. */
+/* #NM by CR0, then the area with its alignment checked. Which misalignments alignment checking
+ * takes for its own is up to the processor: Intel's take what is not aligned to four bytes. */
 static struct area area_open(struct cpu *c, const struct insn *i, unsigned align)
 {
     struct area a = {.c = c, .i = i, .ea = insn_ea(c, i), .wide = i->rex & 8};
 
-    if (seg_lin(c, i->mem.seg, a.ea, 1, ACCESS_READ) & (align - 1))
-        cpu_raise(c, X_GP, 0);
+    uint64_t la = seg_lin(c, i->mem.seg, a.ea, 1, ACCESS_READ);
+    if (la & (align - 1))
+        cpu_raise(c, c->align && (la & 3) ? X_AC : X_GP, 0);
     return a;
 }
 

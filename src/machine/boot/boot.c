@@ -138,7 +138,7 @@ struct kernel {
     bool is_bz, pvh;
     struct bzimage bz;
     struct elf_image elf;
-    uint64_t end; /* of what it occupies while starting */
+    uint64_t end;        /* of what it occupies while starting */
     uint64_t initrd_top; /* the initrd must end at or below */
     uint32_t cmdline_max;
 };
@@ -157,8 +157,8 @@ static int parse_bzimage(struct kernel *k, size_t len, uint64_t ram, struct err 
     if (rc)
         return rc;
     /* What does not even fit into the guest's memory is not worth unpacking. */
-    rc = unpack(k->bz.payload, k->bz.payload_len, k->bz.unpacked_len, MIN(ram, 2 * GIB), &k->unpacked,
-                &n, e);
+    rc = unpack(k->bz.payload, k->bz.payload_len, k->bz.unpacked_len, MIN(ram, 2 * GIB),
+                &k->unpacked, &n, e);
     if (rc == -EFBIG)
         return err_set(e, EINVAL, "the kernel does not fit in %llu MiB of memory: raise --memory",
                        (unsigned long long)(ram / MIB));
@@ -250,12 +250,12 @@ static int load_initrd(struct boot *b, const struct kernel *k, struct physmap *m
     if (rc)
         return rc;
     if (floor > k->initrd_top || size > k->initrd_top - floor)
-        return err_set(e, EINVAL,
-                       "does not fit: %llu MiB, and %llu MiB are free above the kernel: "
-                       "raise --memory",
-                       (unsigned long long)(ALIGN_UP(size, MIB) / MIB),
-                       (unsigned long long)(floor > k->initrd_top ? 0
-                                                                  : (k->initrd_top - floor) / MIB));
+        return err_set(
+            e, EINVAL,
+            "does not fit: %llu MiB, and %llu MiB are free above the kernel: "
+            "raise --memory",
+            (unsigned long long)(ALIGN_UP(size, MIB) / MIB),
+            (unsigned long long)(floor > k->initrd_top ? 0 : (k->initrd_top - floor) / MIB));
     base = ALIGN_DOWN(k->initrd_top - size, PAGE_SIZE);
     p = mem_map(map, base, size, true);
     if (!p)

@@ -55,7 +55,8 @@ int bzimage_parse(struct bzimage *o, const uint8_t *d, size_t len, struct err *e
         return err_set(e, EINVAL, "truncated bzImage");
     o->protocol = get16(d + H_VERSION);
     if (o->protocol < 0x0208)
-        return err_set(e, ENOTSUP, "boot protocol %u.%02u is too old; 2.08 (Linux 2.6.26) is needed",
+        return err_set(e, ENOTSUP,
+                       "boot protocol %u.%02u is too old; 2.08 (Linux 2.6.26) is needed",
                        o->protocol >> 8, o->protocol & 0xff);
     if (!(d[H_LOADFLAGS] & LOADED_HIGH))
         return err_set(e, ENOTSUP, "a zImage; only bzImage kernels are supported");

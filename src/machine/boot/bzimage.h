@@ -12,10 +12,11 @@
 #include "base/err.h"
 
 #define SETUP_HEADER_OFF 0x1f1 /* of the setup header, in the file and in the zero page */
-#define SETUP_HEADER_MAX 0x90  /* it ends before 0x281 in any version; the zero page has room to 0x290 */
+/* It ends before 0x281 in any version; the zero page has room to 0x290. */
+#define SETUP_HEADER_MAX 0x90
 
 struct bzimage {
-    uint16_t protocol;     /* 0x020f = 2.15 */
+    uint16_t protocol;                /* 0x020f = 2.15 */
     uint8_t header[SETUP_HEADER_MAX]; /* from SETUP_HEADER_OFF */
     unsigned header_len;
     const uint8_t *payload; /* inside the file, not owned */

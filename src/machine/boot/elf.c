@@ -19,15 +19,9 @@ bool elf_detect(const uint8_t *data, size_t len)
     return len >= SELFMAG && !memcmp(data, ELFMAG, SELFMAG);
 }
 
-static bool inside(uint64_t off, uint64_t n, uint64_t len)
-{
-    return off <= len && n <= len - off;
-}
+static bool inside(uint64_t off, uint64_t n, uint64_t len) { return off <= len && n <= len - off; }
 
-static int truncated(struct err *e)
-{
-    return err_set(e, EINVAL, "truncated ELF file");
-}
+static int truncated(struct err *e) { return err_set(e, EINVAL, "truncated ELF file"); }
 
 static int read_header(const uint8_t *data, size_t len, bool is64, struct header *h, struct err *e)
 {
@@ -67,8 +61,11 @@ static Elf64_Phdr read_phdr(const uint8_t *p, bool is64)
         return w;
     }
     memcpy(&n, p, sizeof(n));
-    return (Elf64_Phdr){.p_type = n.p_type, .p_offset = n.p_offset, .p_paddr = n.p_paddr,
-                        .p_filesz = n.p_filesz, .p_memsz = n.p_memsz};
+    return (Elf64_Phdr){.p_type = n.p_type,
+                        .p_offset = n.p_offset,
+                        .p_paddr = n.p_paddr,
+                        .p_filesz = n.p_filesz,
+                        .p_memsz = n.p_memsz};
 }
 
 static int add_segment(struct elf_image *o, const Elf64_Phdr *ph, size_t len, struct err *e)
@@ -93,8 +90,8 @@ static int add_segment(struct elf_image *o, const Elf64_Phdr *ph, size_t len, st
     return 0;
 }
 
-/* Looks for the PVH entry in one PT_NOTE segment: { u32 namesz, descsz, type, name, desc } with name and desc
- * padded to 4 bytes. A malformed note ends the search; notes are optional. */
+/* Looks for the PVH entry in one PT_NOTE segment: { u32 namesz, descsz, type, name, desc } with
+ * name and desc padded to 4 bytes. A malformed note ends the search; notes are optional. */
 static void scan_notes(struct elf_image *o, const uint8_t *p, uint64_t len)
 {
     while (len >= 12) {

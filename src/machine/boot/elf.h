@@ -15,7 +15,7 @@
 #define ELF_SEGMENTS_MAX 64
 
 struct elf_segment {
-    uint64_t off, filesz; /* inside the file */
+    uint64_t off, filesz;  /* inside the file */
     uint64_t paddr, memsz; /* memsz >= filesz, no overflow */
 };
 
@@ -36,8 +36,8 @@ bool elf_detect(const uint8_t *data, size_t len);
 int elf_parse(struct elf_image *out, const uint8_t *data, size_t len, struct err *e);
 /* Is addr inside a segment? */
 bool elf_contains(const struct elf_image *i, uint64_t addr);
-/* Copies the segments to their physical addresses and zeroes what the file does not give. -EINVAL if any byte
- * of them is not RAM. */
+/* Copies the segments to their physical addresses and zeroes what the file does not give. -EINVAL
+ * if any byte of them is not RAM. */
 int elf_load(const struct elf_image *i, struct physmap *map, struct err *e);
 
 #endif

@@ -96,13 +96,11 @@ static int put_page_tables(struct physmap *map)
 static int put_gdt(struct physmap *map, struct cpu_state *s)
 {
     static const uint64_t gdt[4] = {0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff};
-    const struct segment data = {
-        .limit = UINT32_MAX, .sel = 0x18, .attr = 0x93 | SEG_DB | SEG_G};
+    const struct segment data = {.limit = UINT32_MAX, .sel = 0x18, .attr = 0x93 | SEG_DB | SEG_G};
 
     for (unsigned i = 0; i < SREG_COUNT; i++)
         s->seg[i] = data;
-    s->seg[CS] = (struct segment){
-        .limit = UINT32_MAX, .sel = 0x10, .attr = 0x9b | SEG_L | SEG_G};
+    s->seg[CS] = (struct segment){.limit = UINT32_MAX, .sel = 0x10, .attr = 0x9b | SEG_L | SEG_G};
     s->gdtr = (struct table_reg){.base = BOOT_GDT, .limit = sizeof(gdt) - 1};
     s->idtr = (struct table_reg){.base = 0, .limit = 0};
     return mem_write(map, BOOT_GDT, gdt, sizeof(gdt));

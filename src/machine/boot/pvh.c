@@ -54,8 +54,7 @@ int pvh_enter(struct physmap *map, const struct memory_layout *mem, const struct
 
     for (unsigned i = 0; i < SREG_COUNT; i++)
         s->seg[i] = data;
-    s->seg[CS] = (struct segment){
-        .limit = UINT32_MAX, .sel = 0x10, .attr = 0x9b | SEG_DB | SEG_G};
+    s->seg[CS] = (struct segment){.limit = UINT32_MAX, .sel = 0x10, .attr = 0x9b | SEG_DB | SEG_G};
     s->tr = (struct segment){.limit = 0x67, .attr = 0x8b};
     s->gdtr = s->idtr = (struct table_reg){0};
     s->cr0 = CR0_PE | CR0_ET;

@@ -167,8 +167,8 @@ static int unpack_zstd(struct in in, struct out *o, struct err *e)
     return rc;
 }
 
-/* The legacy frame of `lz4 -l`: magic, then blocks of { u32 length, data }, each unpacking to at most
- * 8 MiB. There is no end mark: the kernel's appended size ends it. */
+/* The legacy frame of `lz4 -l`: magic, then blocks of { u32 length, data }, each unpacking to at
+ * most 8 MiB. There is no end mark: the kernel's appended size ends it. */
 static int unpack_lz4(struct in in, struct out *o, struct err *e)
 {
     size_t pos = 4, end = in.len >= 8 ? in.len - 4 : 0;

@@ -1,0 +1,321 @@
+#!/usr/bin/env python3
+"""Boots Debian's kernel under ring3 and uses its serial console as people and programs do.
+
+usage: debian.py RING3 CASE [VMLINUX-TOOL]
+
+CASE is one of the functions below whose names begin with case_. Timeouts only keep a test that hangs from
+hanging for ever; nothing here asserts how long anything takes.
+"""
+import base64
+import hashlib
+import os
+import pty
+import random
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+CACHE = os.path.join(ROOT, 'cache')
+KERNEL = os.path.join(CACHE, 'vmlinuz')
+INITRD = os.path.join(CACHE, 'initrd')
+PROMPT = b'~ # '
+PATIENCE = 240  # seconds; a sanitizer build on a busy host is slow
+
+
+class Failure(Exception):
+    pass
+
+
+def check(condition, what, seen=b''):
+    if not condition:
+        raise Failure(f'{what}; the console ends with:\n{seen[-2000:].decode(errors="replace")}')
+
+
+def command(ring3, *args, append='quiet', initrd=INITRD):
+    return [ring3, 'run', '--kernel', KERNEL, '--initrd', initrd,
+            '--append', f'console=ttyS0 {append}', *args]
+
+
+def archive(text, folder):
+    """The guest's RAM file system with commands for it to run (scripts/guest.d/session)."""
+    os.mkdir(os.path.join(folder, 'demo'))
+    with open(os.path.join(folder, 'demo', 'cmd'), 'w', encoding='utf-8') as f:
+        f.write(text + '\n')
+    more = subprocess.run(['cpio', '--quiet', '-o', '-H', 'newc', '-R', '0:0'], cwd=folder,
+                          input=b'demo\ndemo/cmd\n', stdout=subprocess.PIPE, check=True).stdout
+    path = os.path.join(folder, 'initrd')
+    with open(INITRD, 'rb') as base, open(path, 'wb') as f:
+        f.write(base.read() + more)
+    return path
+
+
+class Console:
+    """A running ring3 and both ends of its serial console."""
+
+    def __init__(self, args, terminal):
+        self.seen = b''
+        self.slave = None
+        if terminal:
+            self.out, self.slave = pty.openpty()
+            self.into = self.out
+            self.settings = termios.tcgetattr(self.slave)
+            self.process = subprocess.Popen(args, stdin=self.slave, stdout=self.slave,
+                                            start_new_session=True)
+        else:
+            self.process = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self.into = self.process.stdin.fileno()
+            self.out = self.process.stdout.fileno()
+        os.set_blocking(self.into, False)
+
+    def read(self, timeout):
+        """Takes what the guest says within the time; False if nothing came."""
+        if not select.select([self.out], [], [], timeout)[0]:
+            return False
+        try:
+            data = os.read(self.out, 65536)
+        except OSError:  # the other end of the terminal is closed
+            return False
+        self.seen += data
+        return bool(data)
+
+    def expect(self, text, start=0):
+        """Reads until text is there at or after start; gives the offset behind it."""
+        limit = time.monotonic() + PATIENCE
+        while True:
+            at = self.seen.find(text, start)
+            if at >= 0:
+                return at + len(text)
+            check(time.monotonic() < limit, f'no {text!r}', self.seen)
+            if not self.read(0.2):
+                check(self.process.poll() is None,
+                      f'ring3 ended with {self.process.returncode} before {text!r}', self.seen)
+
+    def send(self, data):
+        """Types data as fast as the console takes it, reading meanwhile like any terminal."""
+        limit = time.monotonic() + PATIENCE
+        while data:
+            check(time.monotonic() < limit, 'the console takes no input', self.seen)
+            if select.select([self.out], [self.into], [], 1)[1]:
+                data = data[os.write(self.into, data[:4096]):]
+            self.read(0)
+
+    def run(self, text):
+        """Types a command and gives its output. The prompt must have been read."""
+        mark = f'mark{random.getrandbits(64):x}'
+        # Echoed with quotes in the middle, printed without.
+        say = f'echo {mark[:5]}""{mark[5:]}'
+        mark = mark.encode() + b'\r\n'
+        start = len(self.seen)
+        self.send(f'{say}; {text}; {say}\n'.encode())
+        first = self.expect(mark, start)
+        last = self.expect(mark, first)
+        self.expect(PROMPT, last)
+        return self.seen[first:last - len(mark)].replace(b'\r', b'')
+
+    def finish(self):
+        """Waits for ring3's end, gives its status."""
+        limit = time.monotonic() + PATIENCE
+        while self.process.poll() is None:
+            check(time.monotonic() < limit, 'ring3 does not end', self.seen)
+            self.read(0.2)
+        while self.read(0):
+            pass
+        return self.process.returncode
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def with_console(args, fn, terminal=True):
+    console = Console(args, terminal)
+    try:
+        fn(console)
+    finally:
+        console.kill()
+
+
+def ended(console, status):
+    got = console.finish()
+    check(got == status, f'status {got}, not {status}', console.seen)
+
+
+def batch(ring3, text, *args, append='quiet loglevel=1 panic=-1 reboot=t', **kw):
+    """Runs commands in a guest without a terminal: status, output, errors."""
+    with tempfile.TemporaryDirectory(prefix='ring3-boot-') as folder:
+        p = subprocess.run(command(ring3, *args, append=append, initrd=archive(text, folder)),
+                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                           stderr=subprocess.PIPE, timeout=PATIENCE, **kw)
+    return p.returncode, p.stdout, p.stderr
+
+
+def one_line(stderr):
+    """Is it one line of ring3's, as every error is?"""
+    return stderr.startswith(b'ring3: ') and stderr.count(b'\n') == 1
+
+
+def case_shell(ring3):
+    """To a shell, commands and their output, the right time, power-off."""
+    def talk(c):
+        c.expect(PROMPT)
+        check(c.run('echo $((6 * 7))') == b'42\n', 'wrong sum', c.seen)
+        check(c.run('uname -s') == b'Linux\n', 'wrong system', c.seen)
+        check(b'MemTotal' in c.run('cat /proc/meminfo'), 'no memory', c.seen)
+        before = time.time()
+        guest = int(c.run('date +%s'))
+        after = time.time()
+        check(int(before) - 1 <= guest <= after + 1,
+              f'date is {guest}, between {before} and {after} on the host', c.seen)
+        # Job control: an interrupt ends the command and leaves the shell.
+        start = len(c.seen)
+        c.send(b'echo go""ing; sleep 100000\n')
+        c.send(b'\x03' if c.expect(b'going', start) else b'')
+        c.expect(PROMPT, start)
+        c.send(b'poweroff\n')
+        ended(c, 0)
+        check(termios.tcgetattr(c.slave) == c.settings, 'the terminal is not as it was')
+    with_console(command(ring3), talk)
+
+
+def case_paste(ring3):
+    """100 kB pasted into the console arrive complete and in order, echoed and not."""
+    def talk(c):
+        c.expect(PROMPT)
+        for mode in ['-echo', 'echo']:
+            data = base64.encodebytes(random.Random(mode).randbytes(76000))
+            check(len(data) > 100000, 'too little to paste')
+            c.run(f'stty {mode}')
+            start = len(c.seen)
+            c.send(b'echo rea""dy; cat >/tmp/paste\n')
+            c.expect(b'ready', start)
+            c.send(data + b'\x04')
+            c.expect(PROMPT, start)
+            got = c.run('stty echo; wc -c </tmp/paste; md5sum </tmp/paste').split()
+            check(got[:2] == [str(len(data)).encode(), hashlib.md5(data).hexdigest().encode()],
+                  f'with {mode}, {len(data)} bytes arrived as {got}', c.seen)
+        c.send(b'poweroff -f\n')
+        ended(c, 0)
+    with_console(command(ring3), talk)
+
+
+def case_pipe(ring3):
+    """Standard input and output are pipes; input ends before the guest does."""
+    def talk(c):
+        c.expect(PROMPT)
+        c.send(b'sleep 1; echo pi""ped; poweroff -f\n')
+        os.set_blocking(c.into, True)
+        c.process.stdin.close()
+        c.expect(b'piped')
+        ended(c, 0)
+    with_console(command(ring3), talk, terminal=False)
+
+
+def case_null(ring3):
+    """Nobody there: commands run, their bytes come out as they are, their status is ours."""
+    status, out, err = batch(ring3, "printf 'a\\0\\377\\n'; seq 3000; echo 'last'")
+    expected = b'a\0\xff\n' + b''.join(b'%d\n' % n for n in range(1, 3001)) + b'last\n'
+    check(status == 0 and out == expected and err == b'', f'status {status}, {err!r}', out)
+    status, out, err = batch(ring3, 'echo out; exit 5')
+    check(status == 64 + 5 and out == b'out\n', f'status {status}, {err!r}', out)
+
+
+def case_leave(ring3):
+    """The guest reboots into itself; Ctrl-A H helps, Ctrl-A X leaves and restores the terminal."""
+    def talk(c):
+        c.expect(PROMPT)
+        c.send(b'reboot -f\n')
+        c.expect(PROMPT, len(c.seen))
+        start = len(c.seen)
+        c.send(b'\x01h')
+        c.expect(b'Ctrl-A', start)
+        c.send(b'\x01x')
+        ended(c, 0)
+        check(termios.tcgetattr(c.slave) == c.settings, 'the terminal is not as it was')
+    with_console(command(ring3), talk)
+
+
+def case_no_reboot(ring3):
+    """Under --no-reboot a reboot ends with status 0, and only then."""
+    status, out, err = batch(ring3, 'echo once; reboot -f', '--no-reboot', append='quiet loglevel=1')
+    check(status == 0 and out.count(b'once') == 1 and err == b'', f'status {status}, {err!r}', out)
+
+
+def case_failed(ring3):
+    """Status 1: the host refuses what ring3 needs."""
+    def starve():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))
+    status, out, err = batch(ring3, 'true', preexec_fn=starve)
+    check(status == 1 and one_line(err), f'status {status}, {err!r}', out)
+
+
+def case_config(ring3):
+    """Status 2: a kernel cut short, one with bad bytes, one that does not fit into memory."""
+    with open(KERNEL, 'rb') as f:
+        kernel = bytearray(f.read())
+    with tempfile.TemporaryDirectory(prefix='ring3-boot-') as folder:
+        short, bad = os.path.join(folder, 'short'), os.path.join(folder, 'bad')
+        with open(short, 'wb') as f:
+            f.write(kernel[:len(kernel) // 3])
+        # Many, since the lz4 format of Debian's payload has no checksum.
+        middle = len(kernel) // 2
+        kernel[middle:middle + 4096] = b'\xff' * 4096
+        with open(bad, 'wb') as f:
+            f.write(kernel)
+        for args in [('--kernel', short), ('--kernel', bad), ('--memory', '16M')]:
+            p = subprocess.run(command(ring3, *args), stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE)
+            check(p.returncode == 2 and one_line(p.stderr),
+                  f'{args}: status {p.returncode}, {p.stderr!r}', p.stdout)
+
+
+def case_died(ring3):
+    """Status 3: the kernel panics and resets by a triple fault."""
+    status, out, err = batch(ring3, 'echo dying; echo c >/proc/sysrq-trigger')
+    check(status == 3 and one_line(err) and out.startswith(b'dying\n'),
+          f'status {status}, {err!r}', out)
+
+
+def case_timeout(ring3):
+    """Status 4: the guest does not end."""
+    status, out, err = batch(ring3, 'sleep 100000', '--timeout', '8')
+    check(status == 4 and one_line(err), f'status {status}, {err!r}', out)
+
+
+def case_pvh(ring3):
+    """The kernel as an ELF file, entered by its PVH note; it is loaded anew when it reboots."""
+    with tempfile.TemporaryDirectory(prefix='ring3-boot-') as folder:
+        elf = os.path.join(folder, 'vmlinux')
+        subprocess.run([sys.argv[3], KERNEL, elf], check=True)
+
+        def talk(c):
+            c.expect(PROMPT)
+            check(b'panic=-1' in c.run('cat /proc/cmdline'), 'no command line', c.seen)
+            c.send(b'reboot -f\n')
+            c.expect(PROMPT, len(c.seen))
+            c.send(b'poweroff -f\n')
+            ended(c, 0)
+        with_console(command(ring3, '--kernel', elf, append='quiet panic=-1'), talk)
+
+
+def main():
+    ring3, name = os.path.abspath(sys.argv[1]), sys.argv[2]
+    case = globals()['case_' + name]
+    signal.alarm(4 * PATIENCE)
+    subprocess.run([os.path.join(ROOT, 'scripts', 'guest')], stdin=subprocess.DEVNULL, check=True)
+    try:
+        case(ring3)
+    except Failure as failure:
+        print(f'{name}: {failure}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
