@@ -209,7 +209,7 @@ static void restart(struct machine *m)
 {
     struct err e = {""};
 
-    log_msg(m->log, LOG_INFO, "%s: the guest reboots", m->name);
+    log_limited(m->log, &m->reboots, LOG_INFO, "%s: the guest reboots", m->name);
     machine_quiesce(m);
     for (struct device *d = m->devices; d; d = d->next)
         device_reset(d, RESET_COLD);

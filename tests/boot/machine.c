@@ -122,6 +122,12 @@ static void triple_fault_says_where(void **state)
     assert_non_null(strstr(r.error.msg, "triple fault of vCPU 0 at 0008:0x1000"));
 }
 
+/* The local APIC knows how wide physical addresses are. */
+static void apic_base_has_reserved_bits(void **state)
+{
+    expect("B", MACHINE_DIED, 0);
+}
+
 static void reboots_with_the_kernel_loaded_anew(void **state)
 {
     struct machine_result r = run("b", "none", false);
@@ -384,6 +390,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ends),
         cmocka_unit_test(triple_fault_says_where),
+        cmocka_unit_test(apic_base_has_reserved_bits),
         cmocka_unit_test(reboots_with_the_kernel_loaded_anew),
         cmocka_unit_test(interrupts_arrive),
         cmocka_unit_test(paravirtual_clock),
