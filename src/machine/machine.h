@@ -118,6 +118,7 @@ struct machine {
     struct loop_fd *action_reg;
     bool quiesced;
     struct machine_result result;
+    struct log_limit reboots;
 };
 
 /* Makes the machine with its kernel loaded, ready to start. On failure 0 is not returned, e says
