@@ -17,6 +17,8 @@
 #define TSC_KHZ 1000000u
 /* How long the end of a machine waits for the serial port's last output. */
 #define FLUSH_MS 1000u
+/* Changes of the memory map after which the views from before them are freed. */
+#define MAP_CHANGES_KEPT 1024u
 
 enum gate { GATE_CLOSED, GATE_OPEN, GATE_QUIT };
 
@@ -297,10 +299,10 @@ static void on_map_changed(void *arg, const struct flat_view *view)
 
     if (m->engine)
         m->engine->map_changed(&m->vm, view);
-    /* The guest may move PCI BARs as often as it likes: what was retired must not pile up until
-     * something else stops the vCPUs. */
-    if (atomic_load(&m->gate) == GATE_OPEN)
-        poke(m);
+    /* Old views can be freed only while the vCPUs are parked. A guest that moves a device about all the time must
+     * not make us keep one for each move. */
+    if (++m->map_changes % MAP_CHANGES_KEPT == 0)
+        post(m, ACTION_NONE, 0, NULL);
 }
 
 static void on_code_write(void *arg, uint64_t gpa, uint64_t len)

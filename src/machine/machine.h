@@ -86,6 +86,7 @@ struct machine {
     struct cpuid_policy cpuid;
     struct ram *ram;
     struct physmap *map;
+    uint32_t map_changes; /* so far; under the map's lock */
     struct memory_layout layout;
     struct boot *boot;
 
