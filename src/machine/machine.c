@@ -43,9 +43,10 @@ static void gate_set(struct machine *m, enum gate g)
     pthread_mutex_unlock(&m->lock);
 }
 
+/* Also those that have no thread yet, of which only the loop's thread knows how many there are. */
 static void kick_all(struct machine *m)
 {
-    for (uint32_t i = 0; i < m->nstarted; i++)
+    for (uint32_t i = 0; i < m->ncpu; i++)
         vcpu_wake(&m->cpu[i], VCPU_EV_KICK);
 }
 

@@ -134,7 +134,8 @@ void machine_stop(struct machine *m);
 const struct machine_result *machine_result(const struct machine *m);
 
 /* Stops vCPUs, devices and the clock; on return nothing changes guest-visible state any more.
- * Idempotent, as is machine_resume. */
+ * Idempotent, as is machine_resume. A reset that the guest asked for before takes place after
+ * machine_resume; whatever ends the machine, at once. */
 void machine_quiesce(struct machine *m);
 void machine_resume(struct machine *m);
 
