@@ -81,7 +81,7 @@ static unsigned put_vex(struct rng *r, const struct insn_row *row, uint32_t key,
 static unsigned put_evex(struct rng *r, const struct insn_row *row, uint32_t key, enum cpu_bits bits,
                          uint8_t *p)
 {
-    unsigned n = 0, v = row_has(row, AT_VVVV) || row_has(row, AT_VSIB) ? rnd(r) & 31 : 31;
+    unsigned n = 0, v = row_has(row, AT_VVVV) ? rnd(r) & 31 : row_has(row, AT_VSIB) ? 15 | pick(r, 2) << 4 : 31;
 
     if (!pick(r, 24))
         p[n++] = 0x67;

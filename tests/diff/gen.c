@@ -33,15 +33,14 @@ static bool allowed(const struct gen_cfg *cfg, const struct insn *i)
             return false;
     }
     switch (i->id) {
-    case INSN_SYSCALL: case INSN_SYSENTER: case INSN_SYSEXIT: case INSN_SYSRET:
+    case INSN_SYSCALL: case INSN_SYSENTER:
     case INSN_RDTSC: case INSN_RDTSCP: case INSN_RDPMC: case INSN_RDRAND: case INSN_RDSEED: case INSN_RDPID:
-    case INSN_CPUID: case INSN_XGETBV: case INSN_XSETBV:
+    case INSN_CPUID: case INSN_XGETBV:
     case INSN_SGDT: case INSN_SIDT: case INSN_SLDT: case INSN_STR: case INSN_SMSW:
     case INSN_LAR: case INSN_LSL: case INSN_VERR: case INSN_VERW:
     case INSN_LFS: case INSN_LGS:
     case INSN_WRFSBASE: case INSN_WRGSBASE: case INSN_RDFSBASE: case INSN_RDGSBASE:
-    case INSN_VMCALL: case INSN_VMMCALL: case INSN_MONITOR: case INSN_MWAIT: case INSN_HLT: case INSN_RSM:
-    case INSN_INVLPG: case INSN_INVPCID: case INSN_INVD: case INSN_WBINVD:
+    case INSN_VMCALL: case INSN_VMMCALL: case INSN_MONITOR: case INSN_MWAIT: case INSN_HLT:
         return false;
     case INSN_INT:
         return i->imm != 0x80;
