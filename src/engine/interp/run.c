@@ -50,6 +50,14 @@ _Noreturn void cpu_raise_pf(struct cpu *c, uint64_t la, uint32_t error)
 
 /* ---- what is cached of the state ---- */
 
+static void set_keys(struct cpu *c, uint64_t gen, uint64_t global_gen)
+{
+    uint64_t mode = (uint64_t)c->cpl << 4 | c->bits << 2 | (uint64_t)c->no_fast << 1;
+
+    c->key = gen << 8 | mode;
+    c->gkey = global_gen << 8 | mode | 1;
+}
+
 static void update_tlb(struct cpu *c)
 {
     struct tlb_context *x = &c->tlbs.ctx[c->tlbs.cur];
@@ -64,9 +72,9 @@ static void update_tlb(struct cpu *c)
     else
         c->tlb = &x->set[c->pg.smap && (c->s.rflags & FL_AC) ? TLB_SUPER_AC : TLB_SUPER];
     if (c->step)
-        c->key = ~0ull; /* nothing in the jump cache matches: control comes back after one instruction */
+        c->key = c->gkey = ~0ull; /* nothing in the jump cache matches: control comes back after one instruction */
     else
-        c->key = x->gen << 8 | (uint64_t)c->cpl << 4 | c->bits << 2 | (uint64_t)c->no_fast << 1;
+        set_keys(c, x->gen, c->tlbs.global_gen);
 }
 
 void cpu_update_mode(struct cpu *c)
@@ -242,14 +250,15 @@ static void run_fast(struct cpu *c)
 {
     struct jump_entry *j = jump_slot(c->jc, c->s.rip);
 
-    if (j->rip != c->s.rip || j->key != c->key) {
+    if (j->rip != c->s.rip || (j->key != c->key && j->key != c->gkey)) {
         struct block *b = cache_lookup(c, BLOCK_MAX_INSNS);
+        bool global = c->fetch_global && c->s.rip >> 63;
 
         if (!b->live) {
             run_block(c, b);
             return;
         }
-        *j = (struct jump_entry){ .rip = c->s.rip, .key = c->key, .block = b };
+        *j = (struct jump_entry){ .rip = c->s.rip, .key = global ? c->gkey : c->key, .block = b };
     }
     run_block(c, j->block);
 }
@@ -425,7 +434,7 @@ static int interp_vcpu_init(struct vcpu *v, struct err *e)
     c->jc = calloc(1, sizeof(*c->jc));
     c->no_tlb = malloc(sizeof(*c->no_tlb));
     c->stop_at = UINT64_MAX;
-    if (!c->jc || !c->no_tlb || !c->scratch || tlbs_init(&c->tlbs) < 0) {
+    if (!c->jc || !c->no_tlb || !c->scratch || tlbs_init(&c->tlbs, c->jc) < 0) {
         interp_vcpu_fini(v);
         return err_set(e, ENOMEM, "out of memory for a vCPU's TLB");
     }

@@ -5,6 +5,7 @@
  */
 #include "engine/interp/simd.h"
 
+#include <assert.h>
 #include <string.h>
 
 static uint64_t low_bits(unsigned n) { return n >= 64 ? ~0ull : BIT(n) - 1; }
@@ -169,6 +170,7 @@ static void evex_partial(const struct cpu *c, const struct insn *i, const struct
         el->size = i->bcst ? i->bcst : grain;
         if (el->size > mem->size)
             el->size = mem->size;
+        assert(el->size);
         el->count = mem->size / el->size;
         el->active = 0;
         for (unsigned b = 0; b < n; b++)
@@ -285,6 +287,7 @@ static void maskmov(struct cpu *c, const struct insn *i)
     for (unsigned n = 0, r = 0; n < i->nops && r < 2; n++)
         if (i->op[n].kind == OP_REG)
             reg[r++] = &i->op[n];
+    assert(reg[0] && reg[1]);
     if (mmx) {
         x87_to_mmx(c);
         data = c->s.x87.st[reg[0]->reg];
