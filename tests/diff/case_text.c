@@ -27,12 +27,12 @@ struct field {
 static unsigned fields(struct field f[128])
 {
     unsigned n = 0;
-#define FIELD(m, ...)                                                                              \
-    do {                                                                                           \
-        snprintf(f[n].name, sizeof(f[n].name), __VA_ARGS__);                                       \
-        f[n].off = offsetof(struct cpu_state, m);                                                  \
-        f[n].size = sizeof(((struct cpu_state *)0)->m);                                            \
-        n++;                                                                                       \
+#define FIELD(m, ...)                                        \
+    do {                                                     \
+        snprintf(f[n].name, sizeof(f[n].name), __VA_ARGS__); \
+        f[n].off = offsetof(struct cpu_state, m);            \
+        f[n].size = sizeof(((struct cpu_state *)0)->m);      \
+        n++;                                                 \
     } while (0)
     for (unsigned k = 0; k < 16; k++)
         FIELD(gpr[k], "%s", gpr_name[k]);

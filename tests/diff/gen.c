@@ -5,21 +5,31 @@
 
 /* ---- which instructions ---- */
 
-/* Far transfers and segment register loads: they need selectors that mean the same to host and guest. */
+/* Far transfers and segment register loads: they need selectors that mean the same to host and
+ * guest. */
 static bool is_far(const struct insn *i)
 {
     switch (i->id) {
-    case INSN_RET_FAR: case INSN_IRET: case INSN_CALL_FAR: case INSN_CALL_FAR_IND: case INSN_JMP_FAR:
-    case INSN_JMP_FAR_IND: case INSN_LDS: case INSN_LES: case INSN_LSS:
+    case INSN_RET_FAR:
+    case INSN_IRET:
+    case INSN_CALL_FAR:
+    case INSN_CALL_FAR_IND:
+    case INSN_JMP_FAR:
+    case INSN_JMP_FAR_IND:
+    case INSN_LDS:
+    case INSN_LES:
+    case INSN_LSS:
         return true;
-    case INSN_MOV_SREG: case INSN_POP_SREG: /* but FS holds the oracle's thread pointer, and GS our base */
+    case INSN_MOV_SREG:
+    case INSN_POP_SREG: /* but FS holds the oracle's thread pointer, and GS our base */
         return i->op[0].kind == OP_REG && i->op[0].cls == RC_SREG && i->op[0].reg < FS;
     default:
         return false;
     }
 }
 
-/* May a case have it? Not what reaches the host's kernel or world, or whose result is not the program's alone. */
+/* May a case have it? Not what reaches the host's kernel or world, or whose result is not the
+ * program's alone. */
 static bool allowed(const struct gen_cfg *cfg, const struct insn *i)
 {
     if (!insn_supported(i, cfg->policy))
@@ -27,27 +37,53 @@ static bool allowed(const struct gen_cfg *cfg, const struct insn *i)
     if (is_far(i))
         return false;
     for (unsigned k = 0; k < i->nops; k++) {
-        if (i->op[k].kind == OP_MEM && (i->mem.seg == FS || (i->mem.seg == GS && i->bits != CPU_64)))
+        if (i->op[k].kind == OP_MEM &&
+            (i->mem.seg == FS || (i->mem.seg == GS && i->bits != CPU_64)))
             return false;
         if (i->op[k].kind == OP_REG && i->op[k].cls == RC_SREG && i->op[k].write)
             return false;
     }
     switch (i->id) {
-    case INSN_SYSCALL: case INSN_SYSENTER: case INSN_SYSEXIT: case INSN_SYSRET:
-    case INSN_RDTSC: case INSN_RDTSCP: case INSN_RDPMC: case INSN_RDRAND: case INSN_RDSEED: case INSN_RDPID:
-    case INSN_CPUID: case INSN_XGETBV: case INSN_XSETBV:
-    case INSN_SGDT: case INSN_SIDT: case INSN_SLDT: case INSN_STR: case INSN_SMSW:
-    case INSN_LAR: case INSN_LSL: case INSN_VERR: case INSN_VERW:
-    case INSN_LFS: case INSN_LGS:
-    case INSN_WRFSBASE: case INSN_WRGSBASE: case INSN_RDFSBASE: case INSN_RDGSBASE:
-    case INSN_VMCALL: case INSN_VMMCALL: case INSN_MONITOR: case INSN_MWAIT: case INSN_HLT: case INSN_RSM:
-    case INSN_INVLPG: case INSN_INVPCID: case INSN_INVD: case INSN_WBINVD:
+    case INSN_SYSCALL:
+    case INSN_SYSENTER:
+    case INSN_RDTSC:
+    case INSN_RDTSCP:
+    case INSN_RDPMC:
+    case INSN_RDRAND:
+    case INSN_RDSEED:
+    case INSN_RDPID:
+    case INSN_CPUID:
+    case INSN_XGETBV:
+    case INSN_SGDT:
+    case INSN_SIDT:
+    case INSN_SLDT:
+    case INSN_STR:
+    case INSN_SMSW:
+    case INSN_LAR:
+    case INSN_LSL:
+    case INSN_VERR:
+    case INSN_VERW:
+    case INSN_LFS:
+    case INSN_LGS:
+    case INSN_WRFSBASE:
+    case INSN_WRGSBASE:
+    case INSN_RDFSBASE:
+    case INSN_RDGSBASE:
+    case INSN_VMCALL:
+    case INSN_VMMCALL:
+    case INSN_MONITOR:
+    case INSN_MWAIT:
+    case INSN_HLT:
         return false;
     case INSN_INT:
         return i->imm != 0x80;
-    case INSN_XSAVE: case INSN_XSAVEC: case INSN_XSAVEOPT: case INSN_XRSTOR:
+    case INSN_XSAVE:
+    case INSN_XSAVEC:
+    case INSN_XSAVEOPT:
+    case INSN_XRSTOR:
         return cfg->xsave;
-    case INSN_XSAVES: case INSN_XRSTORS:
+    case INSN_XSAVES:
+    case INSN_XRSTORS:
         return false;
     default:
         return true;
@@ -69,12 +105,16 @@ static bool is_locked(const struct insn *i)
 }
 
 /* A memory operand in ModRM, as opposed to one in fixed registers or moffs. */
-static bool modrm_mem(const struct insn *i) { return has_mem(i) && i->off_modrm && i->modrm < 0xc0; }
+static bool modrm_mem(const struct insn *i)
+{
+    return has_mem(i) && i->off_modrm && i->modrm < 0xc0;
+}
 
 static const struct insn_row *pick_row(struct rng *r, const struct gen_cfg *cfg)
 {
     static const uint8_t weight[ROW_KINDS] = {
-        [ROW_GENERAL] = 46, [ROW_X87] = 8, [ROW_MMX] = 4, [ROW_SSE] = 18, [ROW_VEX] = 10, [ROW_EVEX] = 14,
+        [ROW_GENERAL] = 46, [ROW_X87] = 8,  [ROW_MMX] = 4,
+        [ROW_SSE] = 18,     [ROW_VEX] = 10, [ROW_EVEX] = 14,
     };
     unsigned w = pick(r, 100), kind = 0;
 
@@ -155,7 +195,9 @@ static uint64_t gen_target(struct rng *r)
         return DATA_ADDR + PAGE_SIZE - pick(r, 64);
     case 6:
         return pick(r, 4) ? CODE_ADDR + 0x100 + pick(r, 64) : rnd(r);
-    case 7: case 8: case 9:
+    case 7:
+    case 8:
+    case 9:
         return DATA_ADDR + 8 * pick(r, DATA_BYTES / 8 - 64);
     default:
         return DATA_ADDR + 64 * pick(r, DATA_BYTES / 64 - 50);
@@ -204,8 +246,10 @@ static void aim_vsib(struct rng *r, struct test_case *t, const struct insn *i, u
     }
 }
 
-/* Makes the memory operand of i, to be placed at address at, point at ta where the encoding allows. */
-static void aim(struct rng *r, struct test_case *t, const struct insn *i, uint8_t *raw, uint64_t at, uint64_t ta)
+/* Makes the memory operand of i, to be placed at address at, point at ta where the encoding allows.
+ */
+static void aim(struct rng *r, struct test_case *t, const struct insn *i, uint8_t *raw, uint64_t at,
+                uint64_t ta)
 {
     const struct insn_mem *m = &i->mem;
 
@@ -220,7 +264,8 @@ static void aim(struct rng *r, struct test_case *t, const struct insn *i, uint8_
             memcpy(raw + i->len - i->addrsize, &ta, i->addrsize);
             break;
         default: /* strings, MASKMOV */
-            if (ta - CODE_ADDR < CODE_BYTES) /* what a processor makes of its own code then is its choice */
+            if (ta - CODE_ADDR <
+                CODE_BYTES) /* what a processor makes of its own code then is its choice */
                 ta = DATA_ADDR;
             set_gpr(t, RSI, ta);
             set_gpr(t, RDI, pick(r, 4) ? gen_target(r) : ta + pick(r, 64) - 32);
@@ -251,7 +296,8 @@ static void add_item(struct test_case *t, const uint8_t *b, unsigned len)
 
 static bool is_branch(const struct insn *i) { return i->nops && i->op[0].kind == OP_REL; }
 
-static void add_branch(struct test_case *t, const uint8_t *b, unsigned len, unsigned fix, unsigned target)
+static void add_branch(struct test_case *t, const uint8_t *b, unsigned len, unsigned fix,
+                       unsigned target)
 {
     add_item(t, b, len);
     t->item[t->n - 1].fix = (uint8_t)fix;
@@ -260,8 +306,8 @@ static void add_branch(struct test_case *t, const uint8_t *b, unsigned len, unsi
 
 static bool uses_image(const struct insn *i)
 {
-    return i->id == INSN_XRSTOR || i->id == INSN_FXRSTOR || i->id == INSN_XSAVE || i->id == INSN_XSAVEOPT ||
-           i->id == INSN_XSAVEC;
+    return i->id == INSN_XRSTOR || i->id == INSN_FXRSTOR || i->id == INSN_XSAVE ||
+           i->id == INSN_XSAVEOPT || i->id == INSN_XSAVEC;
 }
 
 static void gen_single(struct rng *r, const struct gen_cfg *cfg, struct test_case *t)
@@ -310,9 +356,10 @@ static void gen_single(struct rng *r, const struct gen_cfg *cfg, struct test_cas
 
 static uint16_t gen_selector(struct rng *r)
 {
-    static const uint16_t sel[] = {SEL_CODE64, SEL_CODE32, SEL_DATA, SEL_CODE64, SEL_CODE32, SEL_DATA,
-                                   0, 3, 0x30, 0x20, 0x28, 0x31, 0x10, 0x13, 0x18, 0x1b, 0x40, 0x43, 0x48,
-                                   0x37, 0xfffb, 0x100};
+    static const uint16_t sel[] = {
+        SEL_CODE64, SEL_CODE32, SEL_DATA, SEL_CODE64, SEL_CODE32, SEL_DATA, 0,    3,
+        0x30,       0x20,       0x28,     0x31,       0x10,       0x13,     0x18, 0x1b,
+        0x40,       0x43,       0x48,     0x37,       0xfffb,     0x100};
     return sel[pick(r, ARRAY_LEN(sel))];
 }
 
@@ -346,8 +393,8 @@ static void gen_frame(struct rng *r, struct test_case *t, const struct insn *i)
 
     if (i->id == INSN_POP_SREG)
         word[0] = word[1];
-    /* Some processors check alignment by the new flags already, and the host's kernel takes that for a split
-     * lock and tries for ever. */
+    /* Some processors check alignment by the new flags already, and the host's kernel takes that
+     * for a split lock and tries for ever. */
     if (sp & 7)
         word[2] &= ~FL_AC;
     for (unsigned k = 0; k < 5; k++)
@@ -369,7 +416,8 @@ static void gen_far(struct rng *r, const struct gen_cfg *cfg, struct test_case *
             break;
     }
     if (has_mem(&i)) {
-        uint64_t ta = pick(r, 8) ? DATA_ADDR + 8 * pick(r, 512) : gen_target(r), off = gen_far_target(r, t);
+        uint64_t ta = pick(r, 8) ? DATA_ADDR + 8 * pick(r, 512) : gen_target(r),
+                 off = gen_far_target(r, t);
         uint16_t sel = gen_selector(r);
 
         aim(r, t, &i, b, CODE_ADDR + t->start, ta);
@@ -399,15 +447,16 @@ static void gen_far(struct rng *r, const struct gen_cfg *cfg, struct test_case *
 
 /* ---- sequences ---- */
 
-/* Registers with a purpose, which no other instruction may write. The pointers lie in the data pages with
- * room on both sides; R12 is a small index; with a loop RCX counts. */
+/* Registers with a purpose, which no other instruction may write. The pointers lie in the data
+ * pages with room on both sides; R12 is a small index; with a loop RCX counts. */
 struct seq {
     uint32_t reserved;
-    uint64_t undef; /* status flags that the manual leaves undefined here */
+    uint64_t undef;                   /* status flags that the manual leaves undefined here */
     uint64_t undef_at[ITEMS_MAX + 1]; /* what forward branches bring to an item */
-    unsigned left;  /* instructions still wanted */
+    unsigned left;                    /* instructions still wanted */
 };
-#define POINTERS (1u << RBX | 1u << RBP | 1u << RSI | 1u << RDI | 1u << R11 | 1u << R13 | 1u << R14 | 1u << R15)
+#define POINTERS \
+    (1u << RBX | 1u << RBP | 1u << RSI | 1u << RDI | 1u << R11 | 1u << R13 | 1u << R14 | 1u << R15)
 
 static bool writes_reserved(const struct insn *i, uint32_t reserved)
 {
@@ -418,12 +467,24 @@ static bool writes_reserved(const struct insn *i, uint32_t reserved)
             return true;
     }
     switch (i->id) {
-    case INSN_MOVS: case INSN_STOS: case INSN_LODS: case INSN_CMPS: case INSN_SCAS:
-    case INSN_INS: case INSN_OUTS: case INSN_POPA: case INSN_ENTER: case INSN_LEAVE:
+    case INSN_MOVS:
+    case INSN_STOS:
+    case INSN_LODS:
+    case INSN_CMPS:
+    case INSN_SCAS:
+    case INSN_INS:
+    case INSN_OUTS:
+    case INSN_POPA:
+    case INSN_ENTER:
+    case INSN_LEAVE:
         return true;
-    case INSN_CMPXCHG8B: case INSN_CMPXCHG16B:
+    case INSN_CMPXCHG8B:
+    case INSN_CMPXCHG16B:
         return reserved & (1u << RAX | 1u << RDX);
-    case INSN_PCMPESTRI: case INSN_PCMPISTRI: case INSN_VPCMPESTRI: case INSN_VPCMPISTRI:
+    case INSN_PCMPESTRI:
+    case INSN_PCMPISTRI:
+    case INSN_VPCMPESTRI:
+    case INSN_VPCMPISTRI:
         return reserved & 1u << RCX;
     default:
         return false;
@@ -453,7 +514,9 @@ static bool readdress(struct rng *r, struct insn *i, uint8_t *b)
     out[n++] = (uint8_t)(0x40 | (b[i->off_modrm] & 0x38) | (sib ? 4 : low[pick(r, 4)]));
     if (sib)
         out[n++] = (uint8_t)(pick(r, 4) << 6 | 4 << 3 | low[pick(r, 4)]); /* no index, or R12 */
-    out[n++] = (uint8_t)(evex ? pick(r, 3) - 1 : pick(r, 3) ? 16 * (pick(r, 8) - 4) : pick(r, 256) - 128);
+    out[n++] = (uint8_t)(evex         ? pick(r, 3) - 1
+                         : pick(r, 3) ? 16 * (pick(r, 8) - 4)
+                                      : pick(r, 256) - 128);
     if (n + tail > INSN_MAX_LEN)
         return false;
     memcpy(out + n, b + i->off_imm, tail);
@@ -475,20 +538,22 @@ static void seq_insn(struct rng *r, const struct gen_cfg *cfg, struct test_case 
         if (is_locked(&i) && (i.mem.disp & 15))
             continue;
         bool wild = !pick(r, 300);
-        if (!wild && (writes_reserved(&i, q->reserved) || (i.row->flags & (IF_PRIV | IF_SYS | IF_BRANCH))))
+        if (!wild &&
+            (writes_reserved(&i, q->reserved) || (i.row->flags & (IF_PRIV | IF_SYS | IF_BRANCH))))
             continue;
         if ((i.row->flags & IF_BRANCH) || i.id == INSN_POPF)
             continue;
-        if (!wild && (i.id == INSN_IN || i.id == INSN_OUT || i.id == INSN_INS || i.id == INSN_OUTS ||
-                      i.id == INSN_XLAT || (i.id == INSN_MOV && has_mem(&i) && !modrm_mem(&i)) || i.mem.vsib ||
-                      i.id == INSN_DIV || i.id == INSN_IDIV || (i.row->flags & IF_PRIV)))
+        if (!wild &&
+            (i.id == INSN_IN || i.id == INSN_OUT || i.id == INSN_INS || i.id == INSN_OUTS ||
+             i.id == INSN_XLAT || (i.id == INSN_MOV && has_mem(&i) && !modrm_mem(&i)) ||
+             i.mem.vsib || i.id == INSN_DIV || i.id == INSN_IDIV || (i.row->flags & IF_PRIV)))
             continue;
         if (has_mem(&i) && !modrm_mem(&i) && !wild)
             continue;
         if (i.row->fl_read & q->undef)
             continue;
-        if ((i.id == INSN_BT || i.id == INSN_BTS || i.id == INSN_BTR || i.id == INSN_BTC) && has_mem(&i) &&
-            i.op[1].kind == OP_REG)
+        if ((i.id == INSN_BT || i.id == INSN_BTS || i.id == INSN_BTR || i.id == INSN_BTC) &&
+            has_mem(&i) && i.op[1].kind == OP_REG)
             continue;
         q->undef = (q->undef & ~(uint64_t)i.row->fl_write) | i.row->fl_undef;
         add_item(t, b, i.len);
@@ -499,7 +564,8 @@ static void seq_insn(struct rng *r, const struct gen_cfg *cfg, struct test_case 
 
 static void seq_step(struct rng *r, const struct gen_cfg *cfg, struct test_case *t, struct seq *q);
 
-static void seq_some(struct rng *r, const struct gen_cfg *cfg, struct test_case *t, struct seq *q, unsigned n)
+static void seq_some(struct rng *r, const struct gen_cfg *cfg, struct test_case *t, struct seq *q,
+                     unsigned n)
 {
     while (n-- && q->left) {
         q->undef |= q->undef_at[t->n];
@@ -513,8 +579,8 @@ static void seq_some(struct rng *r, const struct gen_cfg *cfg, struct test_case 
 static void seq_skip(struct rng *r, const struct gen_cfg *cfg, struct test_case *t, struct seq *q)
 {
     unsigned at = t->n, cc;
-    static const uint64_t test[8] = {FL_OF, FL_CF, FL_ZF, FL_CF | FL_ZF, FL_SF, FL_PF, FL_SF | FL_OF,
-                                     FL_SF | FL_OF | FL_ZF};
+    static const uint64_t test[8] = {FL_OF, FL_CF, FL_ZF,         FL_CF | FL_ZF,
+                                     FL_SF, FL_PF, FL_SF | FL_OF, FL_SF | FL_OF | FL_ZF};
     uint64_t before = q->undef;
 
     cc = pick(r, 16);
@@ -589,7 +655,8 @@ static void seq_call(struct rng *r, const struct gen_cfg *cfg, struct test_case 
 static void seq_step(struct rng *r, const struct gen_cfg *cfg, struct test_case *t, struct seq *q)
 {
     switch (pick(r, 16)) {
-    case 0: case 1:
+    case 0:
+    case 1:
         seq_skip(r, cfg, t, q);
         break;
     case 2:

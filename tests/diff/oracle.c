@@ -1,6 +1,6 @@
 /*
- * The oracle: a program of its own, so that little is mapped beside the cases and no sanitizer stands in their
- * way. native.c starts it and feeds it batches; native.h says how it works.
+ * The oracle: a program of its own, so that little is mapped beside the cases and no sanitizer
+ * stands in their way. native.c starts it and feeds it batches; native.h says how it works.
  */
 #include <signal.h>
 #include <ucontext.h>
@@ -56,8 +56,8 @@ static bool all_zero(const void *p, size_t n)
     return true;
 }
 
-/* Components that are not in their initial configuration. Loaded as such, they are not "in use" then, which
- * XSAVEC and the like show. */
+/* Components that are not in their initial configuration. Loaded as such, they are not "in use"
+ * then, which XSAVEC and the like show. */
 static uint64_t in_use(const struct cpu_state *s)
 {
     struct x87_state x = s->x87;
@@ -82,7 +82,7 @@ static uint64_t in_use(const struct cpu_state *s)
 static void transfer(const struct layout *l, struct cpu_state *s, uint8_t *m, bool to_image)
 {
     struct x87_state *x = &s->x87;
-#define MOVE(field, off, n)                                                                        \
+#define MOVE(field, off, n) \
     (to_image ? memcpy(m + (off), &(field), n) : memcpy(&(field), m + (off), n))
 
     MOVE(x->fcw, 0, 2);
@@ -125,8 +125,9 @@ static struct {
     bool running;
 } child;
 
-static const int greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-                                REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+static const int greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
+                                REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
+                                REG_R12, REG_R13, REG_R14, REG_R15};
 
 static void begin_case(ucontext_t *uc)
 {
@@ -226,7 +227,8 @@ static bool child_init(struct native_batch *b)
 
 int main(void)
 {
-    struct native_batch *b = mmap(NULL, sizeof(*b), PROT_READ | PROT_WRITE, MAP_SHARED, ORACLE_FD_BATCH, 0);
+    struct native_batch *b =
+        mmap(NULL, sizeof(*b), PROT_READ | PROT_WRITE, MAP_SHARED, ORACLE_FD_BATCH, 0);
     char c;
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);

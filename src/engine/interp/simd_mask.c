@@ -233,7 +233,7 @@ static void check_whole_align(struct cpu *c, const struct insn *i, const struct 
         simd_lin(c, i, size, ACCESS_READ);
     /* VCVTPS2PH and VCVTPH2PS are left alone. */
     if (unlikely(c->align) && size <= 8 && !(i->map == 3 && i->opcode == 0x1d) &&
-        !(i->map == 2 && i->opcode == 0x13)) {
+        !(i->map == 2 && i->opcode == 0x13 && i->pp == 1)) {
         la = seg_lin(c, i->mem.seg, insn_ea(c, i), 1, ACCESS_READ);
         if (la & (size - 1))
             cpu_raise(c, X_AC, 0);
