@@ -90,7 +90,9 @@ uint64_t guest_pte(struct world *w, uint64_t la)
 int guest_run(struct world *w, struct cpu_state *s)
 {
     enum stop stop;
+    uint64_t at;
 
+    s->activity = CPU_RUNNING; /* it may have halted here before */
     assert_int_equal(world_set(w, 0, s), 0);
     watchdog_start(&w->vcpu[0], 20000000);
     stop = world_run(w, 0, 0);
@@ -100,8 +102,9 @@ int guest_run(struct world *w, struct cpu_state *s)
         print_message("stop %d at %#llx, cr2 %#llx\n", stop, (unsigned long long)s->rip,
                       (unsigned long long)s->cr2);
     assert_int_equal(stop, STOP_HLT);
-    if (s->rip > HANDLERS && s->rip <= HANDLERS + 1024)
-        return (int)((s->rip - HANDLERS - 1) / 4);
+    at = s->seg[CS].base + s->rip;
+    if (at > HANDLERS && at <= HANDLERS + 1024)
+        return (int)((at - HANDLERS - 1) / 4);
     return -1;
 }
 

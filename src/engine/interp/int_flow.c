@@ -109,11 +109,12 @@ PLAIN(int_pop)
 
 PLAIN(int_pusha)
 {
-    struct stack st;
+    struct stack st, probe;
 
     stack_begin(&st, c);
-    lin_check(c, seg_lin(c, SS, (st.sp - 8u * i->opsize) & st.mask, 8u * i->opsize, ACCESS_WRITE),
-              8u * i->opsize, ACCESS_WRITE, PRIV_CPL);
+    probe = st;
+    for (unsigned r = 0; r < 8; r++)
+        stack_probe(&probe, i->opsize);
     for (unsigned r = 0; r < 8; r++)
         stack_push(&st, i->opsize, c->s.gpr[r]); /* RSP is still the old one */
     stack_commit(&st);

@@ -233,6 +233,7 @@ void stack_begin(struct stack *st, struct cpu *c);               /* the current 
 /* A stack not yet in SS:RSP (inner ring). */
 void stack_begin_on(struct stack *st, struct cpu *c, const struct segment *ss, uint64_t sp);
 void stack_push(struct stack *st, unsigned n, uint64_t v);
+void stack_probe(struct stack *st, unsigned n); /* as stack_push, but only raises what that would */
 uint64_t stack_pop(struct stack *st, unsigned n);
 void stack_commit(struct stack *st); /* RSP := working copy within the mask */
 

@@ -138,6 +138,14 @@ static uint64_t stack_lin(struct stack *st, uint64_t off, unsigned n)
     return (st->base + off) & 0xffffffff;
 }
 
+void stack_probe(struct stack *st, unsigned n)
+{
+    uint64_t off = (st->sp - n) & st->mask;
+
+    lin_check(st->c, stack_lin(st, off, n), n, ACCESS_WRITE, st->priv);
+    st->sp = (st->sp & ~st->mask) | off;
+}
+
 void stack_push(struct stack *st, unsigned n, uint64_t v)
 {
     uint64_t off = (st->sp - n) & st->mask;
