@@ -17,6 +17,8 @@
 #define TSC_KHZ 1000000u
 /* How long the end of a machine waits for the serial port's last output. */
 #define FLUSH_MS 1000u
+/* Changes of the memory map after which the views from before them are freed. */
+#define MAP_CHANGES_KEPT 1024u
 
 enum gate { GATE_CLOSED, GATE_OPEN, GATE_QUIT };
 
@@ -76,6 +78,15 @@ static void vcpus_stop(struct machine *m)
     physmap_reclaim(m->map);
 }
 
+/* Has the loop's thread call on_action. */
+static void poke(struct machine *m)
+{
+    const uint64_t one = 1;
+
+    while (write(m->action_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+}
+
 /* Opens the gate, unless something waits that closed it. */
 static void vcpus_go(struct machine *m)
 {
@@ -114,14 +125,14 @@ void machine_resume(struct machine *m)
         device_resume(d);
     m->quiesced = false;
     vcpus_go(m);
+    if (atomic_load(&m->gate) != GATE_OPEN)
+        poke(m); /* for a reset that waited */
 }
 
 /* ---- requests ---- */
 
 static void post(struct machine *m, enum action a, int arg, const struct err *why)
 {
-    const uint64_t one = 1;
-
     pthread_mutex_lock(&m->lock);
     if ((int)a > m->action) {
         m->action = a;
@@ -133,8 +144,7 @@ static void post(struct machine *m, enum action a, int arg, const struct err *wh
         atomic_store(&m->gate, GATE_CLOSED);
     pthread_mutex_unlock(&m->lock);
     kick_all(m);
-    while (write(m->action_fd, &one, sizeof(one)) < 0 && errno == EINTR)
-        ;
+    poke(m);
 }
 
 void machine_request(void *machine, int request, int arg)
@@ -201,7 +211,7 @@ static void restart(struct machine *m)
 {
     struct err e = {""};
 
-    log_msg(m->log, LOG_INFO, "%s: the guest reboots", m->name);
+    log_limited(m->log, &m->reboots, LOG_INFO, "%s: the guest reboots", m->name);
     machine_quiesce(m);
     for (struct device *d = m->devices; d; d = d->next)
         device_reset(d, RESET_COLD);
@@ -217,6 +227,7 @@ static void on_action(void *arg, uint32_t events)
     struct err why;
     uint64_t count;
     int a, status;
+    bool waits;
 
     if (read(m->action_fd, &count, sizeof(count)) < 0)
         return;
@@ -225,8 +236,12 @@ static void on_action(void *arg, uint32_t events)
     a = m->action;
     status = m->action_arg;
     why = m->action_error;
-    m->action = ACTION_NONE;
+    waits = a == ACTION_RESET && m->quiesced;
+    if (!waits)
+        m->action = ACTION_NONE;
     pthread_mutex_unlock(&m->lock);
+    if (waits) /* for machine_resume */
+        return;
 
     switch ((enum action)a) {
     case ACTION_NONE:
@@ -283,6 +298,10 @@ static void on_map_changed(void *arg, const struct flat_view *view)
 
     if (m->engine)
         m->engine->map_changed(&m->vm, view);
+    /* Old views can be freed only while the vCPUs are parked. A guest that moves a device about all the time must
+     * not make us keep one for each move. */
+    if (++m->map_changes % MAP_CHANGES_KEPT == 0)
+        post(m, ACTION_NONE, 0, NULL);
 }
 
 static void on_code_write(void *arg, uint64_t gpa, uint64_t len)

@@ -86,6 +86,7 @@ struct machine {
     struct cpuid_policy cpuid;
     struct ram *ram;
     struct physmap *map;
+    uint32_t map_changes; /* so far; under the map's lock */
     struct memory_layout layout;
     struct boot *boot;
 
@@ -117,6 +118,7 @@ struct machine {
     struct loop_fd *action_reg;
     bool quiesced;
     struct machine_result result;
+    struct log_limit reboots;
 };
 
 /* Makes the machine with its kernel loaded, ready to start. On failure 0 is not returned, e says

@@ -58,6 +58,7 @@ int vcpu_init(struct vcpu_host *h, struct machine *m, uint32_t index,
               const struct engine_ops *engine, struct err *e)
 {
     struct lapic_cfg cfg = {.id = index,
+                            .maxphys = (uint8_t)m->cpuid.maxphys,
                             .bsp = index == 0,
                             .timers = &m->timers,
                             .trace = m->ctx.trace,

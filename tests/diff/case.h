@@ -9,7 +9,10 @@
 #ifndef RING3_TESTS_DIFF_CASE_H
 #define RING3_TESTS_DIFF_CASE_H
 
+#include <signal.h>
 #include <stdio.h>
+
+#undef REG_RIP /* <signal.h> has it and so has insn.h */
 
 #include "cpu/state.h"
 #include "insn/insn.h"

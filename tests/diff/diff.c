@@ -2,6 +2,7 @@
  * Random instructions on the silicon and on an engine, everything compared:
  *   diff-fuzz [--engine E] [--cases N] [--seed S] [--first K] [--only MNEMONIC] [CASE-FILE...]
  */
+#include <dirent.h>
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,6 +115,12 @@ static void fuzz(struct run *u)
                 if (case_decode(t, j, &i))
                     u->rows[i.row - insn_table]++;
             u->vectors[o->vector & 31]++;
+            if (u->verbose && o->vector < 0) {
+                printf("case %llu: %s at %llx\n", (unsigned long long)(n + k),
+                       o->vector == END_TIMEOUT ? "time is up" : "the oracle died",
+                       (unsigned long long)o->s.rip);
+                case_save(t, stdout);
+            }
             bad[nbad].what = differs(u, t, o, &ours, &mode);
             if (bad[nbad].what) {
                 bad[nbad].k = k;
@@ -160,16 +167,44 @@ static void run_file(struct run *u, const char *path)
     free(t);
 }
 
+static int is_case(const struct dirent *e)
+{
+    size_t n = strlen(e->d_name);
+
+    return n > 5 && !strcmp(e->d_name + n - 5, ".case");
+}
+
+static void run_dir(struct run *u, const char *dir)
+{
+    struct dirent **list;
+    char path[4096];
+    int n = scandir(dir, &list, is_case, alphasort);
+
+    if (n <= 0) {
+        printf("no cases in %s\n", dir);
+        u->failures++;
+        return;
+    }
+    for (int k = 0; k < n; k++) {
+        snprintf(path, sizeof(path), "%s/%s", dir, list[k]->d_name);
+        run_file(u, path);
+        free(list[k]);
+    }
+    free(list);
+    printf("%d kept cases\n", n);
+}
+
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
         {"cases", 1, NULL, 'c'}, {"seed", 1, NULL, 's'}, {"first", 1, NULL, 'f'}, {"only", 1, NULL, 'o'},
-        {"engine", 1, NULL, 'e'}, {"minimise", 0, NULL, 'm'}, {"verbose", 0, NULL, 'v'},
+        {"engine", 1, NULL, 'e'}, {"minimise", 0, NULL, 'm'}, {"verbose", 0, NULL, 'v'}, {"kept", 1, NULL, 'k'},
         {"failures", 1, NULL, 'F'}, {NULL, 0, NULL, 0},
     };
     struct run u = {.cases = 1000, .seed = 1, .max_failures = 20};
     const struct engine_ops *engine = &interp_engine;
     struct err e = {.msg = ""};
+    const char *kept = NULL;
     unsigned rows = 0;
     int opt;
 
@@ -180,6 +215,7 @@ int main(int argc, char **argv)
         case 's': u.seed = strtoull(optarg, NULL, 0); break;
         case 'f': u.first = strtoull(optarg, NULL, 0); break;
         case 'o': u.cfg.only = optarg; break;
+        case 'k': kept = optarg; break;
         case 'v': u.verbose = true; break;
         case 'm': u.minimise = true; break;
         case 'F': u.max_failures = (unsigned)strtoul(optarg, NULL, 0); break;
@@ -199,12 +235,17 @@ int main(int argc, char **argv)
     u.rows = calloc(insn_table_len, sizeof(*u.rows));
     if (!u.rows)
         abort();
-    if (optind == argc)
+    if (kept)
+        run_dir(&u, kept);
+    if (optind == argc && !kept)
         fuzz(&u);
     for (int k = optind; k < argc; k++)
         run_file(&u, argv[k]);
-    for (size_t k = 0; k < insn_table_len; k++)
+    for (size_t k = 0; k < insn_table_len; k++) {
         rows += u.rows[k] != 0;
+        if (u.verbose)
+            printf("%8u %s (%x)\n", u.rows[k], insn_table[k].mnemonic, insn_table[k].enc[3]);
+    }
     printf("seed %llu: %llu cases of %u table rows, %u failures\n", (unsigned long long)u.seed,
            (unsigned long long)u.cases, rows, u.failures);
     for (unsigned v = 0; v < 32; v++)

@@ -2,8 +2,7 @@
 #ifndef RING3_TESTS_DIFF_ENCODE_H
 #define RING3_TESTS_DIFF_ENCODE_H
 
-#include "cpu/state.h"
-#include "insn/insn.h"
+#include "case.h"
 
 struct rng {
     uint64_t s;

@@ -5,10 +5,26 @@
 
 /* ---- which instructions ---- */
 
+/* Far transfers and segment register loads: they need selectors that mean the same to host and guest. */
+static bool is_far(const struct insn *i)
+{
+    switch (i->id) {
+    case INSN_RET_FAR: case INSN_IRET: case INSN_CALL_FAR: case INSN_CALL_FAR_IND: case INSN_JMP_FAR:
+    case INSN_JMP_FAR_IND: case INSN_LDS: case INSN_LES: case INSN_LSS:
+        return true;
+    case INSN_MOV_SREG: case INSN_POP_SREG: /* but FS holds the oracle's thread pointer, and GS our base */
+        return i->op[0].kind == OP_REG && i->op[0].cls == RC_SREG && i->op[0].reg < FS;
+    default:
+        return false;
+    }
+}
+
 /* May a case have it? Not what reaches the host's kernel or world, or whose result is not the program's alone. */
 static bool allowed(const struct gen_cfg *cfg, const struct insn *i)
 {
     if (!insn_supported(i, cfg->policy))
+        return false;
+    if (is_far(i))
         return false;
     for (unsigned k = 0; k < i->nops; k++) {
         if (i->op[k].kind == OP_MEM && (i->mem.seg == FS || (i->mem.seg == GS && i->bits != CPU_64)))
@@ -22,8 +38,7 @@ static bool allowed(const struct gen_cfg *cfg, const struct insn *i)
     case INSN_CPUID: case INSN_XGETBV: case INSN_XSETBV:
     case INSN_SGDT: case INSN_SIDT: case INSN_SLDT: case INSN_STR: case INSN_SMSW:
     case INSN_LAR: case INSN_LSL: case INSN_VERR: case INSN_VERW:
-    case INSN_IRET: case INSN_RET_FAR: case INSN_CALL_FAR: case INSN_CALL_FAR_IND: case INSN_JMP_FAR:
-    case INSN_JMP_FAR_IND: case INSN_LDS: case INSN_LES: case INSN_LFS: case INSN_LGS: case INSN_LSS:
+    case INSN_LFS: case INSN_LGS:
     case INSN_WRFSBASE: case INSN_WRGSBASE: case INSN_RDFSBASE: case INSN_RDGSBASE:
     case INSN_VMCALL: case INSN_VMMCALL: case INSN_MONITOR: case INSN_MWAIT: case INSN_HLT: case INSN_RSM:
     case INSN_INVLPG: case INSN_INVPCID: case INSN_INVD: case INSN_WBINVD:
@@ -45,6 +60,12 @@ static bool has_mem(const struct insn *i)
         if (i->op[n].kind == OP_MEM)
             return true;
     return false;
+}
+
+/* Locked accesses across cache lines are trapped and delayed by the host's kernel. */
+static bool is_locked(const struct insn *i)
+{
+    return has_mem(i) && ((i->prefix & PFX_LOCK) || i->id == INSN_XCHG);
 }
 
 /* A memory operand in ModRM, as opposed to one in fixed registers or moffs. */
@@ -259,6 +280,8 @@ static void gen_single(struct rng *r, const struct gen_cfg *cfg, struct test_cas
                 t->s.gpr[RDX] = 0;
             }
         }
+        if (is_locked(&i) && pick(r, 64))
+            ta &= ~15ull;
         if (i.id == INSN_BT || i.id == INSN_BTS || i.id == INSN_BTR || i.id == INSN_BTC)
             if (i.op[1].kind == OP_REG && pick(r, 4))
                 set_gpr(t, i.op[1].reg, (uint64_t)(int64_t)(int)(pick(r, 2000) - 1000));
@@ -281,6 +304,97 @@ static void gen_single(struct rng *r, const struct gen_cfg *cfg, struct test_cas
         t->s.rflags |= FL_TF;
     if (!pick(r, 16))
         t->s.rflags |= FL_AC;
+}
+
+/* ---- far transfers and segment loads ---- */
+
+static uint16_t gen_selector(struct rng *r)
+{
+    static const uint16_t sel[] = {SEL_CODE64, SEL_CODE32, SEL_DATA, SEL_CODE64, SEL_CODE32, SEL_DATA,
+                                   0, 3, 0x30, 0x20, 0x28, 0x31, 0x10, 0x13, 0x18, 0x1b, 0x40, 0x43, 0x48,
+                                   0x37, 0xfffb, 0x100};
+    return sel[pick(r, ARRAY_LEN(sel))];
+}
+
+/* Where a far transfer leads: mostly to code. */
+static uint64_t gen_far_target(struct rng *r, const struct test_case *t)
+{
+    switch (pick(r, 8)) {
+    case 0:
+        return value_gpr(r);
+    case 1:
+        return DATA_ADDR + pick(r, 256);
+    default:
+        return CODE_ADDR + t->start + 32 + pick(r, 64);
+    }
+}
+
+static void put(struct test_case *t, uint64_t la, const void *p, unsigned n)
+{
+    if (la >= DATA_ADDR && la + n <= DATA_ADDR + DATA_BYTES)
+        memcpy(t->data + (la - DATA_ADDR), p, n);
+}
+
+/* The words that IRET, RETF and POP find on the stack, of n bytes each. */
+static void gen_frame(struct rng *r, struct test_case *t, const struct insn *i)
+{
+    unsigned n = i->opsize;
+    uint64_t sp = t->s.gpr[RSP];
+    uint64_t word[5] = {gen_far_target(r, t), gen_selector(r) | (rnd(r) & 0xffff0000),
+                        (rnd(r) & 0x250dd5) | (pick(r, 4) ? 0 : FL_TF),
+                        DATA_ADDR + 8 * pick(r, DATA_BYTES / 8), gen_selector(r)};
+
+    if (i->id == INSN_POP_SREG)
+        word[0] = word[1];
+    /* Some processors check alignment by the new flags already, and the host's kernel takes that for a split
+     * lock and tries for ever. */
+    if (sp & 7)
+        word[2] &= ~FL_AC;
+    for (unsigned k = 0; k < 5; k++)
+        put(t, sp + k * n, &word[k], n);
+}
+
+static void gen_far(struct rng *r, const struct gen_cfg *cfg, struct test_case *t)
+{
+    uint8_t b[16];
+    struct insn i;
+
+    for (;;) {
+        const struct insn_row *row = &insn_table[pick(r, (unsigned)insn_table_len)];
+        if (!(row->flags & IF_SYS))
+            continue;
+        encode_row(r, row, t->bits, b);
+        if (insn_decode(&i, b, INSN_MAX_LEN, t->bits) == INSN_OK && i.row == row && is_far(&i) &&
+            insn_supported(&i, cfg->policy) && !(has_mem(&i) && i.mem.seg >= FS))
+            break;
+    }
+    if (has_mem(&i)) {
+        uint64_t ta = pick(r, 8) ? DATA_ADDR + 8 * pick(r, 512) : gen_target(r), off = gen_far_target(r, t);
+        uint16_t sel = gen_selector(r);
+
+        aim(r, t, &i, b, CODE_ADDR + t->start, ta);
+        if (i.id == INSN_MOV_SREG) {
+            put(t, ta, &sel, 2);
+        } else {
+            put(t, ta, &off, i.opsize);
+            put(t, ta + i.opsize, &sel, 2);
+        }
+    } else if (i.id == INSN_MOV_SREG) {
+        set_gpr(t, i.op[1].reg, gen_selector(r) | (rnd(r) & 0xffff0000));
+    } else if (i.nops && i.op[0].kind == OP_FARPTR) {
+        uint64_t off = gen_far_target(r, t);
+        uint16_t sel = gen_selector(r);
+
+        memcpy(b + i.len - 2 - i.opsize, &off, i.opsize);
+        memcpy(b + i.len - 2, &sel, 2);
+    } else {
+        gen_frame(r, t, &i);
+    }
+    add_item(t, b, i.len);
+    for (unsigned n = pick(r, 3); n; n--) /* for the shadow of a load of SS */
+        add_item(t, (const uint8_t[]){0x90}, 1);
+    if (!pick(r, 4))
+        t->s.rflags |= FL_TF;
 }
 
 /* ---- sequences ---- */
@@ -357,6 +471,8 @@ static void seq_insn(struct rng *r, const struct gen_cfg *cfg, struct test_case 
     for (unsigned tries = 0; tries < 200; tries++) {
         pick_insn(r, cfg, t->bits, b, &i);
         if (modrm_mem(&i) && i.id != INSN_LEA && !readdress(r, &i, b))
+            continue;
+        if (is_locked(&i) && (i.mem.disp & 15))
             continue;
         bool wild = !pick(r, 300);
         if (!wild && (writes_reserved(&i, q->reserved) || (i.row->flags & (IF_PRIV | IF_SYS | IF_BRANCH))))
@@ -506,7 +622,7 @@ static void gen_sequence(struct rng *r, const struct gen_cfg *cfg, struct test_c
 
 void gen_case(struct rng *r, const struct gen_cfg *cfg, struct test_case *t)
 {
-    bool sequence;
+    unsigned kind;
 
     do {
         case_init(t, pick(r, 6) ? CPU_64 : CPU_32);
@@ -515,8 +631,10 @@ void gen_case(struct rng *r, const struct gen_cfg *cfg, struct test_case *t)
             t->start = (uint16_t)(CODE_BYTES - 1 - pick(r, 24));
         gen_state(r, t);
         gen_data(r, t);
-        sequence = pick(r, 2);
-        if (sequence)
+        kind = cfg->only ? 0 : pick(r, 20);
+        if (kind == 19 || (cfg->only && !strcmp(cfg->only, "far")))
+            gen_far(r, cfg, t);
+        else if (kind >= 10)
             gen_sequence(r, cfg, t);
         else
             gen_single(r, cfg, t);

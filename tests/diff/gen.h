@@ -7,7 +7,7 @@
 
 struct gen_cfg {
     const struct cpuid_policy *policy;
-    const char *only; /* a mnemonic: every case has it in front; NULL for all */
+    const char *only; /* a mnemonic: every case is made of it; "far" for far transfers and segment loads; NULL for all */
     bool xsave;       /* XSAVE and the like can be compared */
 };
 

@@ -1,7 +1,3 @@
-#include <signal.h>
-
-#undef REG_RIP /* insn.h has it too */
-
 #include "guest.h"
 
 #include <errno.h>
@@ -267,7 +263,7 @@ static void read_frame(struct guest *g, struct outcome *out)
     out->s.seg[CS].sel = (uint16_t)f[1];
     out->s.rflags = f[2];
     out->s.gpr[RSP] = f[3];
-    out->s.seg[SS].sel = (uint16_t)f[4];
+    out->s.seg[SS].sel = (uint16_t)f[4]; /* DS and ES are still the program's */
 }
 
 void guest_run(struct guest *g, const struct test_case *t, enum guest_mode mode, struct outcome *out)

@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-#include "case.h"
-
 uint64_t value_gpr(struct rng *r)
 {
     uint64_t v = rnd(r);

@@ -103,6 +103,7 @@ static uint64_t exec_gpa(struct cpu *c, uint64_t la)
         mem_walked(c, &w);
     if (!ok)
         cpu_raise_pf(c, la, w.error);
+    c->fetch_global &= w.global;
     return w.gpa;
 }
 
@@ -323,8 +324,8 @@ static void make_end(struct room *r, const struct draft *d, struct op *o)
     }
 }
 
-/* An op may be left for good when a block is killed only where all flags are what they should be. On entry `exact` says
- * of each op whether it computes the flags it writes. */
+/* A killed block is left only where all flags are what they should be. On entry `exact` says of each op whether it
+ * computes the flags it writes; what stores to memory does, so that a store into the block is seen at once. */
 static void find_exits(struct block *b, const struct draft *d)
 {
     uint16_t stale = 0;
@@ -366,7 +367,7 @@ static struct block *build(struct cpu *c, struct room *r, const struct fetch *f,
                fast_pick(o, i, !(live & writes));
         if (!fast)
             make_plain(c, r, o, i);
-        o->exact = !fast || !writes || (live & writes);
+        o->exact = !fast || !writes || (live & writes) || i->op[0].kind == OP_MEM;
         if (fast && k + 1 < d->n && i[1].id == INSN_JCC && b->op[k + 1].fn != plain)
             fast_fuse(o, i, &i[1]);
         live = (uint16_t)((live & ~i->row->fl_write) | i->row->fl_read);
@@ -483,6 +484,7 @@ struct block *cache_lookup(struct cpu *c, unsigned max)
 
     do {
         make_room(c);
+        c->fetch_global = true;
         fetch_part(c, c->s.rip, PAGE_SIZE, &f.p[0]);
         f.n = 1;
         b = f.p[0].memory ? find(c, &f.p[0], mode) : NULL;

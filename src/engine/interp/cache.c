@@ -10,7 +10,7 @@
 #include "engine/interp/op.h"
 
 #define ARENA_SIZE (48 * MIB)
-#define HASH_BITS 15
+#define HASH_BITS 17
 #define PAGE_HASH_BITS 12
 
 struct code_page {
@@ -39,6 +39,11 @@ static const struct op *refetch(struct cpu *c, const struct op *o)
     if (j->block && !j->block->live)
         j->key = 0;
     return enter_rip(c, rip);
+}
+
+bool cache_op_dead(const struct op *o)
+{
+    return __atomic_load_n(&o->fn, __ATOMIC_RELAXED) == refetch;
 }
 
 int cache_new(struct code_cache **out, struct vm *vm, struct err *e)

@@ -3,6 +3,7 @@
 
 #include "engine/interp/alu.h"
 #include "engine/interp/integer.h"
+#include "engine/interp/op.h"
 
 /* Elements between two looks at pending events. */
 #define BATCH 4096u
@@ -28,6 +29,19 @@ static uint64_t index_of(const struct cpu *c, const struct insn *i, unsigned reg
  * leaves its flags in *cc and says in *stop whether it was the last. */
 typedef uint64_t (*string_step)(struct cpu *c, const struct insn *i, uint64_t max, bool *stop, uint16_t *cc);
 
+/* With ECX zero in 64-bit code Intel's processors clear upper halves: RCX's always, and the pointers' of MOVS
+ * and STOS. */
+static void none_left(struct cpu *c, const struct insn *i)
+{
+    if (c->bits != CPU_64 || i->addrsize != 4 || c->vm->cpuid->amd)
+        return;
+    c->s.gpr[RCX] = 0;
+    if (i->id == INSN_MOVS)
+        c->s.gpr[RSI] = (uint32_t)c->s.gpr[RSI];
+    if (i->id == INSN_MOVS || i->id == INSN_STOS)
+        c->s.gpr[RDI] = (uint32_t)c->s.gpr[RDI];
+}
+
 /* Flags change when the instruction ends: a fault, trap or interrupt in the middle sees those from before it
  * (SDM vol. 2, REP). */
 static void repeat(struct cpu *c, const struct insn *i, string_step step)
@@ -43,11 +57,14 @@ static void repeat(struct cpu *c, const struct insn *i, string_step step)
     while (!stop) {
         uint64_t left = gpr_read(c, RCX, i->addrsize), n;
 
-        if (!left)
+        if (!left) {
+            if (!done)
+                none_left(c, i);
             break;
+        }
         /* Between elements the state is consistent: events and single-step see RIP at the
          * instruction and the remaining count. */
-        if (done >= BATCH || (done && c->step))
+        if (done && (done >= BATCH || c->step || cache_op_dead(c->op)))
             cpu_restart_rep(c);
         n = step(c, i, c->step ? 1 : MIN(left, (uint64_t)BATCH), &stop, &cc);
         gpr_write(c, RCX, i->addrsize, left - n);
@@ -59,7 +76,8 @@ static void repeat(struct cpu *c, const struct insn *i, string_step step)
 /* How many elements at linear address la lie in its page, going up. */
 static uint64_t room(uint64_t la, unsigned size) { return (PAGE_SIZE - (la & PAGE_MASK)) / size; }
 
-/* May elements be handled a page at a time? Then DS and ES have no base and no limit. */
+/* May elements be handled a page at a time? Then DS and ES have no base and no limit. Stores into code go one by
+ * one, because it may be this instruction: lin_map_rw sees to that. */
 static bool bulk(const struct cpu *c, const struct insn *i)
 {
     return c->flat && i->addrsize == 8 && !(c->s.rflags & FL_DF) && c->tlb != c->no_tlb;
@@ -94,15 +112,12 @@ static uint64_t movs_step(struct cpu *c, const struct insn *i, uint64_t max, boo
         if (n && is_canonical(from) && is_canonical(dst)) {
             const void *p = tlb_host(c, from, (unsigned)(n * size), false);
             void *q = tlb_host(c, dst, (unsigned)(n * size), true);
-            bool mapped = !q;
 
             if (!p)
                 p = lin_map_ro(c, from, (unsigned)(n * size));
-            if (mapped)
+            if (!q)
                 q = lin_map_rw(c, dst, (unsigned)(n * size));
             if (p && q && copy_up(q, p, n, size)) {
-                if (mapped)
-                    lin_map_done(c);
                 c->s.gpr[RSI] += n * size;
                 c->s.gpr[RDI] += n * size;
                 return n;
@@ -145,14 +160,10 @@ static uint64_t stos_step(struct cpu *c, const struct insn *i, uint64_t max, boo
         uint64_t n = MIN(max, room(dst, size));
         void *p = n ? tlb_host(c, dst, (unsigned)(n * size), true) : NULL;
 
-        bool mapped = n && !p;
-
-        if (mapped)
+        if (n && !p)
             p = lin_map_rw(c, dst, (unsigned)(n * size));
         if (p) {
             fill(p, v, size, n);
-            if (mapped)
-                lin_map_done(c);
             c->s.gpr[RDI] += n * size;
             return n;
         }

@@ -63,7 +63,10 @@ struct cpu {
     bool flat;         /* 64-bit code: only FS and GS have bases */
     uint64_t next_rip;
     struct tlb_set *tlb; /* the set for CPL, SMAP and PCID now; an always empty one while `align` or `watch` */
-    uint64_t key;        /* what a jump-cache entry must match beside RIP: mode and TLB generation */
+    /* What a jump-cache entry must match beside RIP: mode and TLB generation; gkey for code in global pages of the
+     * upper half, which outlives changes of the address space. */
+    uint64_t key, gkey;
+    bool fetch_global;   /* the code cache_lookup found lies in global pages */
     const _Atomic uint32_t *events; /* v->events */
     const struct op *op; /* last fast handler that took a slow path */
 
@@ -99,8 +102,7 @@ struct cpu {
     uint64_t cs_base;
     uint32_t cs_limit;
     bool cs_8086;
-    uint64_t map_gpa;    /* what lin_map_rw mapped, if it is code: for lin_map_done */
-    unsigned map_len;
+    bool partly;         /* a gather or scatter has done some of its elements */
     bool trap_taken;     /* set by an instruction that consumes its own single-step trap (SYSCALL, INT n) */
     bool no_fast;        /* tests: use the plain functions for everything */
 };
@@ -154,10 +156,9 @@ void lin_read(struct cpu *c, uint64_t la, void *buf, unsigned n, enum priv p);
 void lin_write(struct cpu *c, uint64_t la, const void *buf, unsigned n, enum priv p);
 /* Raises what an access would raise; changes nothing but A/D bits. */
 void lin_check(struct cpu *c, uint64_t la, unsigned n, enum access a, enum priv p);
-/* Host address of [la, la+n), n up to 4096, for a plain store after full write checks, or NULL if it is I/O, ROM
- * or crosses a page whose frames are not adjacent in the host. lin_map_done follows the store. */
+/* Host address of [la, la+n), n up to 4096, for a plain store after full write checks, or NULL if it is I/O, ROM,
+ * holds code or crosses a page whose frames are not adjacent in the host. */
 void *lin_map_rw(struct cpu *c, uint64_t la, unsigned n);
-void lin_map_done(struct cpu *c);
 /* The same for reading only. */
 const void *lin_map_ro(struct cpu *c, uint64_t la, unsigned n);
 

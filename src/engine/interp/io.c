@@ -4,6 +4,7 @@
  */
 #include <stdatomic.h>
 
+#include "engine/interp/op.h"
 #include "engine/interp/sys.h"
 #include "engine/interp/world.h"
 
@@ -135,7 +136,7 @@ static void repeat(struct cpu *c, const struct insn *i,
     }
     check_port(c, (uint16_t)c->s.gpr[RDX], i->op[0].size); /* even if there is nothing to do */
     for (unsigned n = 0; gpr_read(c, RCX, i->addrsize); n++) {
-        if (n == BATCH || (n && (c->s.pending_dbg || c->step ||
+        if (n == BATCH || (n && (c->s.pending_dbg || c->step || cache_op_dead(c->op) ||
                                  atomic_load_explicit(c->events, memory_order_relaxed))))
             cpu_restart_rep(c);
         one(c, i, step);

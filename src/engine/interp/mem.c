@@ -128,7 +128,7 @@ static unsigned split(struct cpu *c, uint64_t la, unsigned n, enum access a, enu
     uint64_t next = la + first;
 
     check_access(c, la, n, a, p);
-    if (!cpu_long_mode(&c->s) || (p == PRIV_CPL && c->bits != CPU_64))
+    if (!cpu_long_mode(&c->s) || (p != PRIV_SUPER && c->bits != CPU_64))
         next &= 0xffffffff;
     resolve(c, la, first, a, p, &pc[0]);
     if (first == n)
@@ -213,20 +213,11 @@ void *lin_map_rw(struct cpu *c, uint64_t la, unsigned n)
     unsigned np = split(c, la, n, ACCESS_WRITE, PRIV_CPL, pc);
 
     for (unsigned i = 0; i < np; i++)
-        if (!pc[i].host || pc[i].rom)
+        if (!pc[i].host || pc[i].rom || pc[i].code)
             return NULL;
-    /* Frames may be adjacent in the host without being so for the guest: code in them is not worth it. */
-    if (np == 2 && (pc[1].host != pc[0].host + pc[0].n || pc[0].code || pc[1].code))
+    if (np == 2 && pc[1].host != pc[0].host + pc[0].n)
         return NULL;
-    c->map_gpa = pc[0].gpa;
-    c->map_len = pc[0].code ? n : 0;
     return pc[0].host;
-}
-
-void lin_map_done(struct cpu *c)
-{
-    if (unlikely(c->map_len))
-        cache_write(c->code, c->map_gpa, c->map_len);
 }
 
 const void *lin_map_ro(struct cpu *c, uint64_t la, unsigned n)
@@ -323,10 +314,6 @@ void slow_st(struct cpu *c, const struct op *o, uint64_t la, unsigned n, uint64_
 
 void *slow_rmw(struct cpu *c, const struct op *o, uint64_t la, unsigned n)
 {
-    void *p;
-
     slow_begin(c, o, la, n);
-    p = lin_map_rw(c, la, n);
-    /* Code is looked at behind the store, which is the caller's. */
-    return c->map_len ? NULL : p;
+    return lin_map_rw(c, la, n);
 }

@@ -80,6 +80,8 @@ static bool w_is_gpr_size(const struct insn *i)
         }
     if (i->map == 2)
         return i->opcode == 0x7c && (i->prefix & PFX_EVEX); /* VPBROADCASTD, Q from a register */
+    if (i->map == 3 && (i->opcode == 0x60 || i->opcode == 0x61)) /* lengths of PCMPESTRM, PCMPESTRI */
+        return true;
     return i->map == 3 && (i->opcode == 0x16 || i->opcode == 0x22);
 }
 
@@ -109,7 +111,8 @@ static void normalise(const struct insn *i, struct enc *e)
     e->n = 0;
     if (i->prefix & (PFX_VEX | PFX_EVEX)) {
         const uint8_t *p = i->raw;
-        while (is_prefix(*p))
+        /* A REX prefix that is not the last one counts for nothing. */
+        while (is_prefix(*p) || (!narrow && (*p & 0xf0) == 0x40))
             p++;
         /* p[1] holds inverted R X B and the map, p[2] W, inverted vvvv, L and pp; EVEX has more. */
         uint8_t p0, p1;
