@@ -59,6 +59,7 @@ int vcpu_init(struct vcpu_host *h, struct machine *m, uint32_t index,
 {
     struct lapic_cfg cfg = {.id = index,
                             .bsp = index == 0,
+                            .maxphys = (uint8_t)m->cpuid.maxphys,
                             .timers = &m->timers,
                             .trace = m->ctx.trace,
                             .event = on_apic,
