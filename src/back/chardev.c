@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "back/chardev_fd.h"
+#include "base/util.h"
 
 void chardev_attach(struct chardev *c, const struct chardev_front *front)
 {
@@ -74,22 +75,26 @@ static int open_file(struct chardev **out, const char *path, const struct charde
     return rc;
 }
 
-/* A reader of our output that goes away must end the output, not the VM. */
-static void ignore_sigpipe(void)
+/* A reader of our output that goes away, or a file that reaches its limit, must end the output, not
+ * the VM. */
+static void ignore_signals(void)
 {
+    static const int signals[] = {SIGPIPE, SIGXFSZ};
     struct sigaction sa;
 
-    if (sigaction(SIGPIPE, NULL, &sa) == 0 && !(sa.sa_flags & SA_SIGINFO) &&
-        sa.sa_handler == SIG_DFL) {
-        sa.sa_handler = SIG_IGN;
-        sigaction(SIGPIPE, &sa, NULL);
+    for (size_t i = 0; i < ARRAY_LEN(signals); i++) {
+        if (sigaction(signals[i], NULL, &sa) == 0 && !(sa.sa_flags & SA_SIGINFO) &&
+            sa.sa_handler == SIG_DFL) {
+            sa.sa_handler = SIG_IGN;
+            sigaction(signals[i], &sa, NULL);
+        }
     }
 }
 
 int chardev_open_fds(struct chardev **out, int in, int out_fd, const struct chardev_host *host,
                      struct err *e)
 {
-    ignore_sigpipe();
+    ignore_signals();
     return chardev_fd_new(out, &(struct chardev_fd_cfg){.in = in, .out = out_fd, .console = true},
                           host, e);
 }
@@ -102,7 +107,7 @@ int chardev_open(struct chardev **out, const char *name, const struct chardev_ho
     if (strcmp(name, "stdio") == 0)
         return chardev_open_fds(out, STDIN_FILENO, STDOUT_FILENO, host, e);
     if (strncmp(name, "file:", 5) == 0 && name[5] != '\0') {
-        ignore_sigpipe();
+        ignore_signals();
         return open_file(out, name + 5, host, e);
     }
     return err_set(e, EINVAL, "unknown serial port backend '%s' (want stdio, file:PATH or none)",

@@ -56,10 +56,11 @@ struct chardev_host {
  * Opens a backend by its command-line name:
  *   stdio      standard input and output. A terminal is put into raw mode until chardev_free or a
  *              fatal signal. Ctrl-A X leaves, Ctrl-A H prints help, Ctrl-A Ctrl-A and Ctrl-A A send
- *              Ctrl-A; Ctrl-A and any other key send both. The end of the input only ends the
- * input. file:PATH  output goes to PATH, which is created or truncated; no input. none       output
- * is dropped, no input. SIGPIPE is ignored from then on unless the process handles it. Returns 0,
- * -EINVAL for an unknown name, -EBUSY when the terminal is taken, or the error of opening PATH.
+ *              Ctrl-A; Ctrl-A and any other key send both. The end of the input only ends the input.
+ *   file:PATH  output goes to PATH, which is created or truncated; no input.
+ *   none       output is dropped, no input.
+ * SIGPIPE and SIGXFSZ are ignored from then on unless the process handles them. Returns 0, -EINVAL
+ * for an unknown name, -EBUSY when the terminal is taken, or the error of opening PATH.
  */
 int chardev_open(struct chardev **out, const char *name, const struct chardev_host *host,
                  struct err *e);

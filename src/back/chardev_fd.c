@@ -100,13 +100,16 @@ static size_t fd_write(struct chardev *base, const uint8_t *p, size_t n)
     return took;
 }
 
-/* Writes the ring until it is empty, the host side would block, or it turns out to be gone. */
+/* Writes the ring until it is empty, the host side would block, or it turns out to be gone; but at
+ * most one ring's worth, lest a guest that writes as fast keep the loop's thread here. */
 static void ring_write_out(struct chardev_fd *c)
 {
+    size_t quota = OUT_SIZE;
+
     pthread_mutex_lock(&c->lock);
-    while (c->out_len > 0 && !c->dead) {
+    while (c->out_len > 0 && quota > 0 && !c->dead) {
         const uint8_t *p = c->out_buf + c->out_head;
-        size_t n = MIN(c->out_len, OUT_SIZE - c->out_head);
+        size_t n = MIN(MIN(c->out_len, OUT_SIZE - c->out_head), quota);
 
         pthread_mutex_unlock(&c->lock);
         ssize_t r =
@@ -117,6 +120,7 @@ static void ring_write_out(struct chardev_fd *c)
         if (r >= 0) {
             c->out_head = (c->out_head + (size_t)r) % OUT_SIZE;
             c->out_len -= (size_t)r;
+            quota -= (size_t)r;
         } else if (err == EAGAIN || err == EWOULDBLOCK) {
             break;
         } else if (err != EINTR) {
@@ -154,24 +158,29 @@ static void out_watch(struct chardev_fd *c, bool on)
     }
 }
 
-/* Writes out, and has a stalled front refill the ring as long as that gets anywhere. Returns true
- * when nothing is left. */
+static bool ring_empty(struct chardev_fd *c)
+{
+    pthread_mutex_lock(&c->lock);
+    bool empty = c->out_len == 0;
+    pthread_mutex_unlock(&c->lock);
+    return empty;
+}
+
+/* Writes out and has a stalled front refill the ring, once: the loop has others to serve. Returns
+ * true when nothing is left. */
 static bool drain(struct chardev_fd *c)
 {
-    for (;;) {
-        ring_write_out(c);
+    ring_write_out(c);
 
-        pthread_mutex_lock(&c->lock);
-        bool left = c->out_len > 0;
-        bool tell = c->stalled && c->out_len < OUT_SIZE;
-        if (tell)
-            c->stalled = false;
-        pthread_mutex_unlock(&c->lock);
+    pthread_mutex_lock(&c->lock);
+    bool tell = c->stalled && c->out_len < OUT_SIZE;
+    if (tell)
+        c->stalled = false;
+    pthread_mutex_unlock(&c->lock);
 
-        if (!tell || !c->base.front.writable)
-            return !left;
+    if (tell && c->base.front.writable)
         c->base.front.writable(c->base.front.arg);
-    }
+    return ring_empty(c);
 }
 
 static void on_out(void *arg, uint32_t events)

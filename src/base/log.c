@@ -2,6 +2,7 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -31,6 +32,7 @@ void log_init(struct log *l, enum log_level level, int fd)
     l->level = level;
     l->fd = fd;
     atomic_init(&l->raw, false);
+    atomic_init(&l->stalled, false);
 }
 
 void log_set_raw(struct log *l, bool raw) { atomic_store(&l->raw, raw); }
@@ -46,11 +48,24 @@ int log_level_parse(const char *s, enum log_level *out)
     return -EINVAL;
 }
 
-/* All of buf, or as much as the reader of the log takes: there is nobody to report a failure to. */
-static void write_all(int fd, const char *buf, size_t len)
+/* Can a line be written without blocking? A pipe that polls as writable takes PIPE_BUF bytes. */
+static bool writable(struct log *l)
 {
-    while (len) {
-        ssize_t n = write(fd, buf, len);
+    struct pollfd p = {.fd = l->fd, .events = POLLOUT};
+    int n;
+
+    do
+        n = poll(&p, 1, atomic_load(&l->stalled) ? 0 : LOG_STALL_MS);
+    while (n < 0 && errno == EINTR);
+    atomic_store(&l->stalled, n == 0);
+    return n != 0;
+}
+
+/* All of buf, or as much as the reader of the log takes: there is nobody to report a failure to. */
+static void write_all(struct log *l, const char *buf, size_t len)
+{
+    while (len && writable(l)) {
+        ssize_t n = write(l->fd, buf, len);
 
         if (n < 0 && errno == EINTR)
             continue;
@@ -87,7 +102,7 @@ void log_vtagged(struct log *l, const char *tag, const char *fmt, va_list ap)
     if (atomic_load(&l->raw))
         line[len++] = '\r';
     line[len++] = '\n';
-    write_all(l->fd, line, len);
+    write_all(l, line, len);
     errno = saved;
 }
 

@@ -2,6 +2,9 @@
  * Log lines for the person who runs the VM. One struct log per machine (no globals); any thread
  * may call. Lines go to stderr as "ring3: [level: ]text". With the serial console on the same
  * terminal in raw mode the line ends in \r\n, which log_set_raw() switches.
+ *
+ * A reader of stderr that stops reading delays the VM once, by LOG_STALL_MS; then lines are dropped
+ * until it reads again. Blocking for good would leave the VM deaf to signals.
  */
 #ifndef RING3_BASE_LOG_H
 #define RING3_BASE_LOG_H
@@ -11,12 +14,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define LOG_STALL_MS 1000
+
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
 struct log {
     enum log_level level; /* messages above it are dropped */
     int fd;               /* where lines go; not owned */
     _Atomic bool raw;     /* terminal is in raw mode: end lines with \r\n */
+    _Atomic bool stalled; /* nobody reads fd */
 };
 
 void log_init(struct log *l, enum log_level level, int fd);

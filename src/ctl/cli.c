@@ -1,8 +1,10 @@
 #include "ctl/cli.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/err.h"
 #include "base/util.h"
@@ -43,10 +45,28 @@ int cli_printed(void)
     return CLI_OK;
 }
 
+/* A descriptor 0, 1 or 2 that we were started without would become one of the VM's own files, its
+ * memory perhaps, and take the guest's serial output. */
+static int open_standard_fds(void)
+{
+    for (;;) {
+        int fd = open("/dev/null", O_RDWR);
+
+        if (fd < 0)
+            return -errno;
+        if (fd > STDERR_FILENO) {
+            close(fd);
+            return 0;
+        }
+    }
+}
+
 int cli_main(int argc, char **argv)
 {
     struct err e;
 
+    if (open_standard_fds())
+        return CLI_FAILED; /* there may be nobody to tell */
     if (argc < 2) {
         err_set(&e, EINVAL, "no command given");
         return cli_usage(NULL, &e);

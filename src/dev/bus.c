@@ -16,7 +16,11 @@
 
 /* ---- one device: sizes, alignment, lock ---- */
 
-static uint64_t ones(unsigned size) { return ~0ull >> (64 - 8 * size); }
+static uint64_t ones(unsigned size)
+{
+    assert(size >= 1 && size <= 8);
+    return ~0ull >> (64 - 8 * size);
+}
 
 static unsigned min_size(const struct io_ops *ops) { return ops->min_size ? ops->min_size : 1; }
 

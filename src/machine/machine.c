@@ -43,9 +43,10 @@ static void gate_set(struct machine *m, enum gate g)
     pthread_mutex_unlock(&m->lock);
 }
 
+/* Also those that have no thread yet, of which only the loop's thread knows how many there are. */
 static void kick_all(struct machine *m)
 {
-    for (uint32_t i = 0; i < m->nstarted; i++)
+    for (uint32_t i = 0; i < m->ncpu; i++)
         vcpu_wake(&m->cpu[i], VCPU_EV_KICK);
 }
 
@@ -76,6 +77,15 @@ static void vcpus_stop(struct machine *m)
         pthread_cond_wait(&m->changed, &m->lock);
     pthread_mutex_unlock(&m->lock);
     physmap_reclaim(m->map);
+}
+
+/* Has the loop's thread call on_action. */
+static void poke(struct machine *m)
+{
+    const uint64_t one = 1;
+
+    while (write(m->action_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
 }
 
 /* Opens the gate, unless something waits that closed it. */
@@ -116,14 +126,14 @@ void machine_resume(struct machine *m)
         device_resume(d);
     m->quiesced = false;
     vcpus_go(m);
+    if (atomic_load(&m->gate) != GATE_OPEN)
+        poke(m); /* for a reset that waited */
 }
 
 /* ---- requests ---- */
 
 static void post(struct machine *m, enum action a, int arg, const struct err *why)
 {
-    const uint64_t one = 1;
-
     pthread_mutex_lock(&m->lock);
     if ((int)a > m->action) {
         m->action = a;
@@ -135,8 +145,7 @@ static void post(struct machine *m, enum action a, int arg, const struct err *wh
         atomic_store(&m->gate, GATE_CLOSED);
     pthread_mutex_unlock(&m->lock);
     kick_all(m);
-    while (write(m->action_fd, &one, sizeof(one)) < 0 && errno == EINTR)
-        ;
+    poke(m);
 }
 
 void machine_request(void *machine, int request, int arg)
@@ -203,7 +212,7 @@ static void restart(struct machine *m)
 {
     struct err e = {""};
 
-    log_msg(m->log, LOG_INFO, "%s: the guest reboots", m->name);
+    log_limited(m->log, &m->reboots, LOG_INFO, "%s: the guest reboots", m->name);
     machine_quiesce(m);
     for (struct device *d = m->devices; d; d = d->next)
         device_reset(d, RESET_COLD);
@@ -219,6 +228,7 @@ static void on_action(void *arg, uint32_t events)
     struct err why;
     uint64_t count;
     int a, status;
+    bool waits;
 
     if (read(m->action_fd, &count, sizeof(count)) < 0)
         return;
@@ -227,8 +237,12 @@ static void on_action(void *arg, uint32_t events)
     a = m->action;
     status = m->action_arg;
     why = m->action_error;
-    m->action = ACTION_NONE;
+    waits = a == ACTION_RESET && m->quiesced;
+    if (!waits)
+        m->action = ACTION_NONE;
     pthread_mutex_unlock(&m->lock);
+    if (waits) /* for machine_resume */
+        return;
 
     switch ((enum action)a) {
     case ACTION_NONE:

@@ -118,6 +118,7 @@ struct machine {
     struct loop_fd *action_reg;
     bool quiesced;
     struct machine_result result;
+    struct log_limit reboots;
 };
 
 /* Makes the machine with its kernel loaded, ready to start. On failure 0 is not returned, e says
@@ -133,7 +134,8 @@ void machine_stop(struct machine *m);
 const struct machine_result *machine_result(const struct machine *m);
 
 /* Stops vCPUs, devices and the clock; on return nothing changes guest-visible state any more.
- * Idempotent, as is machine_resume. */
+ * Idempotent, as is machine_resume. A reset that the guest asked for before takes place after
+ * machine_resume; whatever ends the machine, at once. */
 void machine_quiesce(struct machine *m);
 void machine_resume(struct machine *m);
 

@@ -130,7 +130,8 @@ int pc_make_devices(struct machine *m, struct err *e)
     struct wiring w = {m, e, make_pci_bus(m, e)};
     struct device *d;
 
-    d = add(&w, &irqchip_class, "irqchip", &(struct irqchip_cfg){m->pic, m->ioapic});
+    d = add(&w, &irqchip_class, "irqchip",
+            &(struct irqchip_cfg){m->pic, m->ioapic, .level = BIT(SCI_IRQ)});
     ports(&w, 0x20, 2, d, &irqchip_master_ops);
     ports(&w, 0xa0, 2, d, &irqchip_slave_ops);
     ports(&w, 0x4d0, 2, d, &irqchip_elcr_ops);

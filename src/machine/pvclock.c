@@ -127,7 +127,8 @@ int pvclock_wrmsr(struct pvclock *p, uint32_t msr, uint64_t val, uint64_t tsc_of
         pvclock_update(p, tsc_offset);
     } else {
         p->s.wall_clock = val;
-        write_wall(p);
+        if (val) /* 0 asks for nothing, as under KVM */
+            write_wall(p);
     }
     return 0;
 }

@@ -58,8 +58,8 @@ int vcpu_init(struct vcpu_host *h, struct machine *m, uint32_t index,
               const struct engine_ops *engine, struct err *e)
 {
     struct lapic_cfg cfg = {.id = index,
-                            .maxphys = (uint8_t)m->cpuid.maxphys,
                             .bsp = index == 0,
+                            .maxphys = (uint8_t)m->cpuid.maxphys,
                             .timers = &m->timers,
                             .trace = m->ctx.trace,
                             .event = on_apic,

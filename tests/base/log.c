@@ -120,6 +120,24 @@ static unsigned lines(const char *s)
     return n;
 }
 
+/* The reader's end blocks, as a shell gives it: a line waits a while, but not for ever. */
+static void test_stalled_reader(void **state)
+{
+    struct fixture *f = *state;
+    size_t total = 0, n;
+
+    alarm(60); /* a hang is a failure */
+    assert_int_equal(fcntl(f->wr, F_SETFL, 0), 0);
+    for (int i = 0; i < 10000; i++)
+        log_msg(&f->log, LOG_INFO, "0123456789");
+    while ((n = strlen(output(f))) > 0)
+        total += n;
+    assert_int_equal(total % strlen("ring3: 0123456789\n"), 0);
+    log_msg(&f->log, LOG_INFO, "back");
+    assert_string_equal(output(f), "ring3: back\n");
+    alarm(0);
+}
+
 static void test_limited(void **state)
 {
     struct fixture *f = *state;
@@ -204,6 +222,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_levels, setup, teardown),
         cmocka_unit_test_setup_teardown(test_raw_and_hostile, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full_pipe, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_stalled_reader, setup, teardown),
         cmocka_unit_test_setup_teardown(test_limited, setup, teardown),
         cmocka_unit_test_setup_teardown(test_trace, setup, teardown),
         cmocka_unit_test_setup_teardown(test_trace_errors, setup, teardown),

@@ -145,6 +145,12 @@ error 2 "not a kernel" run --kernel "$dir/text" --serial "file:$dir/serial"
 run 0 poweroff
 run 0 reset --no-reboot
 run 106 debug-exit
+# Without standard descriptors the guest has a deaf and mute console, and no other file of ours.
+for closed in '<&-' '>&-' '2>&-' '<&- >&-' '<&- >&- 2>&-'; do
+    eval "timeout 60 '$ring3' run --kernel '$guest' --memory 8M --append 'serial output' $closed" \
+        >"$dir/out" 2>"$dir/err"
+    [ $? -eq 0 ] && ok || fail "started with $closed"
+done
 error 3 "the guest died: triple fault" run --kernel "$guest" --memory 8M --serial none --append triple
 error 4 "--timeout" run --kernel "$guest" --memory 8M --serial none --append loop --timeout 0.2
 error 4 "--timeout" run --kernel "$guest" --memory 8M --serial none --append halted --timeout 0.2

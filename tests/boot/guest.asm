@@ -58,6 +58,7 @@ table:
     entry 'c', kvm_clock
     entry 'w', wall_clock
     entry 'T', moved_tsc
+    entry 'B', apic_base
     db 0
 
 wrong:
@@ -269,6 +270,15 @@ kvm_clock:
     jmp exit_al
 
 ; The clock page and the TSC-deadline timer follow a TSC that the guest sets.
+; A reserved bit of IA32_APIC_BASE: #GP, and without an IDT the end.
+apic_base:
+    lidt [no_idt]
+    mov ecx, 0x1b
+    rdmsr
+    or edx, 1 << 18             ; bit 50
+    wrmsr
+    jmp wrong
+
 moved_tsc:
     mov ecx, 0x4b564d01
     mov eax, page + 1

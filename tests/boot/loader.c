@@ -439,6 +439,7 @@ static void refuses_headers(void **state)
         {0x236, 0, 2, "32-bit kernel"},
         {0x1f4, 0xffffffff, 4, "truncated"},
         {0x1f1, 0xff, 1, "truncated"},
+        {0x248, 0, 4, "it has no payload"},
         {0x248, 0xfffffff0, 4, "payload is outside the file"},
         {0x24c, 0xffffffff, 4, "payload is outside the file"},
         {0x24c, 4, 4, "payload is outside the file"},
@@ -459,6 +460,24 @@ static void refuses_headers(void **state)
         free(path);
         free(z.p);
     }
+    free(k.p);
+}
+
+/* The header counts in paragraphs of 16 bytes, the file may end within the last. */
+static void last_paragraph_may_be_short(void **state)
+{
+    struct fixture *f = *state;
+    struct blob k = elf(PREF, 0x1000, 0, 0, false), z = make_bzimage(k, PACK_ZSTD, PREF, MIB);
+    uint32_t used = 1024 + 0x2cc, n;
+    char *path;
+
+    memcpy(&n, z.p + 0x24c, sizeof(n));
+    used += n;
+    assert_true(used % 16 != 0 && z.len == ALIGN_UP(used, 16));
+    path = file_write("odd", z.p, used);
+    assert_int_equal(boot(f, path, NULL, "", BOOT_AUTO), 0);
+    free(path);
+    free(z.p);
     free(k.p);
 }
 
@@ -597,6 +616,7 @@ int main(void)
         cmocka_unit_test(refuses_truncated_and_corrupt_images),
         cmocka_unit_test(refuses_other_compressions),
         cmocka_unit_test(refuses_headers),
+        cmocka_unit_test(last_paragraph_may_be_short),
         cmocka_unit_test(refuses_elf),
         cmocka_unit_test(refuses_what_does_not_fit),
         cmocka_unit_test(initrd_stays_below_its_limit),

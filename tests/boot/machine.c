@@ -122,6 +122,12 @@ static void triple_fault_says_where(void **state)
     assert_non_null(strstr(r.error.msg, "triple fault of vCPU 0 at 0008:0x1000"));
 }
 
+/* The local APIC knows how wide physical addresses are. */
+static void apic_base_has_reserved_bits(void **state)
+{
+    expect("B", MACHINE_DIED, 0);
+}
+
 static void reboots_with_the_kernel_loaded_anew(void **state)
 {
     struct machine_result r = run("b", "none", false);
@@ -186,6 +192,43 @@ static void stops_when_asked(void **state)
     }
 }
 
+static void *stop_thread(void *m)
+{
+    machine_stop(m);
+    return NULL;
+}
+
+/* From another thread, while the vCPUs are being started or before. */
+static void stops_at_any_moment(void **state)
+{
+    struct machine_cfg cfg = {.name = "loop", .engine = engine_list[0], .cpus = 1,
+                              .memory = 4 * MIB, .serial = "none",
+                              .boot = {.kernel = files.kernel, .cmdline = "loop"}};
+
+    for (int i = 0; i < 10; i++) {
+        struct world w;
+        struct guest g = {.w = &w};
+        pthread_t t;
+        struct err e;
+
+        world_init(&w);
+        cfg.log = &w.log;
+        cfg.trace = &w.trace;
+        cfg.loop = w.loop;
+        cfg.ended = on_ended;
+        cfg.arg = &g;
+        w.alive = 1;
+        assert_int_equal(machine_new(&g.m, &cfg, &e), 0);
+        assert_int_equal(pthread_create(&t, NULL, stop_thread, g.m), 0);
+        assert_int_equal(machine_start(g.m, &e), 0);
+        assert_int_equal(loop_run(w.loop, &e), 0);
+        pthread_join(t, NULL);
+        assert_int_equal(machine_result(g.m)->end, MACHINE_STOPPED);
+        machine_free(g.m);
+        loop_free(w.loop);
+    }
+}
+
 /* Nothing moves while a machine is quiesced, and it goes on afterwards. */
 static void quiesce_stops_the_world(void **state)
 {
@@ -215,6 +258,81 @@ static void quiesce_stops_the_world(void **state)
     assert_int_equal(loop_run(w.loop, &e), 0);
     assert_int_equal(machine_result(g.m)->end, MACHINE_EXITED);
     assert_int_equal(machine_result(g.m)->status, 5);
+    machine_free(g.m);
+    loop_free(w.loop);
+}
+
+static void stop_loop(void *loop)
+{
+    loop_stop(loop);
+}
+
+/* Lets the loop handle what is there already. */
+static void turn(struct world *w)
+{
+    struct err e;
+
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(loop_post(w->loop, stop_loop, w->loop), 0);
+        assert_int_equal(loop_run(w->loop, &e), 0);
+    }
+}
+
+/* A reset that the guest asked for does not end a pause; it happens afterwards. */
+static void reset_waits_for_resume(void **state)
+{
+    struct cpu_state a, b;
+    struct world w;
+    struct guest g;
+    struct vcpu *v;
+    struct err e;
+
+    world_init(&w);
+    guest_new(&g, &w, "loop", "none", true);
+    v = &g.m->cpu[0].v;
+    machine_quiesce(g.m);
+    machine_request(g.m, MACHINE_RESET, 0);
+    assert_int_equal(v->engine->get_state(v, &a), 0);
+    turn(&w);
+    assert_int_equal(machine_result(g.m)->end, MACHINE_ALIVE);
+    assert_int_equal(v->engine->get_state(v, &b), 0);
+    assert_memory_equal(&a, &b, sizeof(a));
+    machine_resume(g.m);
+    assert_int_equal(loop_run(w.loop, &e), 0);
+    assert_int_equal(machine_result(g.m)->end, MACHINE_REBOOTED);
+    machine_free(g.m);
+    loop_free(w.loop);
+}
+
+static void count_free(void *n)
+{
+    ++*(int *)n;
+}
+
+/* What a guest does to the map while it runs costs a bounded amount of memory. */
+static void old_views_do_not_pile_up(void **state)
+{
+    struct world w;
+    struct guest g;
+    struct err e;
+    int n = 0;
+
+    world_init(&w);
+    guest_new(&g, &w, "loop", "none", true);
+    for (int i = 0; i < 2000; i++) {
+        struct region r = {.name = "bar", .kind = REGION_IO, .base = 0xd0000000, .size = 4096,
+                           .prio = 10, .io = &n, .io_free = count_free};
+        struct region *in = physmap_add(g.m->map, &r, &e);
+
+        assert_non_null(in);
+        assert_int_equal(physmap_del(g.m->map, in, &e), 0);
+    }
+    turn(&w);
+    assert_true(n > 1000);
+    assert_int_equal(machine_result(g.m)->end, MACHINE_ALIVE);
+    machine_stop(g.m);
+    assert_int_equal(loop_run(w.loop, &e), 0);
+    assert_int_equal(machine_result(g.m)->end, MACHINE_STOPPED);
     machine_free(g.m);
     loop_free(w.loop);
 }
@@ -309,13 +427,17 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ends),
         cmocka_unit_test(triple_fault_says_where),
+        cmocka_unit_test(apic_base_has_reserved_bits),
         cmocka_unit_test(reboots_with_the_kernel_loaded_anew),
         cmocka_unit_test(interrupts_arrive),
         cmocka_unit_test(paravirtual_clock),
         cmocka_unit_test(initrd_arrives),
         cmocka_unit_test(serial_output_is_complete),
         cmocka_unit_test(stops_when_asked),
+        cmocka_unit_test(stops_at_any_moment),
         cmocka_unit_test(quiesce_stops_the_world),
+        cmocka_unit_test(reset_waits_for_resume),
+        cmocka_unit_test(old_views_do_not_pile_up),
         cmocka_unit_test(two_machines_in_one_process),
         cmocka_unit_test(freed_without_running),
     };

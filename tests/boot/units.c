@@ -117,6 +117,15 @@ static void wall_clock_is_that_of_boot(void **state)
     assert_int_equal(peek(&w, 0, 4), 2);
     assert_int_equal(peek(&w, 4, 4), 1700000000);
     assert_int_equal(peek(&w, 8, 4), 250000000);
+
+    /* 0 asks for nothing: the guest's first page stays as it is. */
+    static const uint32_t canary = 0x12345678;
+    uint32_t word = 0;
+
+    assert_int_equal(mem_write(w.map, 0, &canary, sizeof(canary)), 0);
+    assert_int_equal(pvclock_wrmsr(&w.p, WALL_CLOCK, 0, 0), 0);
+    assert_int_equal(mem_read(w.map, 0, &word, sizeof(word)), 0);
+    assert_int_equal(word, canary);
     world_fini(&w);
 }
 

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -206,6 +207,31 @@ static void test_full_disk(void **state)
     assert_int_equal(chardev_flush(f->chr, 1000), 0);
     assert_int_equal(chardev_write(f->chr, f->got, 4 * PASTE), 4 * PASTE); /* dropped */
     close(f->log.fd);
+}
+
+static void test_file_size_limit(void **state)
+{
+    struct fixture *f = *state;
+    struct chardev_host host = host_of(f);
+    char path[] = "/tmp/ring3-chardev-XXXXXX", name[64];
+    struct rlimit old, small;
+    int fd = mkstemp(path);
+
+    assert_true(fd >= 0);
+    f->log.fd = open("/dev/null", O_WRONLY);
+    snprintf(name, sizeof(name), "file:%s", path);
+    assert_int_equal(chardev_open(&f->chr, name, &host, NULL), 0);
+    attach(f);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    small = (struct rlimit){.rlim_cur = 4, .rlim_max = old.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    chardev_write(f->chr, (const uint8_t *)"hello", 5);
+    assert_int_equal(chardev_flush(f->chr, 1000), 0); /* and is alive */
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    assert_int_equal(lseek(fd, 0, SEEK_END), 4);
+    close(f->log.fd);
+    close(fd);
+    unlink(path);
 }
 
 static void test_input_with_back_pressure(void **state)
@@ -544,7 +570,8 @@ static void test_terminal_hangs_up(void **state)
 static void test_fatal_signals(void **state)
 {
     struct fixture *f = *state;
-    static const int signals[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGSEGV, SIGABRT};
+    static const int signals[] = {SIGTERM, SIGINT,  SIGHUP,  SIGQUIT,   SIGSEGV,
+                                  SIGABRT, SIGUSR1, SIGPROF, SIGSTKFLT, SIGPWR};
 
     for (size_t i = 0; i < ARRAY_LEN(signals); i++) {
         struct chardev_host host = host_of(f);
@@ -586,6 +613,33 @@ static void test_continue_after_stop(void **state)
     raise(SIGCONT); /* no handler left */
     assert_true(is_as_before(&p));
     pty_close(&p);
+}
+
+/* ---- a guest that never stops writing, and a host that takes it all ---- */
+
+static void overfill(void *arg)
+{
+    struct fixture *f = arg;
+    size_t took;
+
+    f->writables++;
+    do
+        took = chardev_write(f->chr, f->got, PASTE);
+    while (took == PASTE);
+}
+
+/* The loop's other customers get their turn although the ring never becomes empty. */
+static void test_flood_leaves_the_loop_alive(void **state)
+{
+    struct fixture *f = *state;
+    struct chardev_host host = host_of(f);
+
+    assert_int_equal(chardev_open(&f->chr, "file:/dev/null", &host, NULL), 0);
+    chardev_attach(f->chr, &(struct chardev_front){on_receive, overfill, f});
+    overfill(f);
+    for (int i = 0; i < 10; i++)
+        turn(f);
+    assert_true(f->writables > 10);
 }
 
 /* ---- with the UART in front ---- */
@@ -731,6 +785,7 @@ int main(void)
         TEST(test_none),
         TEST(test_file),
         TEST(test_full_disk),
+        TEST(test_file_size_limit),
         TEST(test_input_with_back_pressure),
         TEST(test_input_waits_for_a_device),
         TEST(test_end_of_input),
@@ -745,6 +800,7 @@ int main(void)
         TEST(test_terminal_hangs_up),
         TEST(test_fatal_signals),
         TEST(test_continue_after_stop),
+        TEST(test_flood_leaves_the_loop_alive),
         TEST(test_paste_loses_nothing),
         TEST(test_flush_empties_the_device),
     };

@@ -75,7 +75,7 @@ static void make_irqchip(struct world *w)
     assert_int_equal(apic_bus_new(&w->apics, NULL), 0);
     assert_int_equal(pic_new(&w->pic, &out, &w->f.trace, NULL), 0);
     assert_int_equal(ioapic_new(&w->ioapic, w->apics, 1, &w->f.trace, NULL), 0);
-    w->cfg.irqchip = (struct irqchip_cfg){w->pic, w->ioapic};
+    w->cfg.irqchip = (struct irqchip_cfg){w->pic, w->ioapic, .level = BIT(9)};
 }
 
 static void drop_irqchip(struct world *w)

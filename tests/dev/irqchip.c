@@ -24,6 +24,7 @@ static int setup(void **state)
     assert_int_equal(apic_bus_new(&x->bus, NULL), 0);
     assert_int_equal(pic_new(&x->cfg.pic, &out, &x->f.trace, NULL), 0);
     assert_int_equal(ioapic_new(&x->cfg.ioapic, x->bus, 1, &x->f.trace, NULL), 0);
+    x->cfg.level = BIT(9);
     x->d = fake_device(&x->f, &irqchip_class, "irqchip", &x->cfg);
     fake_ports(&x->f, 0x20, 2, x->d, &irqchip_master_ops);
     fake_ports(&x->f, 0xa0, 2, x->d, &irqchip_slave_ops);
@@ -44,6 +45,20 @@ static int teardown(void **state)
     apic_bus_free(x->bus);
     free(x);
     return 0;
+}
+
+/* A guest without an I/O APIC that has not touched ELCR finds the SCI level-triggered. */
+static void test_firmware_elcr(void **state)
+{
+    struct fixture *x = *state;
+
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(inb(&x->f, 0x4d0), 0);
+        assert_int_equal(inb(&x->f, 0x4d1), 0x02);
+        outb(&x->f, 0x4d0, 0x20);
+        outb(&x->f, 0x4d1, 0);
+        device_reset(x->d, RESET_COLD);
+    }
 }
 
 static void test_pic_ports(void **state)
@@ -69,7 +84,7 @@ static void test_pic_ports(void **state)
     assert_int_equal(inb(&x->f, 0x4d1), 0x0c);
     assert_int_equal(inb(&x->f, 0x4d0), 0x00);
     device_reset(x->d, RESET_COLD);
-    assert_int_equal(inb(&x->f, 0x4d1), 0x00);
+    assert_int_equal(inb(&x->f, 0x4d1), 0x02);
 }
 
 static uint64_t mmio_get(struct fixture *x, uint64_t off, unsigned size)
@@ -121,6 +136,7 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
+        T(test_firmware_elcr),
         T(test_pic_ports),
         T(test_ioapic_page),
         cmocka_unit_test(test_pmtimer),

@@ -1,15 +1,19 @@
 /*
- * A differential test case: a few instructions, the state they start from and the memory around them. It is
- * what the generator makes, both runners execute, the minimiser shrinks and a .case file holds.
+ * A differential test case: a few instructions, the state they start from and the memory around
+ * them. It is what the generator makes, both runners execute, the minimiser shrinks and a .case
+ * file holds.
  *
- * Everything lies at fixed linear addresses, the same natively and in the guest, all below 4 GiB so that
- * compatibility mode reaches it. Code that runs past its end, or jumps into nowhere, meets HLT: the #GP that it
- * raises in user code is how every case ends that takes no other exception.
+ * Everything lies at fixed linear addresses, the same natively and in the guest, all below 4 GiB so
+ * that compatibility mode reaches it. Code that runs past its end, or jumps into nowhere, meets
+ * HLT: the #GP that it raises in user code is how every case ends that takes no other exception.
  */
 #ifndef RING3_TESTS_DIFF_CASE_H
 #define RING3_TESTS_DIFF_CASE_H
 
+#include <signal.h>
 #include <stdio.h>
+
+#undef REG_RIP /* <signal.h> has it and so has insn.h */
 
 #include "cpu/state.h"
 #include "insn/insn.h"
@@ -28,7 +32,8 @@
 
 #define ITEMS_MAX 48
 
-/* What in an item's bytes depends on where it and its target lie. The field is the last of the item. */
+/* What in an item's bytes depends on where it and its target lie. The field is the last of the
+ * item. */
 enum item_fix { FIX_NONE, FIX_REL8, FIX_REL32 };
 
 struct item {
@@ -58,9 +63,10 @@ struct outcome {
     uint8_t code[CODE_BYTES], data[DATA_BYTES];
 };
 
-/* The code pages of the case, fix-ups applied. False if an item does not reach its target or the code does
- * not fit. off, if not NULL, receives n + 1 offsets of the items and the end. */
-bool case_assemble(const struct test_case *t, uint8_t code[CODE_BYTES], unsigned off[ITEMS_MAX + 1]);
+/* The code pages of the case, fix-ups applied. False if an item does not reach its target or the
+ * code does not fit. off, if not NULL, receives n + 1 offsets of the items and the end. */
+bool case_assemble(const struct test_case *t, uint8_t code[CODE_BYTES],
+                   unsigned off[ITEMS_MAX + 1]);
 /* Decodes item k as it would be placed; false if it is not an instruction. */
 bool case_decode(const struct test_case *t, unsigned k, struct insn *i);
 /* The item whose bytes hold rip, or n. */
@@ -70,7 +76,8 @@ void case_init(struct test_case *t, enum cpu_bits bits);
 /* The read-only page's bytes. */
 void case_ro_page(uint8_t page[RO_BYTES]);
 
-/* Text form (.case): only what differs from case_init is written. load: 0, or -EINVAL with a message. */
+/* Text form (.case): only what differs from case_init is written. load: 0, or -EINVAL with a
+ * message. */
 void case_save(const struct test_case *t, FILE *f);
 int case_load(struct test_case *t, const char *path);
 

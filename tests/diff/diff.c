@@ -1,7 +1,14 @@
 /*
  * Random instructions on the silicon and on an engine, everything compared:
- *   diff-fuzz [--engine E] [--cases N] [--seed S] [--first K] [--only MNEMONIC] [CASE-FILE...]
+ *   diff-fuzz [OPTION...]              fuzz
+ *   diff-fuzz [OPTION...] CASE-FILE... run these cases
+ *   diff-fuzz [OPTION...] --kept DIR   run every *.case of a folder
+ * Options: --engine NAME; --cases N, --seed S, --first K (the number of the first case, as failures
+ * print it),
+ * --only MNEMONIC or --only far; --minimise, --failures N (stop after so many), --verbose. Status
+ * 0: no difference, 1: differences, 77: this host cannot be the oracle.
  */
+#include <dirent.h>
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,8 +26,9 @@ struct run {
     uint64_t cases, seed, first;
     unsigned failures, max_failures;
     bool minimise, verbose;
-    uint32_t *rows;   /* cases by row of insn_table */
-    uint64_t vectors[32];
+    uint32_t *rows;       /* cases by row of insn_table */
+    uint64_t vectors[32]; /* cases by exception that ended them */
+    uint64_t lost;        /* cases that the oracle could not end */
 };
 
 /* The first difference in any mode, or NULL. */
@@ -61,7 +69,8 @@ static bool fails_alike(void *ctx, const struct test_case *t)
 }
 
 /* Reports case t, which failed once; a case of the silicon's whim is no failure. */
-static void report(struct run *u, struct test_case *t, const char *name, const char *what, int silicon, int vector)
+static void report(struct run *u, struct test_case *t, const char *name, const char *what,
+                   int silicon, int vector)
 {
     struct shrink s = {.u = u, .what = what, .silicon = silicon, .ours = vector};
     unsigned mode;
@@ -76,61 +85,98 @@ static void report(struct run *u, struct test_case *t, const char *name, const c
     native_run(u->native, 1);
     const struct outcome *o = native_outcome(u->native, 0);
     what = differs(u, t, o, &s.out, &mode);
-    printf("%s: %s differs (%s)\n", name, what ? what : "nothing", mode < GUEST_MODES ? guest_mode_name[mode] : "");
+    printf("%s: %s differs (%s)\n", name, what ? what : "nothing",
+           mode < GUEST_MODES ? guest_mode_name[mode] : "");
     compare_show(t, o, &s.out, gen_undefined(t));
     case_save(t, stdout);
     u->failures++;
 }
 
+static void make_case(struct run *u, uint64_t n, struct test_case *t)
+{
+    struct rng r = {u->seed * 0x2545f4914f6cdd1dull + n};
+
+    gen_case(&r, &u->cfg, t);
+}
+
+static void count_case(struct run *u, uint64_t n, const struct test_case *t,
+                       const struct outcome *o)
+{
+    struct insn i;
+
+    for (unsigned k = 0; k < t->n; k++)
+        if (case_decode(t, k, &i))
+            u->rows[i.row - insn_table]++;
+    if (o->vector >= 0) {
+        u->vectors[o->vector & 31]++;
+        return;
+    }
+    u->lost++;
+    if (u->verbose) {
+        printf("case %llu: %s at %llx\n", (unsigned long long)n,
+               o->vector == END_TIMEOUT ? "time is up" : "the oracle died",
+               (unsigned long long)o->s.rip);
+        case_save(t, stdout);
+    }
+}
+
+/* Cases n to n + count - 1, at most a batch. */
+static void fuzz_batch(struct run *u, uint64_t n, unsigned count)
+{
+    struct {
+        unsigned k;
+        const char *what;
+        int silicon, ours;
+    } bad[NATIVE_BATCH];
+    struct test_case *failed = malloc(sizeof(*failed));
+    struct outcome *ours = malloc(sizeof(*ours));
+    unsigned nbad = 0, mode;
+    char name[40];
+
+    if (!failed || !ours)
+        abort();
+    for (unsigned k = 0; k < count; k++)
+        make_case(u, n + k, native_case(u->native, k));
+    native_run(u->native, count);
+    for (unsigned k = 0; k < count; k++) {
+        const struct test_case *t = native_case(u->native, k);
+        const struct outcome *o = native_outcome(u->native, k);
+
+        count_case(u, n + k, t, o);
+        bad[nbad].what = differs(u, t, o, ours, &mode);
+        bad[nbad].k = k;
+        bad[nbad].silicon = o->vector;
+        bad[nbad].ours = ours->vector;
+        nbad += bad[nbad].what != NULL;
+    }
+    /* Reporting uses the batch again, so it comes last. */
+    for (unsigned b = 0; b < nbad; b++) {
+        make_case(u, n + bad[b].k, failed);
+        snprintf(name, sizeof(name), "case %llu", (unsigned long long)(n + bad[b].k));
+        report(u, failed, name, bad[b].what, bad[b].silicon, bad[b].ours);
+    }
+    free(ours);
+    free(failed);
+}
+
 static void fuzz(struct run *u)
 {
-    uint64_t end = u->first + u->cases;
-    struct test_case *failed = malloc(sizeof(*failed));
-    static struct outcome ours;
+    uint64_t end = u->first + u->cases, n = u->first;
+    unsigned rows = 0;
 
-    if (!failed)
-        abort();
-    for (uint64_t n = u->first; n < end && u->failures < u->max_failures; n += NATIVE_BATCH) {
-        unsigned count = (unsigned)MIN(end - n, (uint64_t)NATIVE_BATCH);
-        struct {
-            unsigned k;
-            const char *what;
-            int silicon, ours;
-        } bad[NATIVE_BATCH];
-        unsigned nbad = 0;
-
-        for (unsigned k = 0; k < count; k++) {
-            struct rng r = {u->seed * 0x2545f4914f6cdd1dull + n + k};
-            gen_case(&r, &u->cfg, native_case(u->native, k));
-        }
-        native_run(u->native, count);
-        for (unsigned k = 0; k < count; k++) {
-            const struct test_case *t = native_case(u->native, k);
-            const struct outcome *o = native_outcome(u->native, k);
-            struct insn i;
-            unsigned mode;
-
-            for (unsigned j = 0; j < t->n; j++)
-                if (case_decode(t, j, &i))
-                    u->rows[i.row - insn_table]++;
-            u->vectors[o->vector & 31]++;
-            bad[nbad].what = differs(u, t, o, &ours, &mode);
-            if (bad[nbad].what) {
-                bad[nbad].k = k;
-                bad[nbad].silicon = o->vector;
-                bad[nbad++].ours = ours.vector;
-            }
-        }
-        for (unsigned b = 0; b < nbad; b++) {
-            struct rng r = {u->seed * 0x2545f4914f6cdd1dull + n + bad[b].k};
-            char name[40];
-
-            gen_case(&r, &u->cfg, failed);
-            snprintf(name, sizeof(name), "case %llu", (unsigned long long)(n + bad[b].k));
-            report(u, failed, name, bad[b].what, bad[b].silicon, bad[b].ours);
-        }
+    for (; n < end && u->failures < u->max_failures; n += NATIVE_BATCH)
+        fuzz_batch(u, n, (unsigned)MIN(end - n, (uint64_t)NATIVE_BATCH));
+    for (size_t k = 0; k < insn_table_len; k++) {
+        rows += u->rows[k] != 0;
+        if (u->verbose)
+            printf("%8u %s (%x)\n", u->rows[k], insn_table[k].mnemonic, insn_table[k].enc[3]);
     }
-    free(failed);
+    for (unsigned v = 0; v < ARRAY_LEN(u->vectors); v++)
+        if (u->verbose && u->vectors[v])
+            printf("%8llu ended by vector %u\n", (unsigned long long)u->vectors[v], v);
+    printf("seed %llu: %llu cases (%llu lost) of %u table rows, %u failures\n",
+           (unsigned long long)u->seed, (unsigned long long)(MIN(n, end) - u->first),
+           (unsigned long long)u->lost, rows, u->failures);
 }
 
 /* A kept case. */
@@ -160,56 +206,104 @@ static void run_file(struct run *u, const char *path)
     free(t);
 }
 
+static int is_case(const struct dirent *e)
+{
+    size_t n = strlen(e->d_name);
+
+    return n > 5 && !strcmp(e->d_name + n - 5, ".case");
+}
+
+static void run_dir(struct run *u, const char *dir)
+{
+    struct dirent **list;
+    char path[4096];
+    int n = scandir(dir, &list, is_case, alphasort);
+
+    if (n <= 0) {
+        printf("no cases in %s\n", dir);
+        u->failures++;
+        return;
+    }
+    for (int k = 0; k < n; k++) {
+        snprintf(path, sizeof(path), "%s/%s", dir, list[k]->d_name);
+        run_file(u, path);
+        free(list[k]);
+    }
+    free(list);
+    printf("%d kept cases\n", n);
+}
+
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
-        {"cases", 1, NULL, 'c'}, {"seed", 1, NULL, 's'}, {"first", 1, NULL, 'f'}, {"only", 1, NULL, 'o'},
-        {"engine", 1, NULL, 'e'}, {"minimise", 0, NULL, 'm'}, {"verbose", 0, NULL, 'v'},
-        {"failures", 1, NULL, 'F'}, {NULL, 0, NULL, 0},
+        {"cases", 1, NULL, 'c'},   {"seed", 1, NULL, 's'},   {"first", 1, NULL, 'f'},
+        {"only", 1, NULL, 'o'},    {"engine", 1, NULL, 'e'}, {"minimise", 0, NULL, 'm'},
+        {"verbose", 0, NULL, 'v'}, {"kept", 1, NULL, 'k'},   {"failures", 1, NULL, 'F'},
+        {NULL, 0, NULL, 0},
     };
     struct run u = {.cases = 1000, .seed = 1, .max_failures = 20};
     const struct engine_ops *engine = &interp_engine;
     struct err e = {.msg = ""};
-    unsigned rows = 0;
+    const char *kept = NULL;
     int opt;
 
     setvbuf(stdout, NULL, _IOLBF, 0);
     while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (opt) {
-        case 'c': u.cases = strtoull(optarg, NULL, 0); break;
-        case 's': u.seed = strtoull(optarg, NULL, 0); break;
-        case 'f': u.first = strtoull(optarg, NULL, 0); break;
-        case 'o': u.cfg.only = optarg; break;
-        case 'v': u.verbose = true; break;
-        case 'm': u.minimise = true; break;
-        case 'F': u.max_failures = (unsigned)strtoul(optarg, NULL, 0); break;
-        case 'e': engine = engine_find(optarg); break;
-        default: return 2;
+        case 'c':
+            u.cases = strtoull(optarg, NULL, 0);
+            break;
+        case 's':
+            u.seed = strtoull(optarg, NULL, 0);
+            break;
+        case 'f':
+            u.first = strtoull(optarg, NULL, 0);
+            break;
+        case 'o':
+            u.cfg.only = optarg;
+            break;
+        case 'k':
+            kept = optarg;
+            break;
+        case 'v':
+            u.verbose = true;
+            break;
+        case 'm':
+            u.minimise = true;
+            break;
+        case 'F':
+            u.max_failures = (unsigned)strtoul(optarg, NULL, 0);
+            break;
+        case 'e':
+            engine = engine_find(optarg);
+            break;
+        default:
+            return 2;
         }
     }
+    if (!engine) {
+        printf("no such engine\n");
+        return 2;
+    }
     u.native = native_new();
-    u.guest = engine && u.native ? guest_new(engine, native_xcr0(), &e) : NULL;
-    if (!u.guest) {
+    if (!u.native)
+        return 77; /* skipped */
+    u.rows = calloc(insn_table_len, sizeof(*u.rows));
+    u.guest = guest_new(engine, native_xcr0(), &e);
+    if (!u.guest || !u.rows) {
         printf("%s\n", e.msg);
         native_free(u.native);
-        return 77;
+        free(u.rows);
+        return 1;
     }
     u.cfg.policy = guest_policy(u.guest);
     u.cfg.xsave = native_xcr0_complete();
-    u.rows = calloc(insn_table_len, sizeof(*u.rows));
-    if (!u.rows)
-        abort();
-    if (optind == argc)
-        fuzz(&u);
+    if (kept)
+        run_dir(&u, kept);
     for (int k = optind; k < argc; k++)
         run_file(&u, argv[k]);
-    for (size_t k = 0; k < insn_table_len; k++)
-        rows += u.rows[k] != 0;
-    printf("seed %llu: %llu cases of %u table rows, %u failures\n", (unsigned long long)u.seed,
-           (unsigned long long)u.cases, rows, u.failures);
-    for (unsigned v = 0; v < 32; v++)
-        if (u.vectors[v])
-            printf("  vector %u: %llu\n", v, (unsigned long long)u.vectors[v]);
+    if (optind == argc && !kept)
+        fuzz(&u);
     free(u.rows);
     guest_free(u.guest);
     native_free(u.native);

@@ -13,7 +13,10 @@ uint64_t rnd(struct rng *r)
 
 static unsigned row_space(const struct insn_row *row) { return row->enc[3] >> 12 & 3; }
 static unsigned row_map(const struct insn_row *row) { return row->enc[3] >> 8 & 15; }
-static bool row_has(const struct insn_row *row, uint64_t at) { return row->enc[2] & (uint32_t)(at >> 32); }
+static bool row_has(const struct insn_row *row, uint64_t at)
+{
+    return row->enc[2] & (uint32_t)(at >> 32);
+}
 
 enum row_kind encode_kind(const struct insn_row *row)
 {
@@ -28,8 +31,8 @@ enum row_kind encode_kind(const struct insn_row *row)
     return row->flags & IF_SSE ? ROW_SSE : ROW_GENERAL;
 }
 
-static unsigned put_legacy(struct rng *r, const struct insn_row *row, uint32_t key, enum cpu_bits bits,
-                           uint8_t *p)
+static unsigned put_legacy(struct rng *r, const struct insn_row *row, uint32_t key,
+                           enum cpu_bits bits, uint8_t *p)
 {
     static const uint8_t pp[4] = {0, 0x66, 0xf3, 0xf2};
     unsigned n = 0, map = row_map(row), want = key >> KEY_PP & 3;
@@ -63,7 +66,8 @@ static unsigned put_vex(struct rng *r, const struct insn_row *row, uint32_t key,
 {
     unsigned n = 0, map = row_map(row), v = row_has(row, AT_VVVV) ? rnd(r) & 15 : 15;
     uint8_t narrow = bits == CPU_64 ? 0 : 0xc0;
-    uint8_t last = (uint8_t)((key >> KEY_W & 1) << 7 | v << 3 | (key >> KEY_L & 1) << 2 | (key >> KEY_PP & 3));
+    uint8_t last =
+        (uint8_t)((key >> KEY_W & 1) << 7 | v << 3 | (key >> KEY_L & 1) << 2 | (key >> KEY_PP & 3));
 
     if (!pick(r, 24))
         p[n++] = 0x67;
@@ -78,18 +82,21 @@ static unsigned put_vex(struct rng *r, const struct insn_row *row, uint32_t key,
     return n;
 }
 
-static unsigned put_evex(struct rng *r, const struct insn_row *row, uint32_t key, enum cpu_bits bits,
-                         uint8_t *p)
+static unsigned put_evex(struct rng *r, const struct insn_row *row, uint32_t key,
+                         enum cpu_bits bits, uint8_t *p)
 {
-    unsigned n = 0, v = row_has(row, AT_VVVV) || row_has(row, AT_VSIB) ? rnd(r) & 31 : 31;
+    unsigned n = 0, v = row_has(row, AT_VVVV)   ? rnd(r) & 31
+                        : row_has(row, AT_VSIB) ? 15 | pick(r, 2) << 4
+                                                : 31;
 
     if (!pick(r, 24))
         p[n++] = 0x67;
     p[n++] = 0x62;
-    p[n++] = (uint8_t)((pick(r, 2) ? 0xf0 : rnd(r) & 0xf0) | row_map(row) | (bits == CPU_64 ? 0 : 0xc0));
+    p[n++] =
+        (uint8_t)((pick(r, 2) ? 0xf0 : rnd(r) & 0xf0) | row_map(row) | (bits == CPU_64 ? 0 : 0xc0));
     p[n++] = (uint8_t)((key >> KEY_W & 1) << 7 | (v & 15) << 3 | 4 | (key >> KEY_PP & 3));
-    p[n++] = (uint8_t)(!pick(r, 3) << 7 | (key >> KEY_L & 3) << 5 | !pick(r, 3) << 4 | (v >> 4) << 3 |
-                       (pick(r, 2) ? rnd(r) & 7 : 0));
+    p[n++] = (uint8_t)(!pick(r, 3) << 7 | (key >> KEY_L & 3) << 5 | !pick(r, 3) << 4 |
+                       (v >> 4) << 3 | (pick(r, 2) ? rnd(r) & 7 : 0));
     return n;
 }
 
@@ -100,9 +107,9 @@ void encode_row(struct rng *r, const struct insn_row *row, enum cpu_bits bits, u
 
     for (unsigned k = 0; k < 16; k++)
         b[k] = (uint8_t)rnd(r);
-    n = space == SPACE_LEGACY ? put_legacy(r, row, key, bits, b) :
-        space == SPACE_VEX    ? put_vex(r, row, key, bits, b) :
-                                put_evex(r, row, key, bits, b);
+    n = space == SPACE_LEGACY ? put_legacy(r, row, key, bits, b)
+        : space == SPACE_VEX  ? put_vex(r, row, key, bits, b)
+                              : put_evex(r, row, key, bits, b);
     b[n++] = (uint8_t)(row->enc[3] + (row->enc[3] & SPAN8 ? pick(r, 8) : 0));
     if (row_has(row, AT_HASMODRM)) {
         bool fixed = row->enc[0] >> KEY_MOD3 & 1;

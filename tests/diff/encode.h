@@ -1,15 +1,18 @@
-/* Random encodings of one row of the instruction table, and random values for instructions to work on. */
+/* Random encodings of one row of the instruction table, and random values for instructions to work
+ * on. */
 #ifndef RING3_TESTS_DIFF_ENCODE_H
 #define RING3_TESTS_DIFF_ENCODE_H
 
-#include "cpu/state.h"
-#include "insn/insn.h"
+#include "case.h"
 
 struct rng {
     uint64_t s;
 };
 uint64_t rnd(struct rng *r);
-static inline unsigned pick(struct rng *r, unsigned n) { return (unsigned)((rnd(r) >> 32) * n >> 32); }
+static inline unsigned pick(struct rng *r, unsigned n)
+{
+    return (unsigned)((rnd(r) >> 32) * n >> 32);
+}
 
 /* The kinds of rows, to choose between them evenly. */
 enum row_kind { ROW_GENERAL, ROW_X87, ROW_MMX, ROW_SSE, ROW_VEX, ROW_EVEX, ROW_KINDS };

@@ -5,34 +5,85 @@
 
 /* ---- which instructions ---- */
 
-/* May a case have it? Not what reaches the host's kernel or world, or whose result is not the program's alone. */
+/* Far transfers and segment register loads: they need selectors that mean the same to host and
+ * guest. */
+static bool is_far(const struct insn *i)
+{
+    switch (i->id) {
+    case INSN_RET_FAR:
+    case INSN_IRET:
+    case INSN_CALL_FAR:
+    case INSN_CALL_FAR_IND:
+    case INSN_JMP_FAR:
+    case INSN_JMP_FAR_IND:
+    case INSN_LDS:
+    case INSN_LES:
+    case INSN_LSS:
+        return true;
+    case INSN_MOV_SREG:
+    case INSN_POP_SREG: /* but FS holds the oracle's thread pointer, and GS our base */
+        return i->op[0].kind == OP_REG && i->op[0].cls == RC_SREG && i->op[0].reg < FS;
+    default:
+        return false;
+    }
+}
+
+/* May a case have it? Not what reaches the host's kernel or world, or whose result is not the
+ * program's alone. */
 static bool allowed(const struct gen_cfg *cfg, const struct insn *i)
 {
     if (!insn_supported(i, cfg->policy))
         return false;
+    if (is_far(i))
+        return false;
     for (unsigned k = 0; k < i->nops; k++) {
-        if (i->op[k].kind == OP_MEM && (i->mem.seg == FS || (i->mem.seg == GS && i->bits != CPU_64)))
+        if (i->op[k].kind == OP_MEM &&
+            (i->mem.seg == FS || (i->mem.seg == GS && i->bits != CPU_64)))
             return false;
         if (i->op[k].kind == OP_REG && i->op[k].cls == RC_SREG && i->op[k].write)
             return false;
     }
     switch (i->id) {
-    case INSN_SYSCALL: case INSN_SYSENTER: case INSN_SYSEXIT: case INSN_SYSRET:
-    case INSN_RDTSC: case INSN_RDTSCP: case INSN_RDPMC: case INSN_RDRAND: case INSN_RDSEED: case INSN_RDPID:
-    case INSN_CPUID: case INSN_XGETBV: case INSN_XSETBV:
-    case INSN_SGDT: case INSN_SIDT: case INSN_SLDT: case INSN_STR: case INSN_SMSW:
-    case INSN_LAR: case INSN_LSL: case INSN_VERR: case INSN_VERW:
-    case INSN_IRET: case INSN_RET_FAR: case INSN_CALL_FAR: case INSN_CALL_FAR_IND: case INSN_JMP_FAR:
-    case INSN_JMP_FAR_IND: case INSN_LDS: case INSN_LES: case INSN_LFS: case INSN_LGS: case INSN_LSS:
-    case INSN_WRFSBASE: case INSN_WRGSBASE: case INSN_RDFSBASE: case INSN_RDGSBASE:
-    case INSN_VMCALL: case INSN_VMMCALL: case INSN_MONITOR: case INSN_MWAIT: case INSN_HLT: case INSN_RSM:
-    case INSN_INVLPG: case INSN_INVPCID: case INSN_INVD: case INSN_WBINVD:
+    case INSN_SYSCALL:
+    case INSN_SYSENTER:
+    case INSN_RDTSC:
+    case INSN_RDTSCP:
+    case INSN_RDPMC:
+    case INSN_RDRAND:
+    case INSN_RDSEED:
+    case INSN_RDPID:
+    case INSN_CPUID:
+    case INSN_XGETBV:
+    case INSN_SGDT:
+    case INSN_SIDT:
+    case INSN_SLDT:
+    case INSN_STR:
+    case INSN_SMSW:
+    case INSN_LAR:
+    case INSN_LSL:
+    case INSN_VERR:
+    case INSN_VERW:
+    case INSN_LFS:
+    case INSN_LGS:
+    case INSN_WRFSBASE:
+    case INSN_WRGSBASE:
+    case INSN_RDFSBASE:
+    case INSN_RDGSBASE:
+    case INSN_VMCALL:
+    case INSN_VMMCALL:
+    case INSN_MONITOR:
+    case INSN_MWAIT:
+    case INSN_HLT:
         return false;
     case INSN_INT:
         return i->imm != 0x80;
-    case INSN_XSAVE: case INSN_XSAVEC: case INSN_XSAVEOPT: case INSN_XRSTOR:
+    case INSN_XSAVE:
+    case INSN_XSAVEC:
+    case INSN_XSAVEOPT:
+    case INSN_XRSTOR:
         return cfg->xsave;
-    case INSN_XSAVES: case INSN_XRSTORS:
+    case INSN_XSAVES:
+    case INSN_XRSTORS:
         return false;
     default:
         return true;
@@ -47,13 +98,23 @@ static bool has_mem(const struct insn *i)
     return false;
 }
 
+/* Locked accesses across cache lines are trapped and delayed by the host's kernel. */
+static bool is_locked(const struct insn *i)
+{
+    return has_mem(i) && ((i->prefix & PFX_LOCK) || i->id == INSN_XCHG);
+}
+
 /* A memory operand in ModRM, as opposed to one in fixed registers or moffs. */
-static bool modrm_mem(const struct insn *i) { return has_mem(i) && i->off_modrm && i->modrm < 0xc0; }
+static bool modrm_mem(const struct insn *i)
+{
+    return has_mem(i) && i->off_modrm && i->modrm < 0xc0;
+}
 
 static const struct insn_row *pick_row(struct rng *r, const struct gen_cfg *cfg)
 {
     static const uint8_t weight[ROW_KINDS] = {
-        [ROW_GENERAL] = 46, [ROW_X87] = 8, [ROW_MMX] = 4, [ROW_SSE] = 18, [ROW_VEX] = 10, [ROW_EVEX] = 14,
+        [ROW_GENERAL] = 46, [ROW_X87] = 8,  [ROW_MMX] = 4,
+        [ROW_SSE] = 18,     [ROW_VEX] = 10, [ROW_EVEX] = 14,
     };
     unsigned w = pick(r, 100), kind = 0;
 
@@ -134,7 +195,9 @@ static uint64_t gen_target(struct rng *r)
         return DATA_ADDR + PAGE_SIZE - pick(r, 64);
     case 6:
         return pick(r, 4) ? CODE_ADDR + 0x100 + pick(r, 64) : rnd(r);
-    case 7: case 8: case 9:
+    case 7:
+    case 8:
+    case 9:
         return DATA_ADDR + 8 * pick(r, DATA_BYTES / 8 - 64);
     default:
         return DATA_ADDR + 64 * pick(r, DATA_BYTES / 64 - 50);
@@ -183,8 +246,10 @@ static void aim_vsib(struct rng *r, struct test_case *t, const struct insn *i, u
     }
 }
 
-/* Makes the memory operand of i, to be placed at address at, point at ta where the encoding allows. */
-static void aim(struct rng *r, struct test_case *t, const struct insn *i, uint8_t *raw, uint64_t at, uint64_t ta)
+/* Makes the memory operand of i, to be placed at address at, point at ta where the encoding allows.
+ */
+static void aim(struct rng *r, struct test_case *t, const struct insn *i, uint8_t *raw, uint64_t at,
+                uint64_t ta)
 {
     const struct insn_mem *m = &i->mem;
 
@@ -199,7 +264,8 @@ static void aim(struct rng *r, struct test_case *t, const struct insn *i, uint8_
             memcpy(raw + i->len - i->addrsize, &ta, i->addrsize);
             break;
         default: /* strings, MASKMOV */
-            if (ta - CODE_ADDR < CODE_BYTES) /* what a processor makes of its own code then is its choice */
+            if (ta - CODE_ADDR <
+                CODE_BYTES) /* what a processor makes of its own code then is its choice */
                 ta = DATA_ADDR;
             set_gpr(t, RSI, ta);
             set_gpr(t, RDI, pick(r, 4) ? gen_target(r) : ta + pick(r, 64) - 32);
@@ -230,7 +296,8 @@ static void add_item(struct test_case *t, const uint8_t *b, unsigned len)
 
 static bool is_branch(const struct insn *i) { return i->nops && i->op[0].kind == OP_REL; }
 
-static void add_branch(struct test_case *t, const uint8_t *b, unsigned len, unsigned fix, unsigned target)
+static void add_branch(struct test_case *t, const uint8_t *b, unsigned len, unsigned fix,
+                       unsigned target)
 {
     add_item(t, b, len);
     t->item[t->n - 1].fix = (uint8_t)fix;
@@ -239,8 +306,8 @@ static void add_branch(struct test_case *t, const uint8_t *b, unsigned len, unsi
 
 static bool uses_image(const struct insn *i)
 {
-    return i->id == INSN_XRSTOR || i->id == INSN_FXRSTOR || i->id == INSN_XSAVE || i->id == INSN_XSAVEOPT ||
-           i->id == INSN_XSAVEC;
+    return i->id == INSN_XRSTOR || i->id == INSN_FXRSTOR || i->id == INSN_XSAVE ||
+           i->id == INSN_XSAVEOPT || i->id == INSN_XSAVEC;
 }
 
 static void gen_single(struct rng *r, const struct gen_cfg *cfg, struct test_case *t)
@@ -259,6 +326,8 @@ static void gen_single(struct rng *r, const struct gen_cfg *cfg, struct test_cas
                 t->s.gpr[RDX] = 0;
             }
         }
+        if (is_locked(&i) && pick(r, 64))
+            ta &= ~15ull;
         if (i.id == INSN_BT || i.id == INSN_BTS || i.id == INSN_BTR || i.id == INSN_BTC)
             if (i.op[1].kind == OP_REG && pick(r, 4))
                 set_gpr(t, i.op[1].reg, (uint64_t)(int64_t)(int)(pick(r, 2000) - 1000));
@@ -283,17 +352,111 @@ static void gen_single(struct rng *r, const struct gen_cfg *cfg, struct test_cas
         t->s.rflags |= FL_AC;
 }
 
+/* ---- far transfers and segment loads ---- */
+
+static uint16_t gen_selector(struct rng *r)
+{
+    static const uint16_t sel[] = {
+        SEL_CODE64, SEL_CODE32, SEL_DATA, SEL_CODE64, SEL_CODE32, SEL_DATA, 0,    3,
+        0x30,       0x20,       0x28,     0x31,       0x10,       0x13,     0x18, 0x1b,
+        0x40,       0x43,       0x48,     0x37,       0xfffb,     0x100};
+    return sel[pick(r, ARRAY_LEN(sel))];
+}
+
+/* Where a far transfer leads: mostly to code. */
+static uint64_t gen_far_target(struct rng *r, const struct test_case *t)
+{
+    switch (pick(r, 8)) {
+    case 0:
+        return value_gpr(r);
+    case 1:
+        return DATA_ADDR + pick(r, 256);
+    default:
+        return CODE_ADDR + t->start + 32 + pick(r, 64);
+    }
+}
+
+static void put(struct test_case *t, uint64_t la, const void *p, unsigned n)
+{
+    if (la >= DATA_ADDR && la + n <= DATA_ADDR + DATA_BYTES)
+        memcpy(t->data + (la - DATA_ADDR), p, n);
+}
+
+/* The words that IRET, RETF and POP find on the stack, of n bytes each. */
+static void gen_frame(struct rng *r, struct test_case *t, const struct insn *i)
+{
+    unsigned n = i->opsize;
+    uint64_t sp = t->s.gpr[RSP];
+    uint64_t word[5] = {gen_far_target(r, t), gen_selector(r) | (rnd(r) & 0xffff0000),
+                        (rnd(r) & 0x250dd5) | (pick(r, 4) ? 0 : FL_TF),
+                        DATA_ADDR + 8 * pick(r, DATA_BYTES / 8), gen_selector(r)};
+
+    if (i->id == INSN_POP_SREG)
+        word[0] = word[1];
+    /* Some processors check alignment by the new flags already, and the host's kernel takes that
+     * for a split lock and tries for ever. */
+    if (sp & 7)
+        word[2] &= ~FL_AC;
+    for (unsigned k = 0; k < 5; k++)
+        put(t, sp + k * n, &word[k], n);
+}
+
+static void gen_far(struct rng *r, const struct gen_cfg *cfg, struct test_case *t)
+{
+    uint8_t b[16];
+    struct insn i;
+
+    for (;;) {
+        const struct insn_row *row = &insn_table[pick(r, (unsigned)insn_table_len)];
+        if (!(row->flags & IF_SYS))
+            continue;
+        encode_row(r, row, t->bits, b);
+        if (insn_decode(&i, b, INSN_MAX_LEN, t->bits) == INSN_OK && i.row == row && is_far(&i) &&
+            insn_supported(&i, cfg->policy) && !(has_mem(&i) && i.mem.seg >= FS))
+            break;
+    }
+    if (has_mem(&i)) {
+        uint64_t ta = pick(r, 8) ? DATA_ADDR + 8 * pick(r, 512) : gen_target(r),
+                 off = gen_far_target(r, t);
+        uint16_t sel = gen_selector(r);
+
+        aim(r, t, &i, b, CODE_ADDR + t->start, ta);
+        if (i.id == INSN_MOV_SREG) {
+            put(t, ta, &sel, 2);
+        } else {
+            put(t, ta, &off, i.opsize);
+            put(t, ta + i.opsize, &sel, 2);
+        }
+    } else if (i.id == INSN_MOV_SREG) {
+        set_gpr(t, i.op[1].reg, gen_selector(r) | (rnd(r) & 0xffff0000));
+    } else if (i.nops && i.op[0].kind == OP_FARPTR) {
+        uint64_t off = gen_far_target(r, t);
+        uint16_t sel = gen_selector(r);
+
+        memcpy(b + i.len - 2 - i.opsize, &off, i.opsize);
+        memcpy(b + i.len - 2, &sel, 2);
+    } else {
+        gen_frame(r, t, &i);
+    }
+    add_item(t, b, i.len);
+    for (unsigned n = pick(r, 3); n; n--) /* for the shadow of a load of SS */
+        add_item(t, (const uint8_t[]){0x90}, 1);
+    if (!pick(r, 4))
+        t->s.rflags |= FL_TF;
+}
+
 /* ---- sequences ---- */
 
-/* Registers with a purpose, which no other instruction may write. The pointers lie in the data pages with
- * room on both sides; R12 is a small index; with a loop RCX counts. */
+/* Registers with a purpose, which no other instruction may write. The pointers lie in the data
+ * pages with room on both sides; R12 is a small index; with a loop RCX counts. */
 struct seq {
     uint32_t reserved;
-    uint64_t undef; /* status flags that the manual leaves undefined here */
+    uint64_t undef;                   /* status flags that the manual leaves undefined here */
     uint64_t undef_at[ITEMS_MAX + 1]; /* what forward branches bring to an item */
-    unsigned left;  /* instructions still wanted */
+    unsigned left;                    /* instructions still wanted */
 };
-#define POINTERS (1u << RBX | 1u << RBP | 1u << RSI | 1u << RDI | 1u << R11 | 1u << R13 | 1u << R14 | 1u << R15)
+#define POINTERS \
+    (1u << RBX | 1u << RBP | 1u << RSI | 1u << RDI | 1u << R11 | 1u << R13 | 1u << R14 | 1u << R15)
 
 static bool writes_reserved(const struct insn *i, uint32_t reserved)
 {
@@ -304,12 +467,24 @@ static bool writes_reserved(const struct insn *i, uint32_t reserved)
             return true;
     }
     switch (i->id) {
-    case INSN_MOVS: case INSN_STOS: case INSN_LODS: case INSN_CMPS: case INSN_SCAS:
-    case INSN_INS: case INSN_OUTS: case INSN_POPA: case INSN_ENTER: case INSN_LEAVE:
+    case INSN_MOVS:
+    case INSN_STOS:
+    case INSN_LODS:
+    case INSN_CMPS:
+    case INSN_SCAS:
+    case INSN_INS:
+    case INSN_OUTS:
+    case INSN_POPA:
+    case INSN_ENTER:
+    case INSN_LEAVE:
         return true;
-    case INSN_CMPXCHG8B: case INSN_CMPXCHG16B:
+    case INSN_CMPXCHG8B:
+    case INSN_CMPXCHG16B:
         return reserved & (1u << RAX | 1u << RDX);
-    case INSN_PCMPESTRI: case INSN_PCMPISTRI: case INSN_VPCMPESTRI: case INSN_VPCMPISTRI:
+    case INSN_PCMPESTRI:
+    case INSN_PCMPISTRI:
+    case INSN_VPCMPESTRI:
+    case INSN_VPCMPISTRI:
         return reserved & 1u << RCX;
     default:
         return false;
@@ -339,7 +514,9 @@ static bool readdress(struct rng *r, struct insn *i, uint8_t *b)
     out[n++] = (uint8_t)(0x40 | (b[i->off_modrm] & 0x38) | (sib ? 4 : low[pick(r, 4)]));
     if (sib)
         out[n++] = (uint8_t)(pick(r, 4) << 6 | 4 << 3 | low[pick(r, 4)]); /* no index, or R12 */
-    out[n++] = (uint8_t)(evex ? pick(r, 3) - 1 : pick(r, 3) ? 16 * (pick(r, 8) - 4) : pick(r, 256) - 128);
+    out[n++] = (uint8_t)(evex         ? pick(r, 3) - 1
+                         : pick(r, 3) ? 16 * (pick(r, 8) - 4)
+                                      : pick(r, 256) - 128);
     if (n + tail > INSN_MAX_LEN)
         return false;
     memcpy(out + n, b + i->off_imm, tail);
@@ -358,21 +535,25 @@ static void seq_insn(struct rng *r, const struct gen_cfg *cfg, struct test_case 
         pick_insn(r, cfg, t->bits, b, &i);
         if (modrm_mem(&i) && i.id != INSN_LEA && !readdress(r, &i, b))
             continue;
+        if (is_locked(&i) && (i.mem.disp & 15))
+            continue;
         bool wild = !pick(r, 300);
-        if (!wild && (writes_reserved(&i, q->reserved) || (i.row->flags & (IF_PRIV | IF_SYS | IF_BRANCH))))
+        if (!wild &&
+            (writes_reserved(&i, q->reserved) || (i.row->flags & (IF_PRIV | IF_SYS | IF_BRANCH))))
             continue;
         if ((i.row->flags & IF_BRANCH) || i.id == INSN_POPF)
             continue;
-        if (!wild && (i.id == INSN_IN || i.id == INSN_OUT || i.id == INSN_INS || i.id == INSN_OUTS ||
-                      i.id == INSN_XLAT || (i.id == INSN_MOV && has_mem(&i) && !modrm_mem(&i)) || i.mem.vsib ||
-                      i.id == INSN_DIV || i.id == INSN_IDIV || (i.row->flags & IF_PRIV)))
+        if (!wild &&
+            (i.id == INSN_IN || i.id == INSN_OUT || i.id == INSN_INS || i.id == INSN_OUTS ||
+             i.id == INSN_XLAT || (i.id == INSN_MOV && has_mem(&i) && !modrm_mem(&i)) ||
+             i.mem.vsib || i.id == INSN_DIV || i.id == INSN_IDIV || (i.row->flags & IF_PRIV)))
             continue;
         if (has_mem(&i) && !modrm_mem(&i) && !wild)
             continue;
         if (i.row->fl_read & q->undef)
             continue;
-        if ((i.id == INSN_BT || i.id == INSN_BTS || i.id == INSN_BTR || i.id == INSN_BTC) && has_mem(&i) &&
-            i.op[1].kind == OP_REG)
+        if ((i.id == INSN_BT || i.id == INSN_BTS || i.id == INSN_BTR || i.id == INSN_BTC) &&
+            has_mem(&i) && i.op[1].kind == OP_REG)
             continue;
         q->undef = (q->undef & ~(uint64_t)i.row->fl_write) | i.row->fl_undef;
         add_item(t, b, i.len);
@@ -383,7 +564,8 @@ static void seq_insn(struct rng *r, const struct gen_cfg *cfg, struct test_case 
 
 static void seq_step(struct rng *r, const struct gen_cfg *cfg, struct test_case *t, struct seq *q);
 
-static void seq_some(struct rng *r, const struct gen_cfg *cfg, struct test_case *t, struct seq *q, unsigned n)
+static void seq_some(struct rng *r, const struct gen_cfg *cfg, struct test_case *t, struct seq *q,
+                     unsigned n)
 {
     while (n-- && q->left) {
         q->undef |= q->undef_at[t->n];
@@ -397,8 +579,8 @@ static void seq_some(struct rng *r, const struct gen_cfg *cfg, struct test_case 
 static void seq_skip(struct rng *r, const struct gen_cfg *cfg, struct test_case *t, struct seq *q)
 {
     unsigned at = t->n, cc;
-    static const uint64_t test[8] = {FL_OF, FL_CF, FL_ZF, FL_CF | FL_ZF, FL_SF, FL_PF, FL_SF | FL_OF,
-                                     FL_SF | FL_OF | FL_ZF};
+    static const uint64_t test[8] = {FL_OF, FL_CF, FL_ZF,         FL_CF | FL_ZF,
+                                     FL_SF, FL_PF, FL_SF | FL_OF, FL_SF | FL_OF | FL_ZF};
     uint64_t before = q->undef;
 
     cc = pick(r, 16);
@@ -473,7 +655,8 @@ static void seq_call(struct rng *r, const struct gen_cfg *cfg, struct test_case 
 static void seq_step(struct rng *r, const struct gen_cfg *cfg, struct test_case *t, struct seq *q)
 {
     switch (pick(r, 16)) {
-    case 0: case 1:
+    case 0:
+    case 1:
         seq_skip(r, cfg, t, q);
         break;
     case 2:
@@ -506,7 +689,7 @@ static void gen_sequence(struct rng *r, const struct gen_cfg *cfg, struct test_c
 
 void gen_case(struct rng *r, const struct gen_cfg *cfg, struct test_case *t)
 {
-    bool sequence;
+    unsigned kind;
 
     do {
         case_init(t, pick(r, 6) ? CPU_64 : CPU_32);
@@ -515,8 +698,10 @@ void gen_case(struct rng *r, const struct gen_cfg *cfg, struct test_case *t)
             t->start = (uint16_t)(CODE_BYTES - 1 - pick(r, 24));
         gen_state(r, t);
         gen_data(r, t);
-        sequence = pick(r, 2);
-        if (sequence)
+        kind = cfg->only ? 0 : pick(r, 20);
+        if (kind == 19 || (cfg->only && !strcmp(cfg->only, "far")))
+            gen_far(r, cfg, t);
+        else if (kind >= 10)
             gen_sequence(r, cfg, t);
         else
             gen_single(r, cfg, t);

@@ -7,12 +7,14 @@
 
 struct gen_cfg {
     const struct cpuid_policy *policy;
-    const char *only; /* a mnemonic: every case has it in front; NULL for all */
+    const char *only; /* a mnemonic: every case is made of it; "far" for far transfers and segment
+                         loads; NULL for all */
     bool xsave;       /* XSAVE and the like can be compared */
 };
 
 void gen_case(struct rng *r, const struct gen_cfg *cfg, struct test_case *t);
-/* Flags that may differ at the end of the case, or anywhere in it: undefined by the manual and not written since. */
+/* Flags that may differ at the end of the case, or anywhere in it: undefined by the manual and not
+ * written since. */
 uint64_t gen_undefined(const struct test_case *t);
 
 #endif

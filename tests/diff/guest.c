@@ -1,7 +1,3 @@
-#include <signal.h>
-
-#undef REG_RIP /* insn.h has it too */
-
 #include "guest.h"
 
 #include <errno.h>
@@ -17,12 +13,21 @@
 
 /* Guest-physical pages. All linear addresses lie in one 2 MiB, so one page table does. */
 enum {
-    PA_PML4 = 0x1000, PA_PDPT = 0x2000, PA_PD = 0x3000, PA_PT = 0x4000, PA_GDT = 0x5000, PA_IDT = 0x6000,
-    PA_TSS = 0x7000, PA_STACK = 0x8000, PA_HALT = 0x9000, PA_CODE = 0x10000, PA_DATA = 0x20000
+    PA_PML4 = 0x1000,
+    PA_PDPT = 0x2000,
+    PA_PD = 0x3000,
+    PA_PT = 0x4000,
+    PA_GDT = 0x5000,
+    PA_IDT = 0x6000,
+    PA_TSS = 0x7000,
+    PA_STACK = 0x8000,
+    PA_HALT = 0x9000,
+    PA_CODE = 0x10000,
+    PA_DATA = 0x20000
 };
 /* Supervisor pages, from PA_GDT on. */
 #define SUP_ADDR 0x10100000ull
-#define LA(pa) (SUP_ADDR + (pa) - PA_GDT)
+#define LA(pa) (SUP_ADDR + (pa)-PA_GDT)
 #define STACK_TOP (LA(PA_STACK) + 0x1000)
 
 #define PTE_P 1ull
@@ -61,7 +66,10 @@ static volatile sig_atomic_t ticks;
 /* ---- the world around the engine: nothing ---- */
 static uint32_t pio_read(struct vcpu *v, uint16_t port, unsigned size) { return 0xffffffffu; }
 static void pio_write(struct vcpu *v, uint16_t port, unsigned size, uint32_t val) {}
-static void mmio_read(struct vcpu *v, uint64_t gpa, void *buf, unsigned size) { memset(buf, 0xff, size); }
+static void mmio_read(struct vcpu *v, uint64_t gpa, void *buf, unsigned size)
+{
+    memset(buf, 0xff, size);
+}
 static void mmio_write(struct vcpu *v, uint64_t gpa, const void *buf, unsigned size) {}
 static int rdmsr(struct vcpu *v, uint32_t msr, uint64_t *val) { return -EINVAL; }
 static int wrmsr(struct vcpu *v, uint32_t msr, uint64_t val) { return -EINVAL; }
@@ -75,9 +83,17 @@ static void do_cpuid(struct vcpu *v, uint32_t leaf, uint32_t subleaf, uint32_t o
 }
 
 static const struct cpu_env env = {
-    .pio_read = pio_read, .pio_write = pio_write, .mmio_read = mmio_read, .mmio_write = mmio_write,
-    .rdmsr = rdmsr, .wrmsr = wrmsr, .cpuid = do_cpuid, .get_cr8 = get_cr8, .set_cr8 = set_cr8,
-    .irq_pending = irq_pending, .irq_ack = irq_ack,
+    .pio_read = pio_read,
+    .pio_write = pio_write,
+    .mmio_read = mmio_read,
+    .mmio_write = mmio_write,
+    .rdmsr = rdmsr,
+    .wrmsr = wrmsr,
+    .cpuid = do_cpuid,
+    .get_cr8 = get_cr8,
+    .set_cr8 = set_cr8,
+    .irq_pending = irq_pending,
+    .irq_ack = irq_ack,
 };
 
 static void code_write(void *ctx, uint64_t gpa, uint64_t len)
@@ -124,8 +140,9 @@ static void make_tables(struct guest *g)
     for (unsigned v = 0; v < 256; v++) {
         uint64_t to = LA(PA_HALT) + v, dpl = v == X_BP || v == X_OF ? 3 : 0;
 
-        put64(g, PA_IDT + 16 * v, (to & 0xffff) | SEL_KCODE << 16 | (0x8eull | dpl << 5) << 40 |
-                                      (to >> 16 & 0xffff) << 48);
+        put64(g, PA_IDT + 16 * v,
+              (to & 0xffff) | SEL_KCODE << 16 | (0x8eull | dpl << 5) << 40 |
+                  (to >> 16 & 0xffff) << 48);
         put64(g, PA_IDT + 16 * v + 8, to >> 32);
     }
     put64(g, PA_TSS + 4, STACK_TOP);
@@ -167,8 +184,13 @@ static bool setup(struct guest *g, const struct engine_ops *engine, uint64_t xcr
     if (cpuid_build(&g->policy, &cfg, e) < 0)
         return false;
     g->list = &g->vcpu;
-    g->vm = (struct vm){.env = &env, .clock = &g->clock, .cpuid = &g->policy, .trace = &g->trace,
-                        .vcpu = &g->list, .nvcpu = 1, .owner = g};
+    g->vm = (struct vm){.env = &env,
+                        .clock = &g->clock,
+                        .cpuid = &g->policy,
+                        .trace = &g->trace,
+                        .vcpu = &g->list,
+                        .nvcpu = 1,
+                        .owner = g};
     g->vcpu = (struct vcpu){.vm = &g->vm, .engine = engine};
     if (physmap_new(&g->map, g->policy.maxphys, e) < 0 || ram_new(&g->ram, "ram", RAM_SIZE, e) < 0)
         return false;
@@ -267,10 +289,11 @@ static void read_frame(struct guest *g, struct outcome *out)
     out->s.seg[CS].sel = (uint16_t)f[1];
     out->s.rflags = f[2];
     out->s.gpr[RSP] = f[3];
-    out->s.seg[SS].sel = (uint16_t)f[4];
+    out->s.seg[SS].sel = (uint16_t)f[4]; /* DS and ES are still the program's */
 }
 
-void guest_run(struct guest *g, const struct test_case *t, enum guest_mode mode, struct outcome *out)
+void guest_run(struct guest *g, const struct test_case *t, enum guest_mode mode,
+               struct outcome *out)
 {
     const struct engine_ops *engine = g->vcpu.engine;
     enum stop stop;

@@ -1,6 +1,7 @@
 /*
- * The engine under test: one vCPU in long mode with paging, user code at CPL 3 and the pages of case.h at the same
- * linear addresses as in the oracle. Every exception ends at a HLT of its own in supervisor code.
+ * The engine under test: one vCPU in long mode with paging, user code at CPL 3 and the pages of
+ * case.h at the same linear addresses as in the oracle. Every exception ends at a HLT of its own in
+ * supervisor code.
  */
 #ifndef RING3_TESTS_DIFF_GUEST_H
 #define RING3_TESTS_DIFF_GUEST_H
@@ -23,6 +24,7 @@ struct guest *guest_new(const struct engine_ops *engine, uint64_t xcr0, struct e
 void guest_free(struct guest *g);
 const struct cpuid_policy *guest_policy(const struct guest *g);
 /* Runs a case to its end. */
-void guest_run(struct guest *g, const struct test_case *t, enum guest_mode mode, struct outcome *out);
+void guest_run(struct guest *g, const struct test_case *t, enum guest_mode mode,
+               struct outcome *out);
 
 #endif

@@ -1,9 +1,8 @@
-/* Values biased to what breaks things: limits, special numbers, powers of two and their neighbours. */
+/* Values biased to what breaks things: limits, special numbers, powers of two and their neighbours.
+ */
 #include "encode.h"
 
 #include <string.h>
-
-#include "case.h"
 
 uint64_t value_gpr(struct rng *r)
 {
@@ -21,8 +20,9 @@ uint64_t value_gpr(struct rng *r)
     case 4:
         return DATA_ADDR + v % DATA_BYTES;
     case 5:
-        return (uint64_t[]){0, 1, ~0ull, 1ull << 63, ~(1ull << 63), 0x80000000, 0x7fffffff, 0xffff8000,
-                            0x8000, 0x7fff, 0x80, 0x7f, 0xffffffff, 0x100000000}[v % 14];
+        return (uint64_t[]){0,          1,          ~0ull,      1ull << 63, ~(1ull << 63),
+                            0x80000000, 0x7fffffff, 0xffff8000, 0x8000,     0x7fff,
+                            0x80,       0x7f,       0xffffffff, 0x100000000}[v % 14];
     default:
         return v;
     }
@@ -31,9 +31,10 @@ uint64_t value_gpr(struct rng *r)
 static uint32_t f32(struct rng *r)
 {
     static const uint32_t special[] = {
-        0, 0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00000, 0x7f800001,
-        0xffc12345, 0x7fa00000, 1, 0x80000001, 0x007fffff, 0x00800000, 0x7f7fffff, 0xff7fffff,
-        0x4f000000, 0xcf000000, 0x4effffff, 0x5f000000, 0x3f000000, 0x4b800001, 0x34000000,
+        0,          0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000,
+        0x7fc00000, 0x7f800001, 0xffc12345, 0x7fa00000, 1,          0x80000001,
+        0x007fffff, 0x00800000, 0x7f7fffff, 0xff7fffff, 0x4f000000, 0xcf000000,
+        0x4effffff, 0x5f000000, 0x3f000000, 0x4b800001, 0x34000000,
     };
     uint32_t v = (uint32_t)rnd(r);
 
@@ -52,11 +53,27 @@ static uint32_t f32(struct rng *r)
 static uint64_t f64(struct rng *r)
 {
     static const uint64_t special[] = {
-        0, 1ull << 63, 0x3ff0000000000000, 0xbff0000000000000, 0x7ff0000000000000,
-        0xfff0000000000000, 0x7ff8000000000000, 0x7ff0000000000001, 0xfff8123456789abc, 1,
-        0x800fffffffffffff, 0x0010000000000000, 0x7fefffffffffffff, 0x41e0000000000000,
-        0xc1e0000000200000, 0x43e0000000000000, 0xc3e0000000000000, 0x47efffffe0000000,
-        0x36a0000000000000, 0x380fffffc0000000, 0x47f0000000000000,
+        0,
+        1ull << 63,
+        0x3ff0000000000000,
+        0xbff0000000000000,
+        0x7ff0000000000000,
+        0xfff0000000000000,
+        0x7ff8000000000000,
+        0x7ff0000000000001,
+        0xfff8123456789abc,
+        1,
+        0x800fffffffffffff,
+        0x0010000000000000,
+        0x7fefffffffffffff,
+        0x41e0000000000000,
+        0xc1e0000000200000,
+        0x43e0000000000000,
+        0xc3e0000000000000,
+        0x47efffffe0000000,
+        0x36a0000000000000,
+        0x380fffffc0000000,
+        0x47f0000000000000,
     };
     uint64_t v = rnd(r);
 
@@ -66,7 +83,8 @@ static uint64_t f64(struct rng *r)
     case 1:
         return (v & 0x800fffffffffffff) | (uint64_t)(1013 + pick(r, 20)) << 52;
     case 2:
-        return (v & 0x800c000000000000) | (uint64_t)(pick(r, 2) ? pick(r, 5) : 2042 + pick(r, 5)) << 52;
+        return (v & 0x800c000000000000) | (uint64_t)(pick(r, 2) ? pick(r, 5) : 2042 + pick(r, 5))
+                                              << 52;
     default:
         return v;
     }
@@ -74,7 +92,8 @@ static uint64_t f64(struct rng *r)
 
 static uint16_t f16(struct rng *r)
 {
-    static const uint16_t special[] = {0, 0x8000, 0x3c00, 0x7c00, 0xfc00, 0x7e00, 0x7c01, 1, 0x83ff, 0x7bff};
+    static const uint16_t special[] = {0,      0x8000, 0x3c00, 0x7c00, 0xfc00,
+                                       0x7e00, 0x7c01, 1,      0x83ff, 0x7bff};
     return pick(r, 2) ? special[pick(r, ARRAY_LEN(special))] : (uint16_t)rnd(r);
 }
 
@@ -87,12 +106,14 @@ void value_vector(struct rng *r, void *p, unsigned n)
         for (unsigned k = 0; k < 16; k += 2) {
             uint64_t v = 0;
             switch (kind) {
-            case 0: case 1:
+            case 0:
+            case 1:
                 v = f32(r);
                 memcpy(b + at + k, &v, 4);
                 k += 2;
                 break;
-            case 2: case 3:
+            case 2:
+            case 3:
                 v = f64(r);
                 memcpy(b + at + k, &v, 8);
                 k += 6;

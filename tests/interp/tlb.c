@@ -6,14 +6,16 @@
 
 #include <cmocka.h>
 
+#include "engine/interp/cache.h"
 #include "engine/interp/tlb.h"
 
 static int setup(void **state)
 {
     static struct tlbs t;
+    static struct jump_cache jc;
 
     *state = &t;
-    return tlbs_init(&t);
+    return tlbs_init(&t, &jc);
 }
 
 static int teardown(void **state)
@@ -191,6 +193,45 @@ static void test_flush_writes(void **state)
     assert_true(hit(t, TLB_SUPER, 0x7000));
 }
 
+static void remember(struct tlbs *t, uint64_t rip)
+{
+    *jump_slot(t->jc, rip) = (struct jump_entry){.rip = rip, .key = 1};
+}
+
+static bool remembered(struct tlbs *t, uint64_t rip)
+{
+    return jump_slot(t->jc, rip)->rip == rip && jump_slot(t->jc, rip)->key;
+}
+
+/* INVLPG forgets where the page's code is, and that of an instruction reaching into it, no more. */
+static void test_jumps(void **state)
+{
+    struct tlbs *t = *state;
+    uint64_t g;
+
+    tlbs_switch(t, 0x1000, 1, true);
+    remember(t, 0x5123);
+    remember(t, 0x4ffe);
+    remember(t, 0x6000);
+    g = gen(t);
+    tlbs_flush_page(t, 0x5800);
+    assert_false(remembered(t, 0x5123));
+    assert_false(remembered(t, 0x4ffe));
+    assert_true(remembered(t, 0x6000));
+    assert_true(gen(t) == g);
+
+    /* Within a large mapping any page may have gone: everything starts afresh. */
+    fill(t, TLB_USER, 0x200000, 0x200000, TLB_INFO_LARGE);
+    g = t->global_gen;
+    tlbs_flush_page(t, 0x5800);
+    assert_true(t->global_gen != g);
+    g = t->global_gen;
+    tlbs_flush_nonglobal(t);
+    assert_true(t->global_gen == g);
+    tlbs_flush(t);
+    assert_true(t->global_gen != g);
+}
+
 static void test_new_generations(void **state)
 {
     struct tlbs *t = *state;
@@ -214,7 +255,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(test_contexts),     T(test_flush_keeps_global), T(test_more_contexts_than_there_are),
         T(test_flush_page),   T(test_flush_page_of_large), T(test_flush_pcid),
-        T(test_flush_writes), T(test_new_generations),
+        T(test_flush_writes), T(test_new_generations), T(test_jumps),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -143,6 +143,7 @@ static void on_signal(int sig, siginfo_t *si, void *uc_)
     static const int order[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
                                   REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
                                   REG_R12, REG_R13, REG_R14, REG_R15};
+    uint32_t size;
 
     if (((uint64_t)g[REG_RIP] & ~PAGE_MASK) != CODE_ADDR) { /* a fault of the test itself */
         signal(sig, SIG_DFL);
@@ -155,7 +156,9 @@ static void on_signal(int sig, siginfo_t *si, void *uc_)
     for (unsigned n = 0; n < 16; n++)
         ctx->gpr[n] = (uint64_t)g[order[n]];
     ctx->rflags = (uint64_t)g[REG_EFL];
-    memcpy(ctx->out, uc->uc_mcontext.fpregs, 2752);
+    /* struct _fpx_sw_bytes: the frame's XSAVE area may be shorter than our buffer. */
+    memcpy(&size, (const uint8_t *)uc->uc_mcontext.fpregs + 480, sizeof(size));
+    memcpy(ctx->out, uc->uc_mcontext.fpregs, size < sizeof(ctx->out) ? size : sizeof(ctx->out));
     g[REG_RIP] = (greg_t)(uintptr_t)native_exit_fault;
     g[REG_RSP] = (greg_t)ctx->host_rsp;
 }

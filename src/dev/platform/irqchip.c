@@ -68,8 +68,12 @@ static int irqchip_init(struct device *d, const void *cfg, struct err *e)
 
 static void irqchip_reset(struct device *d, enum reset_kind kind)
 {
-    pic_reset(to_irqchip(d)->cfg.pic);
-    ioapic_reset(to_irqchip(d)->cfg.ioapic);
+    const struct irqchip_cfg *c = &to_irqchip(d)->cfg;
+
+    pic_reset(c->pic);
+    pic_elcr_write(c->pic, 0, (uint8_t)c->level);
+    pic_elcr_write(c->pic, 1, (uint8_t)(c->level >> 8));
+    ioapic_reset(c->ioapic);
 }
 
 const struct device_class irqchip_class = {

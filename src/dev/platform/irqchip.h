@@ -2,7 +2,7 @@
  * What makes the interrupt controllers of src/irq reachable by the guest: the ports of the 8259
  * pair and ELCR, and the I/O APIC's page. The controllers belong to the machine, lock themselves
  * and have their own saved state (pic_save, ioapic_save), so this device has none; its reset resets
- * both.
+ * both, and leaves ELCR as firmware would.
  */
 #ifndef RING3_DEV_PLATFORM_IRQCHIP_H
 #define RING3_DEV_PLATFORM_IRQCHIP_H
@@ -17,6 +17,7 @@
 struct irqchip_cfg {
     struct pic *pic; /* not owned; outlives the device, as does ioapic */
     struct ioapic *ioapic;
+    uint16_t level; /* ISA lines that firmware has set to level-triggered in ELCR: the SCI */
 };
 
 extern const struct device_class irqchip_class; /* cfg: struct irqchip_cfg */

@@ -103,6 +103,7 @@ static uint64_t exec_gpa(struct cpu *c, uint64_t la)
         mem_walked(c, &w);
     if (!ok)
         cpu_raise_pf(c, la, w.error);
+    c->fetch_global &= w.global;
     return w.gpa;
 }
 
@@ -483,6 +484,7 @@ struct block *cache_lookup(struct cpu *c, unsigned max)
 
     do {
         make_room(c);
+        c->fetch_global = true;
         fetch_part(c, c->s.rip, PAGE_SIZE, &f.p[0]);
         f.n = 1;
         b = f.p[0].memory ? find(c, &f.p[0], mode) : NULL;

@@ -10,7 +10,7 @@
 #include "engine/interp/op.h"
 
 #define ARENA_SIZE (48 * MIB)
-#define HASH_BITS 15
+#define HASH_BITS 17
 #define PAGE_HASH_BITS 12
 
 struct code_page {

@@ -62,18 +62,25 @@ struct block {
     struct op op[];
 };
 
-/* Jump cache: RIP -> block, valid for one key (mode, privilege, TLB generation). Per vCPU. */
-#define JUMP_BITS 12
+/* Jump cache: RIP -> block, valid for one key (mode, privilege, TLB generation). Per vCPU. The blocks of
+ * a page share a row, so that INVLPG has one row to look through. */
+#define JUMP_ROW_BITS 6
+#define JUMP_ROWS_BITS 7
 struct jump_entry {
     uint64_t rip, key;
     struct block *block;
 };
 struct jump_cache {
-    struct jump_entry e[1u << JUMP_BITS];
+    struct jump_entry e[1u << JUMP_ROWS_BITS][1u << JUMP_ROW_BITS];
 };
+static inline struct jump_entry *jump_row(struct jump_cache *jc, uint64_t rip)
+{
+    return jc->e[(rip >> PAGE_SHIFT ^ rip >> (PAGE_SHIFT + JUMP_ROWS_BITS)) &
+                 ((1u << JUMP_ROWS_BITS) - 1)];
+}
 static inline struct jump_entry *jump_slot(struct jump_cache *jc, uint64_t rip)
 {
-    return &jc->e[(rip ^ rip >> JUMP_BITS) & ((1u << JUMP_BITS) - 1)];
+    return &jump_row(jc, rip)[(rip ^ rip >> JUMP_ROW_BITS) & ((1u << JUMP_ROW_BITS) - 1)];
 }
 
 extern const struct op op_leave;   /* returns to the run loop, RIP in g[G_RIP] */

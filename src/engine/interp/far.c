@@ -1,8 +1,6 @@
 /*
  * Far JMP, CALL and RET in every mode, with call gates. SDM vol. 2 CALL, JMP, RET; vol. 3 §5.8.
  */
-#include <string.h>
-
 #include "engine/interp/sys.h"
 
 void check_ip(struct cpu *c, const struct segment *cs, uint64_t off)
@@ -13,6 +11,11 @@ void check_ip(struct cpu *c, const struct segment *cs, uint64_t off)
     } else if (off > cs->limit) {
         cpu_raise(c, X_GP, 0);
     }
+}
+
+uint64_t ip_in(const struct cpu *c, const struct segment *cs, uint64_t off)
+{
+    return cpu_long_mode(&c->s) && (cs->attr & SEG_L) ? off : (uint32_t)off;
 }
 
 /* Marks the code descriptor accessed and prepares CS with privilege cpl. L and D together are
@@ -38,9 +41,9 @@ static void commit(struct cpu *c, const struct segment *cs, uint64_t rip)
 /* JMP or CALL to a code segment named directly. */
 static void direct(struct cpu *c, struct desc *d, uint64_t off, unsigned size, bool call)
 {
-    bool is64 = c->bits == CPU_64;
     struct segment cs;
     uint64_t sp = c->s.gpr[RSP];
+    bool is64;
 
     if (desc_is_conforming(d) ? desc_dpl(d) > c->cpl
                               : (d->sel & 3u) > c->cpl || desc_dpl(d) != c->cpl)
@@ -50,13 +53,18 @@ static void direct(struct cpu *c, struct desc *d, uint64_t off, unsigned size, b
     if (!desc_present(d))
         raise_sel(c, X_NP, d->sel);
     code_segment(c, d, c->cpl, &cs);
-    check_ip(c, &cs, off);
+    /* The new mode's widths already. */
+    is64 = cpu_long_mode(&c->s) && (cs.attr & SEG_L);
+    off = ip_in(c, &cs, off);
     if (call) {
         uint64_t val[2] = { c->s.seg[CS].sel, c->next_rip };
 
         sp = frame_push(c, &c->s.seg[SS], sp, is64, val, 2, size, PRIV_CPL, 0);
-        set_sp(c, sp, is64);
     }
+    /* The return address is stored even if the target then proves to be no address. */
+    check_ip(c, &cs, off);
+    if (call)
+        set_sp(c, sp, is64);
     commit(c, &cs, off);
 }
 
@@ -216,11 +224,7 @@ static void far_branch(struct cpu *c, const struct insn *i, bool call)
         off = i->imm & (size == 2 ? 0xffff : 0xffffffff);
         sel = i->imm2;
     } else {
-        uint8_t buf[10];
-
-        lin_read(c, insn_lin(c, i, size + 2, ACCESS_READ), buf, size + 2, PRIV_CPL);
-        memcpy(&off, buf, size);
-        memcpy(&sel, buf + size, 2);
+        off = far_pointer(c, i, size, &sel);
     }
     if (in_prot(c)) {
         protected_branch(c, sel, off, size, call);
@@ -295,6 +299,7 @@ static void protected_return(struct cpu *c, unsigned size, uint16_t release)
     uint16_t sel = stack_pop(&st, size);
 
     return_cs(c, sel, &cs);
+    rip = ip_in(c, &cs, rip);
     check_ip(c, &cs, rip);
     st.sp = (st.sp & ~st.mask) | ((st.sp + release) & st.mask);
     if ((sel & 3u) == c->cpl) {

@@ -29,6 +29,19 @@ static uint64_t index_of(const struct cpu *c, const struct insn *i, unsigned reg
  * leaves its flags in *cc and says in *stop whether it was the last. */
 typedef uint64_t (*string_step)(struct cpu *c, const struct insn *i, uint64_t max, bool *stop, uint16_t *cc);
 
+/* With ECX zero in 64-bit code Intel's processors clear upper halves: RCX's always, and the pointers' of MOVS
+ * and STOS. */
+static void none_left(struct cpu *c, const struct insn *i)
+{
+    if (c->bits != CPU_64 || i->addrsize != 4 || c->vm->cpuid->amd)
+        return;
+    c->s.gpr[RCX] = 0;
+    if (i->id == INSN_MOVS)
+        c->s.gpr[RSI] = (uint32_t)c->s.gpr[RSI];
+    if (i->id == INSN_MOVS || i->id == INSN_STOS)
+        c->s.gpr[RDI] = (uint32_t)c->s.gpr[RDI];
+}
+
 /* Flags change when the instruction ends: a fault, trap or interrupt in the middle sees those from before it
  * (SDM vol. 2, REP). */
 static void repeat(struct cpu *c, const struct insn *i, string_step step)
@@ -44,8 +57,11 @@ static void repeat(struct cpu *c, const struct insn *i, string_step step)
     while (!stop) {
         uint64_t left = gpr_read(c, RCX, i->addrsize), n;
 
-        if (!left)
+        if (!left) {
+            if (!done)
+                none_left(c, i);
             break;
+        }
         /* Between elements the state is consistent: events and single-step see RIP at the
          * instruction and the remaining count. */
         if (done && (done >= BATCH || c->step || cache_op_dead(c->op)))

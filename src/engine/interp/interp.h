@@ -63,7 +63,10 @@ struct cpu {
     bool flat;         /* 64-bit code: only FS and GS have bases */
     uint64_t next_rip;
     struct tlb_set *tlb; /* the set for CPL, SMAP and PCID now; an always empty one while `align` or `watch` */
-    uint64_t key;        /* what a jump-cache entry must match beside RIP: mode and TLB generation */
+    /* What a jump-cache entry must match beside RIP: mode and TLB generation; gkey for code in global pages of the
+     * upper half, which outlives changes of the address space. */
+    uint64_t key, gkey;
+    bool fetch_global;   /* the code cache_lookup found lies in global pages */
     const _Atomic uint32_t *events; /* v->events */
     const struct op *op; /* last fast handler that took a slow path */
 
@@ -99,6 +102,7 @@ struct cpu {
     uint64_t cs_base;
     uint32_t cs_limit;
     bool cs_8086;
+    bool partly;         /* a gather or scatter has done some of its elements */
     bool trap_taken;     /* set by an instruction that consumes its own single-step trap (SYSCALL, INT n) */
     bool no_fast;        /* tests: use the plain functions for everything */
 };

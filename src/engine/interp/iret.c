@@ -135,17 +135,19 @@ static void iret_protected(struct cpu *c, unsigned size)
         return;
     }
     return_cs(c, sel, &cs);
-    check_ip(c, &cs, rip);
+    rip = ip_in(c, &cs, rip);
 
     uint64_t flags = merge(cpu_flags(c), fl, iret_mask(c, size));
 
     if (rpl == c->cpl && !from64) {
+        check_ip(c, &cs, rip);
         stack_commit(&st);
     } else {
         bool to64 = cpu_long_mode(&c->s) && (cs.attr & SEG_L);
         uint64_t sp = stack_pop(&st, size);
 
         return_ss(c, stack_pop(&st, size), rpl, to64, &ss);
+        check_ip(c, &cs, rip);
         c->s.seg[SS] = ss;
         if (rpl != c->cpl)
             drop_inner_segments(c, rpl);

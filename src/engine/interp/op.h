@@ -35,7 +35,7 @@ static inline const struct op *enter_rip(struct cpu *c, uint64_t rip)
     struct jump_entry *j = jump_slot(c->jc, rip);
 
     c->g[G_RIP] = rip;
-    if (unlikely(j->rip != rip || j->key != c->key ||
+    if (unlikely(j->rip != rip || (j->key != c->key && j->key != c->gkey) ||
                  atomic_load_explicit(c->events, memory_order_relaxed)))
         return &op_leave;
     return j->block->op;

@@ -22,8 +22,20 @@ _Noreturn void cpu_restart_rep(struct cpu *c)
     cpu_restart(c);
 }
 
+/* A trap due after the elements that a gather or scatter has done goes before the next one's fault
+ * (SDM vol. 2, VPGATHERDD). */
+static void trap_first(struct cpu *c)
+{
+    if (likely(!c->partly))
+        return;
+    c->partly = false;
+    if ((c->s.rflags & FL_TF) || c->s.pending_dbg)
+        cpu_restart_rep(c);
+}
+
 _Noreturn void cpu_raise(struct cpu *c, enum vector vec, uint32_t error)
 {
+    trap_first(c);
     c->event = (struct event){ .kind = EV_FAULT, .vector = (uint8_t)vec, .error = error };
     c->deliver = true;
     longjmp(c->fault, LEAVE_EVENT);
@@ -31,11 +43,20 @@ _Noreturn void cpu_raise(struct cpu *c, enum vector vec, uint32_t error)
 
 _Noreturn void cpu_raise_pf(struct cpu *c, uint64_t la, uint32_t error)
 {
+    trap_first(c);
     c->s.cr2 = la;
     cpu_raise(c, X_PF, error);
 }
 
 /* ---- what is cached of the state ---- */
+
+static void set_keys(struct cpu *c, uint64_t gen, uint64_t global_gen)
+{
+    uint64_t mode = (uint64_t)c->cpl << 4 | c->bits << 2 | (uint64_t)c->no_fast << 1;
+
+    c->key = gen << 8 | mode;
+    c->gkey = global_gen << 8 | mode | 1;
+}
 
 static void update_tlb(struct cpu *c)
 {
@@ -51,9 +72,9 @@ static void update_tlb(struct cpu *c)
     else
         c->tlb = &x->set[c->pg.smap && (c->s.rflags & FL_AC) ? TLB_SUPER_AC : TLB_SUPER];
     if (c->step)
-        c->key = ~0ull; /* nothing in the jump cache matches: control comes back after one instruction */
+        c->key = c->gkey = ~0ull; /* nothing in the jump cache matches: control comes back after one instruction */
     else
-        c->key = x->gen << 8 | (uint64_t)c->cpl << 4 | c->bits << 2 | (uint64_t)c->no_fast << 1;
+        set_keys(c, x->gen, c->tlbs.global_gen);
 }
 
 void cpu_update_mode(struct cpu *c)
@@ -229,14 +250,15 @@ static void run_fast(struct cpu *c)
 {
     struct jump_entry *j = jump_slot(c->jc, c->s.rip);
 
-    if (j->rip != c->s.rip || j->key != c->key) {
+    if (j->rip != c->s.rip || (j->key != c->key && j->key != c->gkey)) {
         struct block *b = cache_lookup(c, BLOCK_MAX_INSNS);
+        bool global = c->fetch_global && c->s.rip >> 63;
 
         if (!b->live) {
             run_block(c, b);
             return;
         }
-        *j = (struct jump_entry){ .rip = c->s.rip, .key = c->key, .block = b };
+        *j = (struct jump_entry){ .rip = c->s.rip, .key = global ? c->gkey : c->key, .block = b };
     }
     run_block(c, j->block);
 }
@@ -272,7 +294,8 @@ static void run_step(struct cpu *c)
     s->sti_shadow = s->mov_ss_shadow = 0;
     c->trap_taken = false;
     run_block(c, cache_lookup(c, 1));
-    if (tf && !c->trap_taken)
+    /* After a load of SS there is no such trap, not even a deferred one. */
+    if (tf && !c->trap_taken && !s->mov_ss_shadow)
         s->pending_dbg |= DR6_BS;
 }
 
@@ -411,7 +434,7 @@ static int interp_vcpu_init(struct vcpu *v, struct err *e)
     c->jc = calloc(1, sizeof(*c->jc));
     c->no_tlb = malloc(sizeof(*c->no_tlb));
     c->stop_at = UINT64_MAX;
-    if (!c->jc || !c->no_tlb || !c->scratch || tlbs_init(&c->tlbs) < 0) {
+    if (!c->jc || !c->no_tlb || !c->scratch || tlbs_init(&c->tlbs, c->jc) < 0) {
         interp_vcpu_fini(v);
         return err_set(e, ENOMEM, "out of memory for a vCPU's TLB");
     }

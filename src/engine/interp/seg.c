@@ -224,17 +224,22 @@ void sys_pop_sreg(struct cpu *c, const struct insn *i)
         ss_shadow(c);
 }
 
+uint64_t far_pointer(struct cpu *c, const struct insn *i, unsigned n, uint16_t *sel)
+{
+    uint64_t ea = insn_ea(c, i), mask = i->addrsize == 8 ? ~0ull : BIT(i->addrsize * 8) - 1;
+    uint64_t off = seg_ld(c, i->mem.seg, ea, n);
+
+    *sel = (uint16_t)seg_ld(c, i->mem.seg, (ea + n) & mask, 2);
+    return off;
+}
+
 static void load_far_pointer(struct cpu *c, const struct insn *i, enum sreg r)
 {
     /* AMD has no m16:64 pointers. */
     unsigned n = i->opsize == 8 && c->vm->cpuid->amd ? 4 : i->opsize;
-    uint8_t buf[10] = { 0 };
-    uint64_t off = 0;
     uint16_t sel;
+    uint64_t off = far_pointer(c, i, n, &sel);
 
-    lin_read(c, insn_lin(c, i, n + 2, ACCESS_READ), buf, n + 2, PRIV_CPL);
-    __builtin_memcpy(&off, buf, n);
-    __builtin_memcpy(&sel, buf + n, 2);
     seg_load(c, r, sel);
     gpr_write(c, i->op[0].reg, n, off);
 }

@@ -5,6 +5,7 @@
  */
 #include "engine/interp/simd.h"
 
+#include <assert.h>
 #include <string.h>
 
 static uint64_t low_bits(unsigned n) { return n >= 64 ? ~0ull : BIT(n) - 1; }
@@ -169,6 +170,7 @@ static void evex_partial(const struct cpu *c, const struct insn *i, const struct
         el->size = i->bcst ? i->bcst : grain;
         if (el->size > mem->size)
             el->size = mem->size;
+        assert(el->size);
         el->count = mem->size / el->size;
         el->active = 0;
         for (unsigned b = 0; b < n; b++)
@@ -218,15 +220,25 @@ static uint64_t elem_lin(struct cpu *c, const struct insn *i, uint64_t ea,
     return seg_lin(c, i->mem.seg, off, el->size, a);
 }
 
-/* Alignment concerns the whole operand, unless nothing at all is accessed. */
+/* Alignment concerns the whole operand, unless nothing at all is accessed. Alignment checking is for
+ * operands of up to eight bytes. */
 static void check_whole_align(struct cpu *c, const struct insn *i, const struct simd_elems *el)
 {
-    if ((i->row->flags & IF_ALIGN) && el->active)
-        simd_lin(c, i, mem_opnd(i)->size, ACCESS_READ);
-}
+    unsigned size = mem_opnd(i)->size;
+    uint64_t la;
 
-/* Alignment is checked for a single element but not for a vector of them. */
-static enum priv elem_priv(const struct simd_elems *el) { return el->count == 1 ? PRIV_CPL : PRIV_ELEMENT; }
+    if (!el->active)
+        return;
+    if (i->row->flags & IF_ALIGN)
+        simd_lin(c, i, size, ACCESS_READ);
+    /* VCVTPS2PH and VCVTPH2PS are left alone. */
+    if (unlikely(c->align) && size <= 8 && !(i->map == 3 && i->opcode == 0x1d) &&
+        !(i->map == 2 && i->opcode == 0x13 && i->pp == 1)) {
+        la = seg_lin(c, i->mem.seg, insn_ea(c, i), 1, ACCESS_READ);
+        if (la & (size - 1))
+            cpu_raise(c, X_AC, 0);
+    }
+}
 
 void simd_partial_load(struct cpu *c, const struct insn *i, const struct simd_elems *el, uint8_t *buf)
 {
@@ -236,7 +248,7 @@ void simd_partial_load(struct cpu *c, const struct insn *i, const struct simd_el
     for (unsigned n = 0; n < el->count; n++)
         if (el->active >> n & 1)
             lin_read(c, elem_lin(c, i, ea, el, n, ACCESS_READ), buf + n * el->size, el->size,
-                     elem_priv(el));
+                     PRIV_ELEMENT);
 }
 
 void simd_partial_check(struct cpu *c, const struct insn *i, const struct simd_elems *el)
@@ -249,7 +261,7 @@ void simd_partial_check(struct cpu *c, const struct insn *i, const struct simd_e
         lin_check(c, insn_lin(c, i, whole, ACCESS_WRITE), whole, ACCESS_WRITE, PRIV_CPL);
     for (unsigned n = 0; n < el->count; n++)
         if (el->active >> n & 1)
-            lin_check(c, elem_lin(c, i, ea, el, n, ACCESS_WRITE), el->size, ACCESS_WRITE, elem_priv(el));
+            lin_check(c, elem_lin(c, i, ea, el, n, ACCESS_WRITE), el->size, ACCESS_WRITE, PRIV_ELEMENT);
 }
 
 void simd_partial_store(struct cpu *c, const struct insn *i, const struct simd_elems *el,
@@ -260,7 +272,7 @@ void simd_partial_store(struct cpu *c, const struct insn *i, const struct simd_e
     for (unsigned n = 0; n < el->count; n++)
         if (el->active >> n & 1)
             lin_write(c, elem_lin(c, i, ea, el, n, ACCESS_WRITE), buf + n * el->size, el->size,
-                      elem_priv(el));
+                      PRIV_ELEMENT);
 }
 
 /* ---- MASKMOVQ, MASKMOVDQU: bytes of op[1] to seg:rDI where op[2] has its sign bit set ---- */
@@ -275,6 +287,7 @@ static void maskmov(struct cpu *c, const struct insn *i)
     for (unsigned n = 0, r = 0; n < i->nops && r < 2; n++)
         if (i->op[n].kind == OP_REG)
             reg[r++] = &i->op[n];
+    assert(reg[0] && reg[1]);
     if (mmx) {
         x87_to_mmx(c);
         data = c->s.x87.st[reg[0]->reg];
@@ -290,7 +303,7 @@ static void maskmov(struct cpu *c, const struct insn *i)
     uint64_t ea = c->s.gpr[RDI] & low_bits(8 * i->addrsize);
     uint64_t la = seg_lin(c, i->mem.seg, ea, el.count, ACCESS_WRITE);
 
-    if (c->align && (la & (el.count - 1)))
+    if (c->align && (la & 7))
         cpu_raise(c, X_AC, 0);
     lin_check(c, la, el.count, ACCESS_WRITE, PRIV_CPL);
     for (unsigned n = 0; n < el.count; n++)
@@ -350,9 +363,11 @@ static void gather_vex(struct cpu *c, const struct insn *i)
             continue;
         uint64_t la = vsib_lin(c, i, &v, n, ACCESS_READ);
         lin_read(c, la, dst + n * v.dsz, v.dsz, PRIV_ELEMENT);
+        c->partly = true;
         memset(mask + n * v.dsz, 0, v.dsz);
         memset(dst + i->vlen, 0, beyond);
     }
+    c->partly = false;
     memset(mask, 0, sizeof(c->s.zmm[0]));
     memset(dst + bytes, 0, sizeof(c->s.zmm[0]) - bytes);
 }
@@ -369,9 +384,11 @@ static void gather_evex(struct cpu *c, const struct insn *i)
         if (!(*k >> n & 1))
             continue;
         lin_read(c, vsib_lin(c, i, &v, n, ACCESS_READ), dst + n * v.dsz, v.dsz, PRIV_ELEMENT);
+        c->partly = true;
         *k &= ~BIT(n);
         memset(dst + i->vlen, 0, sizeof(c->s.zmm[0]) - i->vlen);
     }
+    c->partly = false;
     *k = 0;
     memset(dst + bytes, 0, sizeof(c->s.zmm[0]) - bytes);
 }
@@ -387,8 +404,10 @@ static void scatter(struct cpu *c, const struct insn *i)
             continue;
         uint64_t la = vsib_lin(c, i, &v, n, ACCESS_WRITE);
         lin_write(c, la, (uint8_t *)c->s.zmm[v.data] + n * v.dsz, v.dsz, PRIV_ELEMENT);
+        c->partly = true;
         *k &= ~BIT(n);
     }
+    c->partly = false;
     *k = 0;
 }
 

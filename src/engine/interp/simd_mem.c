@@ -16,13 +16,19 @@ uint64_t simd_lin(struct cpu *c, const struct insn *i, unsigned n, enum access a
     return la;
 }
 
+/* Alignment checking leaves VCVTPH2PS alone. */
+static enum priv load_priv(const struct insn *i)
+{
+    return i->map == 2 && i->opcode == 0x13 && i->pp == 1 ? PRIV_ELEMENT : PRIV_CPL;
+}
+
 const void *simd_load(struct cpu *c, const struct insn *i, unsigned n)
 {
     const void *p = simd_fast_ptr(c, i, n, false);
 
     if (likely(p))
         return p;
-    lin_read(c, simd_lin(c, i, n, ACCESS_READ), c->simd->bounce, n, PRIV_CPL);
+    lin_read(c, simd_lin(c, i, n, ACCESS_READ), c->simd->bounce, n, load_priv(i));
     return c->simd->bounce;
 }
 

@@ -80,6 +80,8 @@ static bool w_is_gpr_size(const struct insn *i)
         }
     if (i->map == 2)
         return i->opcode == 0x7c && (i->prefix & PFX_EVEX); /* VPBROADCASTD, Q from a register */
+    if (i->map == 3 && (i->opcode == 0x60 || i->opcode == 0x61)) /* lengths of PCMPESTRM, PCMPESTRI */
+        return true;
     return i->map == 3 && (i->opcode == 0x16 || i->opcode == 0x22);
 }
 

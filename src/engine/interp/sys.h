@@ -78,6 +78,8 @@ void segment_real(const struct cpu *c, struct segment *s, uint16_t sel, bool v86
 void segment_stack(struct cpu *c, uint16_t sel, unsigned cpl, enum vector vec, struct segment *s);
 /* The same for DS, ES, FS, GS; null is allowed. */
 void segment_data(struct cpu *c, uint16_t sel, unsigned cpl, enum vector vec, struct segment *s);
+/* Reads i's memory operand as a far pointer: the offset of n bytes, and the selector behind it. */
+uint64_t far_pointer(struct cpu *c, const struct insn *i, unsigned n, uint16_t *sel);
 /* Loads a data or stack segment register as MOV does, in any mode. */
 void seg_load(struct cpu *c, enum sreg r, uint16_t sel);
 
@@ -98,6 +100,8 @@ void set_sp(struct cpu *c, uint64_t sp, bool is64);
 /* ---- far.c ---- */
 /* Is off inside the code segment (canonical in 64-bit code)? #GP(0) if not. */
 void check_ip(struct cpu *c, const struct segment *cs, uint64_t off);
+/* What of a 64-bit offset counts in cs: the low half outside 64-bit code. */
+uint64_t ip_in(const struct cpu *c, const struct segment *cs, uint64_t off);
 /* The code segment that RET, IRET return to, checked for RPL >= CPL and so on. */
 void return_cs(struct cpu *c, uint16_t sel, struct segment *cs);
 /* The stack segment returned to at privilege rpl; null where 64-bit code may have it. */

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/interp/cache.h"
+
 static void set_empty(struct tlb_set *s)
 {
     for (unsigned i = 0; i < TLB_ENTRIES; i++) {
@@ -23,15 +25,17 @@ static void ctx_empty(struct tlbs *t, struct tlb_context *x)
     x->gen = ++t->next_gen;
 }
 
-int tlbs_init(struct tlbs *t)
+int tlbs_init(struct tlbs *t, struct jump_cache *jc)
 {
     memset(t, 0, sizeof(*t));
+    t->jc = jc;
     t->ctx = calloc(TLB_CONTEXTS, sizeof(*t->ctx));
     if (!t->ctx)
         return -ENOMEM;
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         ctx_empty(t, &t->ctx[i]);
     t->ctx[0].valid = true;
+    t->global_gen = ++t->next_gen;
     return 0;
 }
 
@@ -82,6 +86,7 @@ void tlbs_flush(struct tlbs *t)
         ctx_empty(t, &t->ctx[i]);
         t->ctx[i].valid = i == t->cur;
     }
+    t->global_gen = ++t->next_gen;
 }
 
 void tlbs_flush_nonglobal(struct tlbs *t)
@@ -101,6 +106,22 @@ void tlbs_flush_pcid(struct tlbs *t, uint16_t pcid)
         ctx_empty(t, x);
         x->valid = i == t->cur;
     }
+}
+
+static void jump_forget_row(struct jump_cache *jc, uint64_t la)
+{
+    struct jump_entry *row = jump_row(jc, la);
+
+    for (unsigned i = 0; i < 1u << JUMP_ROW_BITS; i++)
+        if (row[i].rip >> PAGE_SHIFT == la >> PAGE_SHIFT)
+            row[i].key = 0;
+}
+
+/* Forgets where the code of one page was, and of an instruction that reaches into it. */
+static void jump_forget_page(struct jump_cache *jc, uint64_t la)
+{
+    jump_forget_row(jc, la);
+    jump_forget_row(jc, la - PAGE_SIZE);
 }
 
 /* Drops la from one context. A large mapping may have put up to 262,144 small entries in, so any entry
@@ -123,11 +144,13 @@ static void ctx_flush_page(struct tlbs *t, struct tlb_context *x, uint64_t la, b
                 e->rtag = e->wtag = TLB_EMPTY;
         }
     }
-    x->gen = ++t->next_gen;
+    if (x->large[la >> 63])
+        x->gen = t->global_gen = ++t->next_gen;
 }
 
 void tlbs_flush_page(struct tlbs *t, uint64_t la)
 {
+    jump_forget_page(t->jc, la);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (t->ctx[i].valid)
             ctx_flush_page(t, &t->ctx[i], la, i != t->cur);
@@ -135,6 +158,7 @@ void tlbs_flush_page(struct tlbs *t, uint64_t la)
 
 void tlbs_flush_page_pcid(struct tlbs *t, uint64_t la, uint16_t pcid)
 {
+    jump_forget_page(t->jc, la);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (t->ctx[i].valid && t->ctx[i].pcid == pcid)
             ctx_flush_page(t, &t->ctx[i], la, false);
@@ -144,6 +168,7 @@ void tlbs_new_gens(struct tlbs *t)
 {
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         t->ctx[i].gen = ++t->next_gen;
+    t->global_gen = ++t->next_gen;
 }
 
 void tlbs_flush_writes(struct tlbs *t)

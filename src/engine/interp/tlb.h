@@ -49,9 +49,12 @@ struct tlbs {
     struct tlb_context *ctx; /* TLB_CONTEXTS of them */
     unsigned cur;
     uint64_t next_gen, clock;
+    uint64_t global_gen;    /* as tlb_context.gen, of the global entries */
+    struct jump_cache *jc;  /* follows the page flushes; not owned */
 };
 
-int tlbs_init(struct tlbs *t);
+struct jump_cache;
+int tlbs_init(struct tlbs *t, struct jump_cache *jc);
 void tlbs_fini(struct tlbs *t);
 /* Switches to the context of (cr3, pcid), dropping its old content if flush is set or it had none. */
 void tlbs_switch(struct tlbs *t, uint64_t cr3, uint16_t pcid, bool flush);

@@ -65,11 +65,14 @@ int bzimage_parse(struct bzimage *o, const uint8_t *d, size_t len, struct err *e
 
     setup = ((d[H_SETUP_SECTS] ? d[H_SETUP_SECTS] : 4) + 1) * 512ull;
     sys = get32(d + H_SYSSIZE) * 16ull;
-    if (setup > len || sys > len - setup)
+    /* The last paragraph need not be full. */
+    if (setup > len || sys > ALIGN_UP(len - setup, 16))
         return err_set(e, EINVAL, "truncated bzImage: %llu bytes expected, %zu there",
                        (unsigned long long)(setup + sys), len);
     off = get32(d + H_PAYLOAD_OFFSET);
     n = get32(d + H_PAYLOAD_LENGTH);
+    if (off == 0)
+        return err_set(e, ENOTSUP, "a bzImage that is no Linux kernel: it has no payload");
     if (off > len - setup || n > len - setup - off || n < 8)
         return err_set(e, EINVAL, "corrupt bzImage: its payload is outside the file");
     o->payload = d + setup + off;
