@@ -65,7 +65,7 @@ enum stop {
 #define VCPU_EV_NMI BIT(2)
 #define VCPU_EV_INIT BIT(3)
 #define VCPU_EV_SIPI BIT(4)  /* vector in vcpu.sipi */
-#define VCPU_EV_FLUSH BIT(5) /* engine-internal: drop cached translations */
+#define VCPU_EV_FLUSH BIT(5) /* engine-internal: another thread wants the vCPU to stop for a moment */
 
 struct vcpu {
     struct vm *vm;

@@ -94,7 +94,7 @@ int guest_run(struct world *w, struct cpu_state *s)
 
     s->activity = CPU_RUNNING; /* it may have halted here before */
     assert_int_equal(world_set(w, 0, s), 0);
-    watchdog_start(&w->vcpu[0], 20000000);
+    watchdog_start(&w->vcpu[0], 100000000);
     stop = world_run(w, 0, 0);
     assert_false(watchdog_stop());
     world_get(w, 0, s);

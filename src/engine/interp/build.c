@@ -422,10 +422,11 @@ static void make_room(struct cpu *c)
     cache_lock(c->code);
     full = cache_full(c->code);
     cache_unlock(c->code);
-    if (likely(!full))
+    if (!full)
         return;
     sync_leave(c);
     sync_begin(s, SYNC_OUTSIDE);
+    /* Another vCPU may have done it meanwhile. */
     if (cache_full(c->code)) {
         cache_empty(c->code);
         sync_post(s, SYNC_JUMPS);
@@ -482,16 +483,16 @@ struct block *cache_lookup(struct cpu *c, unsigned max)
     struct fetch f;
     struct block *b;
 
-    do {
-        make_room(c);
-        c->fetch_global = true;
+    for (;;) {
         fetch_part(c, c->s.rip, PAGE_SIZE, &f.p[0]);
         f.n = 1;
         b = f.p[0].memory ? find(c, &f.p[0], mode) : NULL;
         if (!b)
             b = make(c, &f, max, mode);
-    } while (!b);
-    return b;
+        if (b)
+            return b;
+        make_room(c);
+    }
 }
 
 struct block *cache_scratch_new(void)
