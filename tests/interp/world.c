@@ -77,15 +77,31 @@ static void pio_write(struct vcpu *v, uint16_t port, unsigned size, uint32_t val
     }
 }
 
+/* Instruction bytes at RIP, or beyond the end of its page? How often those are read is the engine's
+ * affair. */
+static bool is_fetch(struct vcpu *v, uint64_t gpa, unsigned size)
+{
+    struct cpu_state s;
+    uint64_t at;
+
+    v->engine->get_state(v, &s);
+    at = (s.seg[CS].base * (cpu_code_bits(&s) != CPU_64) + s.rip) & PAGE_MASK;
+    if ((gpa & PAGE_MASK) == at)
+        return size == MIN(15u, PAGE_SIZE - at);
+    return !(gpa & PAGE_MASK) && at > PAGE_SIZE - 15 && size == 15 - (PAGE_SIZE - at);
+}
+
 static void mmio_read(struct vcpu *v, uint64_t gpa, void *buf, unsigned size)
 {
-    uint64_t first = 0;
+    struct world *w = world_of(v);
+    uint64_t first = 0, hash = w->io_hash;
 
     for (unsigned k = 0; k < size; k++)
-        ((uint8_t *)buf)[k] =
-            (uint8_t)(value(world_of(v), (gpa + k) & ~7ull) >> ((gpa + k) % 8 * 8));
+        ((uint8_t *)buf)[k] = (uint8_t)(value(w, (gpa + k) & ~7ull) >> ((gpa + k) % 8 * 8));
     memcpy(&first, buf, MIN(size, 8u));
-    note(world_of(v), IO_MMIO_READ, gpa, size, first);
+    note(w, IO_MMIO_READ, gpa, size, first);
+    if (is_fetch(v, gpa, size))
+        w->io_hash = hash;
 }
 
 static void mmio_write(struct vcpu *v, uint64_t gpa, const void *buf, unsigned size)

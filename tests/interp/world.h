@@ -46,7 +46,7 @@ struct world {
     uint8_t *mem; /* RAM in the host */
     struct io log[WORLD_LOG];
     unsigned nlog;    /* may exceed WORLD_LOG */
-    uint64_t io_hash; /* of all accesses */
+    uint64_t io_hash; /* of all accesses but instruction fetches */
     uint64_t cr8[WORLD_CPUS];
     _Atomic int irq[WORLD_CPUS]; /* vector waiting, or -1 */
     unsigned moves;              /* how often the alias was moved */
