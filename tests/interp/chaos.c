@@ -3,14 +3,16 @@
  *
  *   chaos [-n PROGRAMS] [-s SEED] [-t SECONDS] [-v]
  *
- * A program is a scene (scene.h) and a sequence of entries: at each a state of some mode is loaded, and code
- * runs until it halts, as every handler does, or shuts down. The same program runs one instruction at a time, freely
- * with fast handlers and freely with plain functions, and must end alike each time: registers, flags, what it
- * did to memory and I/O, how many instructions it took, which pages are in the dirty log. Wild programs map their
- * own page tables, where stale translations make the three differ as they may: they are only run. Every end state
- * must be one that a processor can be in, and be taken back. Build with sanitizers to see the rest.
+ * A program is a scene (scene.h) and a sequence of entries: at each a state of some mode is loaded,
+ * and code runs until it halts, as every handler does, or shuts down. The same program runs one
+ * instruction at a time, freely with fast handlers and freely with plain functions, and must end
+ * alike each time: registers, flags, what it did to memory and I/O, how many instructions it took,
+ * which pages are in the dirty log. Wild programs map their own page tables, where stale
+ * translations make the three differ as they may: they are only run. Every end state must be one
+ * that a processor can be in, and be taken back. Build with sanitizers to see the rest.
  *
- * SEED is the first program's; they are numbered from there, so one that fails is repeated with -s N -n 1.
+ * SEED is the first program's; they are numbered from there, so one that fails is repeated with -s
+ * N -n 1.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -158,7 +160,8 @@ static void check_state(struct chaos *x, unsigned n, enum how how, const struct 
     struct err e;
     char msg[300];
 
-    if (cpu_state_validate(s, &e) || cpuid_check_state(&x->w->policy, s, &e) || world_set(x->w, 0, s)) {
+    if (cpu_state_validate(s, &e) || cpuid_check_state(&x->w->policy, s, &e) ||
+        world_set(x->w, 0, s)) {
         snprintf(msg, sizeof(msg), "%s ends in an impossible state: %.200s", how_name[how], e.msg);
         complain(x, n, msg);
         return;
@@ -176,7 +179,8 @@ static void show_state_diff(const struct cpu_state *a, const struct cpu_state *b
 
     for (unsigned k = 0; k < sizeof(*a) / 8; k++)
         if (p[k] != q[k])
-            printf("  cpu_state+%#x: %#llx %#llx\n", k * 8, (unsigned long long)p[k], (unsigned long long)q[k]);
+            printf("  cpu_state+%#x: %#llx %#llx\n", k * 8, (unsigned long long)p[k],
+                   (unsigned long long)q[k]);
 }
 
 static void show_code(struct chaos *x, unsigned n)
@@ -286,20 +290,33 @@ int main(int argc, char **argv)
 
     while ((opt = getopt(argc, argv, "n:s:t:v")) != -1) {
         switch (opt) {
-        case 'n': count = strtoull(optarg, NULL, 0); break;
-        case 's': seed = strtoull(optarg, NULL, 0); break;
-        case 't': end = time(NULL) + atoi(optarg); count = ~0ull; break;
-        case 'v': x->verbose = true; break;
-        default: fprintf(stderr, "usage: chaos [-n programs] [-s seed] [-t seconds] [-v]\n"); return 2;
+        case 'n':
+            count = strtoull(optarg, NULL, 0);
+            break;
+        case 's':
+            seed = strtoull(optarg, NULL, 0);
+            break;
+        case 't':
+            end = time(NULL) + atoi(optarg);
+            count = ~0ull;
+            break;
+        case 'v':
+            x->verbose = true;
+            break;
+        default:
+            fprintf(stderr, "usage: chaos [-n programs] [-s seed] [-t seconds] [-v]\n");
+            return 2;
         }
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     x->w = world_new(1);
     for (unsigned long long k = 0; k < count && (!end || time(NULL) < end) && x->failures < 20; k++)
         run_program(x, seed + k);
-    printf("%llu entries, %llu ended (%u halted, %u shut down, %u kicked), %llu instructions, %u failures\n",
+    printf("%llu entries, %llu ended (%u halted, %u shut down, %u kicked), %llu instructions, %u "
+           "failures\n",
            (unsigned long long)x->entries, (unsigned long long)x->ended, x->by_stop[STOP_HLT],
-           x->by_stop[STOP_SHUTDOWN], x->by_stop[STOP_KICK], (unsigned long long)x->insns, x->failures);
+           x->by_stop[STOP_SHUTDOWN], x->by_stop[STOP_KICK], (unsigned long long)x->insns,
+           x->failures);
     bool ok = !x->failures;
     world_free(x->w);
     free(x);

@@ -15,7 +15,10 @@ static int teardown(void **state)
 
 #define SUB 0x30000ull /* a subroutine: mov eax, imm32; ret */
 
-static void put_sub(struct world *w, uint64_t gpa, uint32_t v) { guest_code(w, gpa, MOV_EAX(v), RET); }
+static void put_sub(struct world *w, uint64_t gpa, uint32_t v)
+{
+    guest_code(w, gpa, MOV_EAX(v), RET);
+}
 
 /* The instruction that was just stored to is the very next one. */
 static void test_store_into_next_instruction(void **state)
@@ -36,8 +39,8 @@ static void test_store_into_own_block_loop(void **state)
     struct cpu_state s;
 
     /* mov ecx, 100; l: inc dword [rip + 1]; mov eax, 0; add ebx, eax; dec ecx; jnz l; hlt */
-    guest_code(w, GUEST_CODE, 0xb9, LE32(100), 0xff, 0x05, LE32(1), MOV_EAX(0), 0x01, 0xc3, 0xff, 0xc9, 0x75,
-               0xef, HLT);
+    guest_code(w, GUEST_CODE, 0xb9, LE32(100), 0xff, 0x05, LE32(1), MOV_EAX(0), 0x01, 0xc3, 0xff,
+               0xc9, 0x75, 0xef, HLT);
     guest_state(&s);
     s.gpr[RBX] = 0;
     assert_int_equal(guest_run(w, &s), -1);
@@ -50,9 +53,10 @@ static void test_store_into_linked_block(void **state)
     struct world *w = *state;
     struct cpu_state s;
 
-    /* mov ecx, 20; l: jmp t; back: mov byte [t + 1], cl; dec ecx; jnz l; hlt;  t: mov eax, 0; add ebx, eax; jmp back */
-    guest_code(w, GUEST_CODE, 0xb9, LE32(20), 0xeb, 0x0b, 0x88, 0x0d, LE32(6), 0xff, 0xc9, 0x75, 0xf4, HLT,
-               MOV_EAX(0), 0x01, 0xc3, 0xeb, 0xec);
+    /* mov ecx, 20; l: jmp t; back: mov byte [t + 1], cl; dec ecx; jnz l; hlt;  t: mov eax, 0; add
+     * ebx, eax; jmp back */
+    guest_code(w, GUEST_CODE, 0xb9, LE32(20), 0xeb, 0x0b, 0x88, 0x0d, LE32(6), 0xff, 0xc9, 0x75,
+               0xf4, HLT, MOV_EAX(0), 0x01, 0xc3, 0xeb, 0xec);
     guest_state(&s);
     s.gpr[RBX] = 0;
     assert_int_equal(guest_run(w, &s), -1);
@@ -68,7 +72,8 @@ static void test_store_into_second_page(void **state)
 
     guest_code(w, at, MOV_EAX(0x11223344), RET);
     /* call; mov byte [at + 4], 0x99; call; hlt */
-    guest_code(w, GUEST_CODE, MOV_RDX(at), CALL_RDX, 0x89, 0xc3, MOV_RDI(at + 4), 0xc6, 0x07, 0x99, CALL_RDX, HLT);
+    guest_code(w, GUEST_CODE, MOV_RDX(at), CALL_RDX, 0x89, 0xc3, MOV_RDI(at + 4), 0xc6, 0x07, 0x99,
+               CALL_RDX, HLT);
     guest_state(&s);
     assert_int_equal(guest_run(w, &s), -1);
     assert_int_equal(s.gpr[RBX], 0x11223344);
@@ -93,8 +98,8 @@ static void test_crossing_into_the_same_frame(void **state)
     guest_map(w, GUEST_WINDOW + 0x1000, SUB | PTE_RW);
     guest_code(w, SUB, 0x03, 0x04, RET);
     guest_code(w, SUB + 0xffd, 0xb8, 0x01, 0x02);
-    guest_code(w, GUEST_CODE, MOV_RDX(GUEST_WINDOW + 0xffd), CALL_RDX, 0x89, 0xc3, MOV_RDI(SUB), 0xc6, 0x07, 0x77,
-               CALL_RDX, HLT);
+    guest_code(w, GUEST_CODE, MOV_RDX(GUEST_WINDOW + 0xffd), CALL_RDX, 0x89, 0xc3, MOV_RDI(SUB),
+               0xc6, 0x07, 0x77, CALL_RDX, HLT);
     guest_state(&s);
     assert_int_equal(guest_run(w, &s), -1);
     assert_int_equal(s.gpr[RBX], 0x04030201);
@@ -110,8 +115,8 @@ static void test_two_aliases(void **state)
     put_sub(w, SUB, 1);
     guest_map(w, GUEST_WINDOW, SUB | PTE_RW);
     /* call window; save; mov byte [sub + 1], 2 through the other; call window; call sub */
-    guest_code(w, GUEST_CODE, MOV_RDX(GUEST_WINDOW), CALL_RDX, 0x89, 0xc3, MOV_RDI(SUB + 1), 0xc6, 0x07, 2, CALL_RDX,
-               0x89, 0xc6, MOV_RDX(SUB), CALL_RDX, HLT);
+    guest_code(w, GUEST_CODE, MOV_RDX(GUEST_WINDOW), CALL_RDX, 0x89, 0xc3, MOV_RDI(SUB + 1), 0xc6,
+               0x07, 2, CALL_RDX, 0x89, 0xc6, MOV_RDX(SUB), CALL_RDX, HLT);
     guest_state(&s);
     assert_int_equal(guest_run(w, &s), -1);
     assert_int_equal(s.gpr[RBX], 1);
@@ -130,8 +135,8 @@ static void test_remap_invlpg(void **state)
     guest_map(w, GUEST_WINDOW, SUB | PTE_RW | PTE_A);
     /* call twice; mov [pte], new; invlpg; call */
     guest_code(w, GUEST_CODE, MOV_RDX(GUEST_WINDOW), CALL_RDX, CALL_RDX, 0x89, 0xc3, MOV_RSI(pte),
-               MOV_RAX((SUB + 0x1000) | PTE_RW | PTE_A), 0x48, 0x89, 0x06, MOV_RDI(GUEST_WINDOW), INVLPG_RDI,
-               CALL_RDX, HLT);
+               MOV_RAX((SUB + 0x1000) | PTE_RW | PTE_A), 0x48, 0x89, 0x06, MOV_RDI(GUEST_WINDOW),
+               INVLPG_RDI, CALL_RDX, HLT);
     guest_state(&s);
     assert_int_equal(guest_run(w, &s), -1);
     assert_int_equal(s.gpr[RBX], 1);
@@ -150,8 +155,9 @@ static void test_remap_cr3(void **state)
         guest_map_other(w, GUEST_WINDOW, (SUB + 0x1000) | PTE_RW);
         /* call in one space, the other, the first again */
         guest_code(w, GUEST_CODE, MOV_RDX(GUEST_WINDOW), CALL_RDX, 0x89, 0xc3,
-                   MOV_RAX(pcid ? GUEST_PML4_OTHER | 5 : GUEST_PML4_OTHER), MOV_CR3_RAX, CALL_RDX, 0x89, 0xc6,
-                   MOV_RAX(pcid ? GUEST_PML4 | 1ull << 63 : GUEST_PML4), MOV_CR3_RAX, CALL_RDX, HLT);
+                   MOV_RAX(pcid ? GUEST_PML4_OTHER | 5 : GUEST_PML4_OTHER), MOV_CR3_RAX, CALL_RDX,
+                   0x89, 0xc6, MOV_RAX(pcid ? GUEST_PML4 | 1ull << 63 : GUEST_PML4), MOV_CR3_RAX,
+                   CALL_RDX, HLT);
         guest_state(&s);
         if (pcid)
             s.cr4 |= CR4_PCIDE;
@@ -172,7 +178,8 @@ static void test_nx_after_invlpg(void **state)
     put_sub(w, SUB, 1);
     guest_map(w, GUEST_WINDOW, SUB | PTE_RW);
     guest_code(w, GUEST_CODE, MOV_RDX(GUEST_WINDOW), CALL_RDX, CALL_RDX, MOV_RSI(pte),
-               MOV_RAX(SUB | PTE_RW | PTE_NX), 0x48, 0x89, 0x06, MOV_RDI(GUEST_WINDOW), INVLPG_RDI, CALL_RDX, HLT);
+               MOV_RAX(SUB | PTE_RW | PTE_NX), 0x48, 0x89, 0x06, MOV_RDI(GUEST_WINDOW), INVLPG_RDI,
+               CALL_RDX, HLT);
     guest_state(&s);
     assert_int_equal(guest_run(w, &s), X_PF);
     assert_int_equal(s.cr2, GUEST_WINDOW);
@@ -187,7 +194,8 @@ static void test_code_in_rom(void **state)
     put_sub(w, WORLD_ROM, 5);
     guest_map(w, GUEST_WINDOW, WORLD_ROM | PTE_RW);
     /* call; store to it, which is dropped; call */
-    guest_code(w, GUEST_CODE, MOV_RDX(GUEST_WINDOW), CALL_RDX, 0x89, 0xc3, 0xc6, 0x42, 1, 9, CALL_RDX, HLT);
+    guest_code(w, GUEST_CODE, MOV_RDX(GUEST_WINDOW), CALL_RDX, 0x89, 0xc3, 0xc6, 0x42, 1, 9,
+               CALL_RDX, HLT);
     guest_state(&s);
     assert_int_equal(guest_run(w, &s), -1);
     assert_int_equal(s.gpr[RBX], 5);
@@ -207,7 +215,7 @@ static void test_code_in_io(void **state)
     s.gpr[RAX] = 10;
     assert_int_equal(guest_run(w, &s), -1);
     assert_int_equal(s.gpr[RAX], 12);
-    assert_int_equal(w->nlog, 4); /* two instructions, two times */
+    assert_int_equal(w->nlog, 4);       /* two instructions, two times */
     w->mmio_value = 0xf4f4f4f4f4f4c8ff; /* dec eax; hlt */
     guest_state(&s);
     s.gpr[RAX] = 10;
@@ -245,17 +253,19 @@ static void test_code_half_in_io(void **state)
     assert_int_equal(s.gpr[RAX], 0x01020304);
 }
 
-/* A guest that makes code without end: inc byte of an immediate and call it, each time elsewhere. */
+/* A guest that makes code without end: inc byte of an immediate and call it, each time elsewhere.
+ */
 static void test_endless_new_code(void **state)
 {
     struct world *w = *state;
     struct cpu_state s;
 
-    /* mov ecx, n; l: mov rdx, next slot of 16 bytes within 512 KiB: r8 = (r8 + 16) & 0x7fff0; lea rdx,[r8 + 0x40000];
-     * mov byte [rdx], b8; mov [rdx + 1], ecx; mov byte [rdx + 5], c3; call rdx; add rbx, rax; dec ecx; jnz l; hlt */
-    guest_code(w, GUEST_CODE, 0xb9, LE32(300000), 0x49, 0x83, 0xc0, 0x10, 0x49, 0x81, 0xe0, LE32(0x7fff0), 0x49, 0x8d,
-               0x90, LE32(0x40000), 0xc6, 0x02, 0xb8, 0x89, 0x4a, 0x01, 0xc6, 0x42, 0x05, 0xc3, CALL_RDX, 0x48, 0x01,
-               0xc3, 0xff, 0xc9, 0x75, 0xdb, HLT);
+    /* mov ecx, n; l: mov rdx, next slot of 16 bytes within 512 KiB: r8 = (r8 + 16) & 0x7fff0; lea
+     * rdx,[r8 + 0x40000]; mov byte [rdx], b8; mov [rdx + 1], ecx; mov byte [rdx + 5], c3; call rdx;
+     * add rbx, rax; dec ecx; jnz l; hlt */
+    guest_code(w, GUEST_CODE, 0xb9, LE32(300000), 0x49, 0x83, 0xc0, 0x10, 0x49, 0x81, 0xe0,
+               LE32(0x7fff0), 0x49, 0x8d, 0x90, LE32(0x40000), 0xc6, 0x02, 0xb8, 0x89, 0x4a, 0x01,
+               0xc6, 0x42, 0x05, 0xc3, CALL_RDX, 0x48, 0x01, 0xc3, 0xff, 0xc9, 0x75, 0xdb, HLT);
     guest_state(&s);
     s.gpr[RBX] = s.gpr[R8] = 0;
     assert_int_equal(guest_run(w, &s), -1);
@@ -293,9 +303,11 @@ static void test_map_changes_while_running(void **state)
     put_sub(w, 0x50000, 1);
     put_sub(w, 0x60000, 2);
     guest_map(w, GUEST_WINDOW, WORLD_ALIAS | PTE_RW | PTE_A | PTE_D);
-    /* out alias, 0x50; mov ebx, [window + 1]; call window; out alias, 0x60; mov esi, [window + 1]; call window; hlt */
-    guest_code(w, GUEST_CODE, MOV_RDX(GUEST_WINDOW), 0xb0, 0x50, 0xe6, PORT_ALIAS, 0x8b, 0x5a, 0x01, CALL_RDX, 0x89,
-               0xc5, 0xb0, 0x60, 0xe6, PORT_ALIAS, 0x8b, 0x72, 0x01, 0xc7, 0x42, 0x10, LE32(0x1234), CALL_RDX, HLT);
+    /* out alias, 0x50; mov ebx, [window + 1]; call window; out alias, 0x60; mov esi, [window + 1];
+     * call window; hlt */
+    guest_code(w, GUEST_CODE, MOV_RDX(GUEST_WINDOW), 0xb0, 0x50, 0xe6, PORT_ALIAS, 0x8b, 0x5a, 0x01,
+               CALL_RDX, 0x89, 0xc5, 0xb0, 0x60, 0xe6, PORT_ALIAS, 0x8b, 0x72, 0x01, 0xc7, 0x42,
+               0x10, LE32(0x1234), CALL_RDX, HLT);
     guest_state(&s);
     assert_int_equal(guest_run(w, &s), -1);
     assert_int_equal(s.gpr[RBX], 1);
@@ -316,8 +328,9 @@ static void test_walk_writes_code(void **state)
 
     /* mov eax, the entry's low half; add [rax], al, twice; ret */
     guest_code(w, pte - 1, 0xb8, LE64(0x30003), RET);
-    guest_code(w, GUEST_CODE, MOV_RDX(pte - 1), CALL_RDX, 0x89, 0xc3, MOV_RDI(GUEST_WINDOW + 0x3000), 0x8a, 0x0f,
-               CALL_RDX, 0x89, 0xc5, 0xc6, 0x07, 1, CALL_RDX, HLT);
+    guest_code(w, GUEST_CODE, MOV_RDX(pte - 1), CALL_RDX, 0x89, 0xc3,
+               MOV_RDI(GUEST_WINDOW + 0x3000), 0x8a, 0x0f, CALL_RDX, 0x89, 0xc5, 0xc6, 0x07, 1,
+               CALL_RDX, HLT);
     guest_state(&s);
     assert_int_equal(guest_run(w, &s), -1);
     assert_int_equal(s.gpr[RBX], 0x30003);
@@ -329,14 +342,22 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_store_into_next_instruction), T(test_store_into_own_block_loop),
-        T(test_store_into_linked_block),     T(test_store_into_second_page),
-        T(test_crossing_into_the_same_frame), T(test_two_aliases),
-        T(test_remap_invlpg),                T(test_remap_cr3),
-        T(test_nx_after_invlpg),             T(test_code_in_rom),
-        T(test_code_in_io),                  T(test_code_half_in_io),
-        T(test_endless_new_code),            T(test_device_writes_code),
-        T(test_map_changes_while_running),   T(test_walk_writes_code),
+        T(test_store_into_next_instruction),
+        T(test_store_into_own_block_loop),
+        T(test_store_into_linked_block),
+        T(test_store_into_second_page),
+        T(test_crossing_into_the_same_frame),
+        T(test_two_aliases),
+        T(test_remap_invlpg),
+        T(test_remap_cr3),
+        T(test_nx_after_invlpg),
+        T(test_code_in_rom),
+        T(test_code_in_io),
+        T(test_code_half_in_io),
+        T(test_endless_new_code),
+        T(test_device_writes_code),
+        T(test_map_changes_while_running),
+        T(test_walk_writes_code),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -27,8 +27,14 @@ static void tables(struct world *w, uint64_t pml4, uint64_t pdpt, uint64_t pd, u
 struct world *guest_new(unsigned ncpu)
 {
     static const uint64_t gdt[] = {
-        0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00cffb000000ffff, 0x00cff3000000ffff,
-        0x00affb000000ffff, 0x00008b0000000067 | TSS << 16, 0,
+        0,
+        0x00af9b000000ffff,
+        0x00cf93000000ffff,
+        0x00cffb000000ffff,
+        0x00cff3000000ffff,
+        0x00affb000000ffff,
+        0x00008b0000000067 | TSS << 16,
+        0,
     };
     struct world *w = world_new(ncpu);
 

@@ -1,6 +1,6 @@
 /*
- * A 64-bit guest in a world: flat kernel and user segments, an IDT whose handlers halt, identical mapping of the first
- * 2 MiB in 4 KiB pages of which tests change some, I/O memory at GUEST_IO.
+ * A 64-bit guest in a world: flat kernel and user segments, an IDT whose handlers halt, identical
+ * mapping of the first 2 MiB in 4 KiB pages of which tests change some, I/O memory at GUEST_IO.
  */
 #ifndef RING3_TESTS_INTERP_GUEST_H
 #define RING3_TESTS_INTERP_GUEST_H
@@ -18,7 +18,7 @@
 #define GUEST_CODE 0x10000ull
 #define GUEST_STACK 0x1f000ull /* top */
 #define GUEST_DATA 0x20000ull
-#define GUEST_IO 0x200000ull   /* linear; physical GUEST_IO_PA */
+#define GUEST_IO 0x200000ull /* linear; physical GUEST_IO_PA */
 #define GUEST_IO_PA 0xa00000ull
 #define GUEST_WINDOW 0x400000ull /* linear, 2 MiB with nothing mapped at first */
 #define GUEST_PML4 0x4000ull
@@ -38,15 +38,16 @@
 struct world *guest_new(unsigned ncpu);
 /* Ready to run at GUEST_CODE in ring 0, interrupts off. */
 void guest_state(struct cpu_state *s);
-/* Maps the page of la (below GUEST_IO, or in the window) in the first or the other address space. Nothing is flushed. */
+/* Maps the page of la (below GUEST_IO, or in the window) in the first or the other address space.
+ * Nothing is flushed. */
 void guest_map(struct world *w, uint64_t la, uint64_t pte);
 void guest_map_other(struct world *w, uint64_t la, uint64_t pte);
 uint64_t guest_pte(struct world *w, uint64_t la);
 /* Writes code as a device would. */
-#define guest_code(w, gpa, ...)                                                                    \
+#define guest_code(w, gpa, ...) \
     world_write(w, gpa, (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}))
-/* Sets *s, runs vCPU 0 until it halts and gets *s back. The vector whose handler it halted in, or -1 for another HLT.
- * Anything else fails the test. */
+/* Sets *s, runs vCPU 0 until it halts and gets *s back. The vector whose handler it halted in, or
+ * -1 for another HLT. Anything else fails the test. */
 int guest_run(struct world *w, struct cpu_state *s);
 /* The error code that handler found on its stack. */
 uint64_t guest_error(struct world *w, const struct cpu_state *s);

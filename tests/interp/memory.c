@@ -1,4 +1,5 @@
-/* Memory as instructions see it: pages crossed, refused or not there, ROM, I/O, read-modify-write, strings, stacks. */
+/* Memory as instructions see it: pages crossed, refused or not there, ROM, I/O, read-modify-write,
+ * strings, stacks. */
 #include "guest.h"
 
 static int setup(void **state)
@@ -14,7 +15,8 @@ static int teardown(void **state)
 }
 
 /* Both ways to run must do the same. */
-#define BOTH_WAYS for (int plain_ = 0; plain_ < 2 && (interp_use_plain(&w->vcpu[0], plain_), 1); plain_++)
+#define BOTH_WAYS \
+    for (int plain_ = 0; plain_ < 2 && (interp_use_plain(&w->vcpu[0], plain_), 1); plain_++)
 
 /* ---- crossing pages ---- */
 
@@ -34,7 +36,8 @@ static void test_crossing(void **state)
     struct world *w = *state;
     struct cpu_state s;
 
-    BOTH_WAYS {
+    BOTH_WAYS
+    {
         fill(w, EDGE - 8, 16, 1);
         /* mov rax, [rdi]; mov [rdi], rdx; add [rdi + 1], ebx; hlt */
         guest_code(w, GUEST_CODE, 0x48, 0x8b, 0x07, 0x48, 0x89, 0x17, 0x01, 0x5f, 0x01, HLT);
@@ -56,24 +59,25 @@ static void test_crossing_faults(void **state)
         uint8_t n, code[8];
         uint32_t access;
     } how[] = {
-        {3, {0x48, 0x89, 0x17}, PF_W},             /* mov [rdi], rdx */
-        {2, {0x01, 0x17}, PF_W},                   /* add [rdi], edx */
-        {3, {0xf0, 0x01, 0x17}, PF_W},             /* lock add [rdi], edx */
-        {2, {0xff, 0x0f}, PF_W},                   /* dec dword [rdi] */
-        {3, {0x48, 0x87, 0x17}, PF_W},             /* xchg [rdi], rdx */
-        {4, {0x0f, 0xb1, 0x17, 0x90}, PF_W},       /* cmpxchg [rdi], edx */
-        {4, {0x0f, 0xc7, 0x0f, 0x90}, PF_W},       /* cmpxchg8b [rdi] */
-        {4, {0x0f, 0xa4, 0x17, 0x05}, PF_W},       /* shld [rdi], edx, 5 */
-        {4, {0x0f, 0xba, 0x2f, 0x03}, PF_W},       /* bts dword [rdi], 3 */
-        {3, {0xd1, 0x27, 0x90}, PF_W},             /* shl dword [rdi], 1 */
-        {3, {0x48, 0x8b, 0x17}, 0},                /* mov rdx, [rdi] */
-        {2, {0x3b, 0x17}, 0},                      /* cmp edx, [rdi] */
-        {3, {0x0f, 0x11, 0x07}, PF_W},             /* movups [rdi], xmm0 */
+        {3, {0x48, 0x89, 0x17}, PF_W},       /* mov [rdi], rdx */
+        {2, {0x01, 0x17}, PF_W},             /* add [rdi], edx */
+        {3, {0xf0, 0x01, 0x17}, PF_W},       /* lock add [rdi], edx */
+        {2, {0xff, 0x0f}, PF_W},             /* dec dword [rdi] */
+        {3, {0x48, 0x87, 0x17}, PF_W},       /* xchg [rdi], rdx */
+        {4, {0x0f, 0xb1, 0x17, 0x90}, PF_W}, /* cmpxchg [rdi], edx */
+        {4, {0x0f, 0xc7, 0x0f, 0x90}, PF_W}, /* cmpxchg8b [rdi] */
+        {4, {0x0f, 0xa4, 0x17, 0x05}, PF_W}, /* shld [rdi], edx, 5 */
+        {4, {0x0f, 0xba, 0x2f, 0x03}, PF_W}, /* bts dword [rdi], 3 */
+        {3, {0xd1, 0x27, 0x90}, PF_W},       /* shl dword [rdi], 1 */
+        {3, {0x48, 0x8b, 0x17}, 0},          /* mov rdx, [rdi] */
+        {2, {0x3b, 0x17}, 0},                /* cmp edx, [rdi] */
+        {3, {0x0f, 0x11, 0x07}, PF_W},       /* movups [rdi], xmm0 */
     };
     struct world *w = *state;
     struct cpu_state s, was;
 
-    BOTH_WAYS for (unsigned present = 0; present < 2; present++) {
+    BOTH_WAYS for (unsigned present = 0; present < 2; present++)
+    {
         guest_map(w, EDGE, present ? EDGE | PTE_P | PTE_U : 0);
         for (unsigned k = 0; k < ARRAY_LEN(how); k++) {
             if (present && !how[k].access)
@@ -105,11 +109,13 @@ static void test_rom(void **state)
     struct cpu_state s;
 
     guest_map(w, GUEST_WINDOW, WORLD_ROM | PTE_RW);
-    BOTH_WAYS {
+    BOTH_WAYS
+    {
         guest_put64(w, WORLD_ROM, 0x1122334455667788);
-        /* mov [rdi], rdx; add qword [rdi], 1; mov rax, [rdi]; lock inc dword [rdi]; xchg [rdi], rdx; hlt */
-        guest_code(w, GUEST_CODE, 0x48, 0x89, 0x17, 0x48, 0x83, 0x07, 0x01, 0x48, 0x8b, 0x07, 0xf0, 0xff, 0x07, 0x48,
-                   0x87, 0x17, HLT);
+        /* mov [rdi], rdx; add qword [rdi], 1; mov rax, [rdi]; lock inc dword [rdi]; xchg [rdi],
+         * rdx; hlt */
+        guest_code(w, GUEST_CODE, 0x48, 0x89, 0x17, 0x48, 0x83, 0x07, 0x01, 0x48, 0x8b, 0x07, 0xf0,
+                   0xff, 0x07, 0x48, 0x87, 0x17, HLT);
         guest_state(&s);
         s.gpr[RDI] = GUEST_WINDOW;
         s.gpr[RDX] = 5;
@@ -134,11 +140,13 @@ static void test_io_sizes(void **state)
     struct world *w = *state;
     struct cpu_state s;
 
-    BOTH_WAYS {
+    BOTH_WAYS
+    {
         world_forget_io(w);
-        /* mov al, [rdi]; mov [rdi + 2], ax; mov eax, [rdi + 4]; mov [rdi + 8], rax; movups [rdi + 16], xmm0 */
-        guest_code(w, GUEST_CODE, 0x8a, 0x07, 0x66, 0x89, 0x47, 0x02, 0x8b, 0x47, 0x04, 0x48, 0x89, 0x47, 0x08, 0x0f,
-                   0x11, 0x47, 0x10, HLT);
+        /* mov al, [rdi]; mov [rdi + 2], ax; mov eax, [rdi + 4]; mov [rdi + 8], rax; movups [rdi +
+         * 16], xmm0 */
+        guest_code(w, GUEST_CODE, 0x8a, 0x07, 0x66, 0x89, 0x47, 0x02, 0x8b, 0x47, 0x04, 0x48, 0x89,
+                   0x47, 0x08, 0x0f, 0x11, 0x47, 0x10, HLT);
         guest_state(&s);
         s.gpr[RDI] = GUEST_IO;
         assert_int_equal(guest_run(w, &s), -1);
@@ -155,14 +163,16 @@ static void test_io_sizes(void **state)
 static void test_io_rmw(void **state)
 {
     static const uint8_t how[][4] = {
-        {0x01, 0x17, 0x90, 0x90}, {0xf0, 0x01, 0x17, 0x90}, {0xff, 0x07, 0x90, 0x90}, {0x87, 0x17, 0x90, 0x90},
-        {0x0f, 0xb1, 0x17, 0x90}, {0xf0, 0x0f, 0xc1, 0x17}, {0x0f, 0xba, 0x37, 0x03}, {0xd1, 0x2f, 0x90, 0x90},
-        {0x0f, 0xac, 0x17, 0x03}, {0xf7, 0x1f, 0x90, 0x90}, {0x0f, 0xc7, 0x0f, 0x90},
+        {0x01, 0x17, 0x90, 0x90}, {0xf0, 0x01, 0x17, 0x90}, {0xff, 0x07, 0x90, 0x90},
+        {0x87, 0x17, 0x90, 0x90}, {0x0f, 0xb1, 0x17, 0x90}, {0xf0, 0x0f, 0xc1, 0x17},
+        {0x0f, 0xba, 0x37, 0x03}, {0xd1, 0x2f, 0x90, 0x90}, {0x0f, 0xac, 0x17, 0x03},
+        {0xf7, 0x1f, 0x90, 0x90}, {0x0f, 0xc7, 0x0f, 0x90},
     };
     struct world *w = *state;
     struct cpu_state s;
 
-    BOTH_WAYS for (unsigned k = 0; k < ARRAY_LEN(how); k++) {
+    BOTH_WAYS for (unsigned k = 0; k < ARRAY_LEN(how); k++)
+    {
         unsigned size = k + 1 == ARRAY_LEN(how) ? 8 : 4;
 
         world_forget_io(w);
@@ -186,10 +196,12 @@ static void test_io_split(void **state)
     guest_map(w, GUEST_WINDOW, 0x30000 | PTE_RW);
     guest_map(w, GUEST_WINDOW + 0x1000, GUEST_IO_PA | PTE_RW);
     guest_map(w, GUEST_WINDOW + 0x2000, GUEST_IO_PA | PTE_RW);
-    BOTH_WAYS {
+    BOTH_WAYS
+    {
         world_forget_io(w);
         guest_put64(w, 0x30ff8, 0);
-        guest_code(w, GUEST_CODE, 0x48, 0x89, 0x17, 0x48, 0x8b, 0x07, HLT); /* mov [rdi], rdx; mov rax, [rdi] */
+        guest_code(w, GUEST_CODE, 0x48, 0x89, 0x17, 0x48, 0x8b, 0x07,
+                   HLT); /* mov [rdi], rdx; mov rax, [rdi] */
         guest_state(&s);
         s.gpr[RDI] = GUEST_WINDOW + 0xffd;
         s.gpr[RDX] = 0x8877665544332211;
@@ -237,14 +249,23 @@ static void test_movs(void **state)
     struct cpu_state s;
     uint8_t want[3 * 4096], got[3 * 4096];
 
-    /* Distances forward and backward, over pages, all sizes, both directions: as a loop over elements does it. */
+    /* Distances forward and backward, over pages, all sizes, both directions: as a loop over
+     * elements does it. */
     for (unsigned size = 1; size <= 8; size *= 2)
         for (unsigned down = 0; down < 2; down++)
             for (int gap = -20; gap <= 20; gap += gap > -4 && gap < 4 ? 1 : 4) {
-                const struct string t = {
-                    .n = (uint8_t)(size == 8 ? 3 : size == 2 ? 3 : 2),
-                    .code = {size == 2 ? 0x66 : 0xf3, size == 1 ? 0xa4 : size == 4 ? 0xa5 : size == 2 ? 0xf3 : 0x48, 0xa5},
-                    .rsi = GUEST_DATA + 4000, .rdi = (uint64_t)(int64_t)(GUEST_DATA + 4000 + gap), .rcx = 300};
+                const struct string t = {.n = (uint8_t)(size == 8   ? 3
+                                                        : size == 2 ? 3
+                                                                    : 2),
+                                         .code = {size == 2 ? 0x66 : 0xf3,
+                                                  size == 1   ? 0xa4
+                                                  : size == 4 ? 0xa5
+                                                  : size == 2 ? 0xf3
+                                                              : 0x48,
+                                                  0xa5},
+                                         .rsi = GUEST_DATA + 4000,
+                                         .rdi = (uint64_t)(int64_t)(GUEST_DATA + 4000 + gap),
+                                         .rcx = 300};
 
                 for (unsigned k = 0; k < sizeof(want); k++)
                     want[k] = (uint8_t)(k * 7 + k / 256);
@@ -272,7 +293,8 @@ static void test_string_faults(void **state)
     struct cpu_state s;
 
     guest_map(w, hole, 0);
-    BOTH_WAYS {
+    BOTH_WAYS
+    {
         const struct string stos = {3, {0xf3, 0x48, 0xab}, 0, FAR + 5, 5000, 0x0102030405060708};
         const struct string movs = {2, {0xf3, 0xa4}, GUEST_DATA, FAR + 100, 50000, 0};
         const struct string from = {2, {0xf3, 0xa5}, FAR + 2, GUEST_DATA, 50000, 0};
@@ -325,7 +347,8 @@ static void test_compare_and_scan(void **state)
 
     mem_zero(w->map, FAR, 0x6000);
     guest_put64(w, FAR + 0x1ff8, 0x1100000000000000);
-    BOTH_WAYS {
+    BOTH_WAYS
+    {
         const struct string same = {2, {0xf3, 0xa6}, FAR, FAR + 0x3000, 0x3000, 0};
         const struct string none = {3, {0xf2, 0x48, 0xaf}, 0, FAR, 0x200, 7};
         const struct string zero = {2, {0xf3, 0xa6}, FAR, FAR, 0, 0};
@@ -349,8 +372,12 @@ static void test_string_addr32(void **state)
     struct world *w = *state;
     struct cpu_state s;
     /* ESI, EDI, ECX count; what is above them does not, and is cleared. */
-    const struct string t = {3, {0x67, 0xf3, 0xa4}, 0xffffffff00000000 | GUEST_DATA, 0x1234567800000000 | FAR,
-                             0xabcdef0000000000 | 0x1800, 0};
+    const struct string t = {3,
+                             {0x67, 0xf3, 0xa4},
+                             0xffffffff00000000 | GUEST_DATA,
+                             0x1234567800000000 | FAR,
+                             0xabcdef0000000000 | 0x1800,
+                             0};
 
     fill(w, GUEST_DATA, 4096, 3);
     assert_int_equal(run_string(w, &t, false, &s), -1);
@@ -385,7 +412,8 @@ static void test_push_pop_corners(void **state)
     struct world *w = *state;
     struct cpu_state s;
 
-    BOTH_WAYS {
+    BOTH_WAYS
+    {
         /* push rsp: the old value */
         guest_code(w, GUEST_CODE, 0x54, HLT);
         guest_state(&s);
@@ -424,13 +452,15 @@ static void test_call_faults(void **state)
     struct world *w = *state;
     struct cpu_state s;
 
-    BOTH_WAYS {
+    BOTH_WAYS
+    {
         /* call with no stack: RSP stays, RIP is the call's */
         guest_code(w, GUEST_CODE, 0xe8, LE32(0x20), HLT);
         guest_state(&s);
         s.gpr[RSP] = GUEST_WINDOW + 0x5008;
         s.tr.limit = 0x67;
-        guest_put64(w, 0x2000 + X_PF * 16, (0xc000 + X_PF * 4) | 8ull << 16 | 0x8e01ull << 32); /* IST 1 */
+        guest_put64(w, 0x2000 + X_PF * 16,
+                    (0xc000 + X_PF * 4) | 8ull << 16 | 0x8e01ull << 32); /* IST 1 */
         guest_put64(w, 0x3000 + 36, GUEST_STACK);
         assert_int_equal(guest_run(w, &s), X_PF);
         assert_int_equal(s.cr2, GUEST_WINDOW + 0x5000);
@@ -457,7 +487,8 @@ static void test_call_to_non_canonical(void **state)
     guest_put64(w, 0xf000 + 511 * 8, 0x18000 | 7);
     guest_put64(w, 0x18000 + 511 * 8, 0x19000 | 7);
     guest_put64(w, 0x19000 + 511 * 8, 0x30000 | 7);
-    BOTH_WAYS {
+    BOTH_WAYS
+    {
         guest_code(w, 0x30000 + 0xff0, 0xe8, LE32(0x100), HLT);
         guest_put64(w, GUEST_STACK - 8, 0x5a5a);
         guest_state(&s);
@@ -487,7 +518,8 @@ static void test_enter(void **state)
 
     guest_put64(w, GUEST_DATA + 0x100 - 8, 0xaaaa);
     guest_put64(w, GUEST_DATA + 0x100 - 16, 0xbbbb);
-    BOTH_WAYS {
+    BOTH_WAYS
+    {
         guest_code(w, GUEST_CODE, 0xc8, LE16(0x20), 3, HLT); /* enter 32, 3 */
         guest_state(&s);
         s.gpr[RBP] = GUEST_DATA + 0x100;
@@ -548,11 +580,21 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_crossing),       T(test_crossing_faults), T(test_rom),
-        T(test_io_sizes),       T(test_io_rmw),          T(test_io_split),
-        T(test_movs),           T(test_string_faults),   T(test_compare_and_scan),
-        T(test_string_addr32),  T(test_string_io),       T(test_push_pop_corners),
-        T(test_call_faults),    T(test_call_to_non_canonical), T(test_enter),
+        T(test_crossing),
+        T(test_crossing_faults),
+        T(test_rom),
+        T(test_io_sizes),
+        T(test_io_rmw),
+        T(test_io_split),
+        T(test_movs),
+        T(test_string_faults),
+        T(test_compare_and_scan),
+        T(test_string_addr32),
+        T(test_string_io),
+        T(test_push_pop_corners),
+        T(test_call_faults),
+        T(test_call_to_non_canonical),
+        T(test_enter),
         T(test_stack_16),
     };
 

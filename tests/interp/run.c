@@ -1,4 +1,5 @@
-/* The run loop: budgets and counts, kicks, events, interrupts in the middle of strings, the dirty log, state. */
+/* The run loop: budgets and counts, kicks, events, interrupts in the middle of strings, the dirty
+ * log, state. */
 #include <pthread.h>
 #include <unistd.h>
 
@@ -18,23 +19,23 @@ static int teardown(void **state)
 
 /* ---- counting ---- */
 
-/* Loops, calls, branches not taken, a store into the running block: how often each instruction retires. */
+/* Loops, calls, branches not taken, a store into the running block: how often each instruction
+ * retires. */
 static void put_counted(struct world *w)
 {
-    guest_code(w, GUEST_CODE,
-               0xb9, LE32(10),             /*  1: mov ecx, 10 */
-               0x31, 0xdb,                 /*  1: xor ebx, ebx */
-               0xe8, LE32(22),             /* 10: l: call f */
-               0x85, 0xdb,                 /* 10: test ebx, ebx */
-               0x74, 0x05,                 /* 10: jz (never) */
-               0xff, 0xc9,                 /* 10: dec ecx */
-               0x75, 0xf3,                 /* 10: jnz l */
-               0x90,                       /*  1: nop */
-               0xc6, 0x05, LE32(1), 3,     /*  1: mov byte [rip + 1], 3: into the next instruction */
-               0xb9, LE32(4),              /*  1: mov ecx, 3 now */
-               0xf4,                       /*  1: hlt */
-               0xff, 0xc3,                 /* 10: f: inc ebx */
-               0xc3);                      /* 10: ret */
+    guest_code(w, GUEST_CODE, 0xb9, LE32(10), /*  1: mov ecx, 10 */
+               0x31, 0xdb,                    /*  1: xor ebx, ebx */
+               0xe8, LE32(22),                /* 10: l: call f */
+               0x85, 0xdb,                    /* 10: test ebx, ebx */
+               0x74, 0x05,                    /* 10: jz (never) */
+               0xff, 0xc9,                    /* 10: dec ecx */
+               0x75, 0xf3,                    /* 10: jnz l */
+               0x90,                          /*  1: nop */
+               0xc6, 0x05, LE32(1), 3, /*  1: mov byte [rip + 1], 3: into the next instruction */
+               0xb9, LE32(4),          /*  1: mov ecx, 3 now */
+               0xf4,                   /*  1: hlt */
+               0xff, 0xc3,             /* 10: f: inc ebx */
+               0xc3);                  /* 10: ret */
 }
 #define COUNTED (2 + 10 * 7 + 4)
 
@@ -120,7 +121,8 @@ static void test_budget_of_endless_faults(void **state)
     /* #UD's handler begins with ud2, on a stack that starts over each time. */
     guest_put64(w, 0x3000 + 36, GUEST_STACK);
     guest_code(w, GUEST_CODE, 0x0f, 0x0b);
-    guest_put64(w, 0x2000 + X_UD * 16, (GUEST_CODE & 0xffff) | 8ull << 16 | (0x8e01ull | (GUEST_CODE >> 16) << 16) << 32);
+    guest_put64(w, 0x2000 + X_UD * 16,
+                (GUEST_CODE & 0xffff) | 8ull << 16 | (0x8e01ull | (GUEST_CODE >> 16) << 16) << 32);
     guest_state(&s);
     world_set(w, 0, &s);
     assert_int_equal(world_run(w, 0, 1000), STOP_BUDGET);
@@ -156,22 +158,23 @@ static void *kicker(void *arg)
     return NULL;
 }
 
-/* Loops of every kind notice a kick: without it run() would not come back and the test would not end. */
+/* Loops of every kind notice a kick: without it run() would not come back and the test would not
+ * end. */
 static void test_kick(void **state)
 {
     static const struct {
         uint8_t n, code[16];
     } loop[] = {
-        {2, {0xeb, 0xfe}},                                     /* jmp $ */
-        {4, {0x31, 0xc0, 0x74, 0xfc}},                         /* xor eax, eax; jz back */
-        {4, {0x31, 0xc9, 0xe3, 0xfc}},                         /* xor ecx, ecx; jrcxz back */
-        {5, {0x83, 0xc9, 0xff, 0xe2, 0xfb}},                   /* or ecx, -1; loop back */
-        {5, {0xe8, 0xfb, 0xff, 0xff, 0xff}},                   /* call $, until the stack ends */
-        {2, {0xff, 0xe2}},                                     /* jmp rdx, which is here */
-        {6, {0x52, 0xc3, 0x90, 0x90, 0x90, 0x90}},             /* push rdx; ret */
-        {9, {0x48, 0x89, 0xf7, 0xb9, 0, 0, 0, 0x40, 0xf3}},    /* rep of 1 GiB: completed below */
-        {4, {0xf3, 0x90, 0xeb, 0xfc}},                         /* pause; jmp back */
-        {4, {0xe4, 0x80, 0xeb, 0xfc}},                         /* in al, 80h; jmp back */
+        {2, {0xeb, 0xfe}},                                  /* jmp $ */
+        {4, {0x31, 0xc0, 0x74, 0xfc}},                      /* xor eax, eax; jz back */
+        {4, {0x31, 0xc9, 0xe3, 0xfc}},                      /* xor ecx, ecx; jrcxz back */
+        {5, {0x83, 0xc9, 0xff, 0xe2, 0xfb}},                /* or ecx, -1; loop back */
+        {5, {0xe8, 0xfb, 0xff, 0xff, 0xff}},                /* call $, until the stack ends */
+        {2, {0xff, 0xe2}},                                  /* jmp rdx, which is here */
+        {6, {0x52, 0xc3, 0x90, 0x90, 0x90, 0x90}},          /* push rdx; ret */
+        {9, {0x48, 0x89, 0xf7, 0xb9, 0, 0, 0, 0x40, 0xf3}}, /* rep of 1 GiB: completed below */
+        {4, {0xf3, 0x90, 0xeb, 0xfc}},                      /* pause; jmp back */
+        {4, {0xe4, 0x80, 0xeb, 0xfc}},                      /* in al, 80h; jmp back */
     };
     struct world *w = *state;
     struct cpu_state s;
@@ -222,7 +225,8 @@ static void test_kick_before_run(void **state)
 
 /* ---- interrupts ---- */
 
-/* An interrupt in the middle of a string instruction: RIP is its own, RF is in the image, and IRET goes on. */
+/* An interrupt in the middle of a string instruction: RIP is its own, RF is in the image, and IRET
+ * goes on. */
 static void test_interrupt_in_string(void **state)
 {
     struct world *w = *state;
@@ -266,8 +270,8 @@ static void test_init(void **state)
     struct world *w = *state;
     struct cpu_state s;
 
-    /* The boot processor starts at FFFF0H in memory that is not there: FFH FFH is #UD, and so on to the triple fault:
-     * halt it by budget instead. */
+    /* The boot processor starts at FFFF0H in memory that is not there: FFH FFH is #UD, and so on to
+     * the triple fault: halt it by budget instead. */
     guest_state(&s);
     world_set(w, 0, &s);
     vcpu_post(&w->vcpu[0], VCPU_EV_INIT);
@@ -320,7 +324,8 @@ static void test_cs_changes(void **state)
     s.gpr[RSP] = 0x8000;
     s.rip = 0;
     /* 1000:0: call 3000:0; call 4000:0; call 3000:0; hlt. There: add bx, 1 / 16; retf */
-    guest_code(w, GUEST_CODE, 0x9a, LE16(0), LE16(0x3000), 0x9a, LE16(0), LE16(0x4000), 0x9a, LE16(0), LE16(0x3000), HLT);
+    guest_code(w, GUEST_CODE, 0x9a, LE16(0), LE16(0x3000), 0x9a, LE16(0), LE16(0x4000), 0x9a,
+               LE16(0), LE16(0x3000), HLT);
     guest_code(w, 0x30000, 0x83, 0xc3, 0x01, 0xcb);
     guest_code(w, 0x40000, 0x83, 0xc3, 0x10, 0xcb);
     assert_int_equal(guest_run(w, &s), -1);
@@ -341,11 +346,13 @@ static void test_cs_limit(void **state)
     was.seg[SS].base = GUEST_DATA;
     was.gpr[RSP] = 0x8000;
     was.rip = 0x100;
-    guest_code(w, GUEST_CODE + 0x100, 0x40, 0xb8, LE16(0x1234), HLT); /* inc ax; mov ax, 1234h; hlt */
+    guest_code(w, GUEST_CODE + 0x100, 0x40, 0xb8, LE16(0x1234),
+               HLT); /* inc ax; mov ax, 1234h; hlt */
     for (unsigned k = 0; k < 4; k++) {
         s = was;
         if (k % 2 == 0)
-            s.seg[CS].limit = k ? 0x100 : 0x102; /* in the middle of the mov, or straight before it */
+            s.seg[CS].limit =
+                k ? 0x100 : 0x102; /* in the middle of the mov, or straight before it */
         int v = guest_run(w, &s);
 
         if (k % 2 == 0) {

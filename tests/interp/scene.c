@@ -26,9 +26,18 @@
 #define STACK0 0x1c000u
 
 enum {
-    SEL_CODE64 = 0x08, SEL_DATA = 0x10, SEL_CODE32 = 0x18, SEL_UDATA = 0x23, SEL_UCODE32 = 0x2b,
-    SEL_UCODE64 = 0x33, SEL_TSS = 0x38, SEL_LDT = 0x48, SEL_CODE16 = 0x58, SEL_DATA16 = 0x60,
-    SEL_UCODE16 = 0x6b, SEL_FREE = 0x70
+    SEL_CODE64 = 0x08,
+    SEL_DATA = 0x10,
+    SEL_CODE32 = 0x18,
+    SEL_UDATA = 0x23,
+    SEL_UCODE32 = 0x2b,
+    SEL_UCODE64 = 0x33,
+    SEL_TSS = 0x38,
+    SEL_LDT = 0x48,
+    SEL_CODE16 = 0x58,
+    SEL_DATA16 = 0x60,
+    SEL_UCODE16 = 0x6b,
+    SEL_FREE = 0x70
 };
 
 #define ATTR_DATA (SEG_P | SEG_S | SEG_WRITE | SEG_ACCESSED)
@@ -37,7 +46,7 @@ enum {
 
 const char *scene_mode_name(enum scene_mode m)
 {
-    static const char *const name[SCENE_MODES] = {"real", "v86",  "p16",  "p32",
+    static const char *const name[SCENE_MODES] = {"real", "v86", "p16",  "p32",
                                                   "pg32", "pae", "long", "compat"};
 
     return name[m];
@@ -71,9 +80,12 @@ static void put_gdt(struct rng *r, uint8_t *mem, bool wild)
         uint16_t sel;
         uint32_t attr;
     } flat[] = {
-        {SEL_CODE64, ATTR_CODE | SEG_L | SEG_G},         {SEL_DATA, ATTR_DATA | SEG_DB | SEG_G},
-        {SEL_CODE32, ATTR_CODE | SEG_DB | SEG_G},        {SEL_UDATA, ATTR_DATA | SEG_DB | SEG_G | USER},
-        {SEL_UCODE32, ATTR_CODE | SEG_DB | SEG_G | USER}, {SEL_UCODE64, ATTR_CODE | SEG_L | SEG_G | USER},
+        {SEL_CODE64, ATTR_CODE | SEG_L | SEG_G},
+        {SEL_DATA, ATTR_DATA | SEG_DB | SEG_G},
+        {SEL_CODE32, ATTR_CODE | SEG_DB | SEG_G},
+        {SEL_UDATA, ATTR_DATA | SEG_DB | SEG_G | USER},
+        {SEL_UCODE32, ATTR_CODE | SEG_DB | SEG_G | USER},
+        {SEL_UCODE64, ATTR_CODE | SEG_L | SEG_G | USER},
     };
 
     for (unsigned k = 1; k < GDT_ENTRIES; k++)
@@ -131,8 +143,8 @@ static void put_tss(struct rng *r, uint8_t *mem, bool wild)
         put(mem, TSS + below(r, 2 * TSS_BYTES), rnd(r), 1);
 }
 
-/* What maps frame gfn of the scene: everything may be used by everybody, but tables are not mapped and a few pages of
- * data are special. */
+/* What maps frame gfn of the scene: everything may be used by everybody, but tables are not mapped
+ * and a few pages of data are special. */
 static uint64_t leaf(struct rng *r, uint32_t gfn, bool wild)
 {
     uint64_t e = (uint64_t)gfn << 12 | 7;
@@ -141,11 +153,16 @@ static uint64_t leaf(struct rng *r, uint32_t gfn, bool wild)
         return 0;
     if (gfn >= (SCENE_DATA >> 12) + 12 && gfn < (SCENE_DATA >> 12) + 16) {
         switch (below(r, 6)) {
-        case 0: return 0;
-        case 1: return e & ~2ull;
-        case 2: return e & ~4ull;
-        case 3: return e | 1ull << 63;
-        case 4: return wild ? rnd(r) : e;
+        case 0:
+            return 0;
+        case 1:
+            return e & ~2ull;
+        case 2:
+            return e & ~4ull;
+        case 3:
+            return e | 1ull << 63;
+        case 4:
+            return wild ? rnd(r) : e;
         }
     }
     return e | (below(r, 2) ? 0x60 : 0);
@@ -163,8 +180,8 @@ static void put_tables(struct rng *r, uint8_t *mem, bool wild)
         put(mem, PT_ALIAS + k * 8, leaf(r, k, wild), 8);
         put(mem, PT32 + k * 4, leaf(r, k, wild) & 0xffffffff, 4);
     }
-    /* 0: the scene; 2 MiB: again; 4 MiB: as a large page if wild; 6 MiB: I/O. 32-bit: the same at 0 and 4 MiB,
-     * I/O in 4 MiB pages above. */
+    /* 0: the scene; 2 MiB: again; 4 MiB: as a large page if wild; 6 MiB: I/O. 32-bit: the same at 0
+     * and 4 MiB, I/O in 4 MiB pages above. */
     put(mem, PD, PT | 7, 8);
     put(mem, PD + 8, PT_ALIAS | 7, 8);
     put(mem, PD + 16, wild ? 0x87 : 0x800087, 8);
@@ -180,7 +197,11 @@ void scene_memory(struct rng *r, uint8_t *mem, bool wild)
 {
     memset(mem, 0, SCENE_BYTES);
     for (uint32_t at = SCENE_CODE; at < SCENE_BYTES; at += 8)
-        put(mem, at, below(r, 4) ? rnd(r) : below(r, 2) ? SCENE_DATA + below(r, 0x10000) : below(r, 256), 8);
+        put(mem, at,
+            below(r, 4)   ? rnd(r)
+            : below(r, 2) ? SCENE_DATA + below(r, 0x10000)
+                          : below(r, 256),
+            8);
     put_gdt(r, mem, wild);
     put_idt(r, mem, wild);
     put_tss(r, mem, wild);
@@ -201,7 +222,9 @@ static bool put_common(struct rng *r, uint8_t *p, unsigned *n)
 
     switch (below(r, 8)) {
     case 0: /* jcc, loop, jcxz, jmp, short and mostly forward */
-        p[k] = (uint8_t)(below(r, 3) ? 0x70 + below(r, 16) : below(r, 2) ? 0xe0 + below(r, 4) : 0xeb);
+        p[k] = (uint8_t)(below(r, 3)   ? 0x70 + below(r, 16)
+                         : below(r, 2) ? 0xe0 + below(r, 4)
+                                       : 0xeb);
         p[k + 1] = (uint8_t)(below(r, 4) ? below(r, 24) : 0x100 - below(r, 24));
         k += 2;
         break;
@@ -269,7 +292,8 @@ static unsigned put_insn(struct rng *r, uint8_t *p, enum cpu_bits bits)
         }
         /* Far displacements seldom hit anything; vector code is somebody else's matter. */
         for (unsigned k = 0; k < i.nops; k++)
-            if (i.op[k].kind == OP_MEM && (i.mem.disp > 0x3fff || i.mem.disp < -0x3fff) && below(r, 16))
+            if (i.op[k].kind == OP_MEM && (i.mem.disp > 0x3fff || i.mem.disp < -0x3fff) &&
+                below(r, 16))
                 i.len = 0;
         if ((i.row->flags & (IF_AVX | IF_AVX512 | IF_SSE | IF_MMX | IF_X87)) && below(r, 4))
             continue;
@@ -308,15 +332,25 @@ static uint64_t value(struct rng *r, enum scene_mode m)
     if (below(r, 8) == 0)
         data = (data & 0xf000) + 0xff0 + below(r, 16); /* about to cross a page */
     switch (below(r, 12)) {
-    case 0: return rnd(r);
-    case 1: return below(r, 256);
-    case 2: return (uint64_t)-(int64_t)below(r, 256);
-    case 3: return m == MODE_LONG || m == MODE_COMPAT ? 0x200000 + SCENE_DATA + data : SCENE_DATA + data;
-    case 4: return m <= MODE_P16 ? below(r, SCENE_CODE_BYTES) : SCENE_CODE + below(r, SCENE_CODE_BYTES);
-    case 5: return m >= MODE_P32 ? SCENE_MMIO + data : data;
-    case 6: return rnd(r) >> below(r, 64);
-    case 7: return m == MODE_LONG ? 0xffffff8000000000ull + SCENE_DATA + data : SCENE_DATA + data;
-    default: return m <= MODE_P16 ? data : SCENE_DATA + data;
+    case 0:
+        return rnd(r);
+    case 1:
+        return below(r, 256);
+    case 2:
+        return (uint64_t) - (int64_t)below(r, 256);
+    case 3:
+        return m == MODE_LONG || m == MODE_COMPAT ? 0x200000 + SCENE_DATA + data
+                                                  : SCENE_DATA + data;
+    case 4:
+        return m <= MODE_P16 ? below(r, SCENE_CODE_BYTES) : SCENE_CODE + below(r, SCENE_CODE_BYTES);
+    case 5:
+        return m >= MODE_P32 ? SCENE_MMIO + data : data;
+    case 6:
+        return rnd(r) >> below(r, 64);
+    case 7:
+        return m == MODE_LONG ? 0xffffff8000000000ull + SCENE_DATA + data : SCENE_DATA + data;
+    default:
+        return m <= MODE_P16 ? data : SCENE_DATA + data;
     }
 }
 
@@ -330,9 +364,13 @@ static void flat_segments(struct cpu_state *s, bool user, bool code64)
     uint32_t dpl = user ? USER : 0;
 
     for (unsigned k = 0; k < SREG_COUNT; k++)
-        load(&s->seg[k], user ? SEL_UDATA : SEL_DATA, 0, 0xffffffff, ATTR_DATA | SEG_DB | SEG_G | dpl);
-    load(&s->seg[CS], code64 ? (user ? SEL_UCODE64 : SEL_CODE64) : user ? SEL_UCODE32 : SEL_CODE32, 0,
-         0xffffffff, ATTR_CODE | (code64 ? SEG_L : SEG_DB) | SEG_G | dpl);
+        load(&s->seg[k], user ? SEL_UDATA : SEL_DATA, 0, 0xffffffff,
+             ATTR_DATA | SEG_DB | SEG_G | dpl);
+    load(&s->seg[CS],
+         code64 ? (user ? SEL_UCODE64 : SEL_CODE64)
+         : user ? SEL_UCODE32
+                : SEL_CODE32,
+         0, 0xffffffff, ATTR_CODE | (code64 ? SEG_L : SEG_DB) | SEG_G | dpl);
 }
 
 static void segments_8086(struct rng *r, struct cpu_state *s, bool v86)
@@ -368,13 +406,19 @@ static void mode_state(struct rng *r, struct cpu_state *s, enum scene_mode m)
     s->cr3 = m == MODE_PG32 ? PD32 : m == MODE_PAE ? PDPT_PAE : lm ? PML4 : 0;
     s->efer = EFER_SCE | EFER_NXE | (lm ? EFER_LME | EFER_LMA : 0);
     switch (m) {
-    case MODE_REAL: segments_8086(r, s, false); break;
+    case MODE_REAL:
+        segments_8086(r, s, false);
+        break;
     case MODE_V86:
         segments_8086(r, s, true);
         s->rflags |= FL_VM | (below(r, 2) ? FL_IOPL : 0);
         break;
-    case MODE_P16: segments_16(r, s); break;
-    default: flat_segments(s, user, m == MODE_LONG); break;
+    case MODE_P16:
+        segments_16(r, s);
+        break;
+    default:
+        flat_segments(s, user, m == MODE_LONG);
+        break;
     }
     s->gdtr = (struct table_reg){.base = GDT, .limit = GDT_ENTRIES * 8 - 1};
     s->idtr = (struct table_reg){.base = m == MODE_REAL ? 0 : lm ? IDT64 : IDT32, .limit = 0xfff};
@@ -383,9 +427,11 @@ static void mode_state(struct rng *r, struct cpu_state *s, enum scene_mode m)
 }
 
 static const uint64_t cr0_bits[] = {CR0_WP, CR0_AM, CR0_TS, CR0_EM, CR0_MP, CR0_NE};
-static const uint64_t cr4_bits[] = {CR4_VME, CR4_PVI, CR4_TSD, CR4_DE, CR4_PGE, CR4_SMEP, CR4_SMAP,
-                                    CR4_UMIP, CR4_OSXSAVE, CR4_FSGSBASE, CR4_PCE, CR4_OSFXSR};
-static const uint64_t flag_bits[] = {FL_DF, FL_AC, FL_IOPL, FL_NT, FL_TF, FL_IF, FL_ID, FL_VIF, FL_VIP, FL_RF};
+static const uint64_t cr4_bits[] = {CR4_VME,     CR4_PVI,      CR4_TSD,  CR4_DE,
+                                    CR4_PGE,     CR4_SMEP,     CR4_SMAP, CR4_UMIP,
+                                    CR4_OSXSAVE, CR4_FSGSBASE, CR4_PCE,  CR4_OSFXSR};
+static const uint64_t flag_bits[] = {FL_DF, FL_AC, FL_IOPL, FL_NT,  FL_TF,
+                                     FL_IF, FL_ID, FL_VIF,  FL_VIP, FL_RF};
 
 /* One change that may or may not be possible. */
 static void mutate(struct rng *r, struct cpu_state *s)
@@ -393,20 +439,52 @@ static void mutate(struct rng *r, struct cpu_state *s)
     struct segment *g = &s->seg[below(r, SREG_COUNT)];
 
     switch (below(r, 14)) {
-    case 0: s->cr0 ^= cr0_bits[below(r, ARRAY_LEN(cr0_bits))]; break;
-    case 1: s->cr4 ^= cr4_bits[below(r, ARRAY_LEN(cr4_bits))]; break;
-    case 2: s->rflags ^= flag_bits[below(r, ARRAY_LEN(flag_bits))]; break;
-    case 3: g->limit = (uint32_t)rnd(r) >> below(r, 32); break;
-    case 4: g->limit |= 0xfff; g->attr |= SEG_G; break;
-    case 5: g->attr ^= 1u << below(r, 17); break;
-    case 6: g->base = below(r, 2) ? below(r, SCENE_BYTES) : rnd(r) >> below(r, 64); break;
-    case 7: s->dr[7] ^= 1ull << below(r, 32); break;
-    case 8: s->dr[below(r, 4)] = below(r, 2) ? SCENE_DATA + below(r, 0x10000) : SCENE_CODE + below(r, 0x4000); break;
-    case 9: s->xcr0 ^= 1ull << below(r, 8); break;
-    case 10: s->tr.limit = below(r, 0x1000); break;
-    case 11: s->gdtr.limit = (uint16_t)rnd(r); s->idtr.limit = (uint16_t)rnd(r); break;
-    case 12: s->cr4 |= CR4_PCIDE; s->cr3 |= below(r, 4096); break;
-    default: s->efer ^= below(r, 2) ? EFER_NXE : EFER_SCE; break;
+    case 0:
+        s->cr0 ^= cr0_bits[below(r, ARRAY_LEN(cr0_bits))];
+        break;
+    case 1:
+        s->cr4 ^= cr4_bits[below(r, ARRAY_LEN(cr4_bits))];
+        break;
+    case 2:
+        s->rflags ^= flag_bits[below(r, ARRAY_LEN(flag_bits))];
+        break;
+    case 3:
+        g->limit = (uint32_t)rnd(r) >> below(r, 32);
+        break;
+    case 4:
+        g->limit |= 0xfff;
+        g->attr |= SEG_G;
+        break;
+    case 5:
+        g->attr ^= 1u << below(r, 17);
+        break;
+    case 6:
+        g->base = below(r, 2) ? below(r, SCENE_BYTES) : rnd(r) >> below(r, 64);
+        break;
+    case 7:
+        s->dr[7] ^= 1ull << below(r, 32);
+        break;
+    case 8:
+        s->dr[below(r, 4)] =
+            below(r, 2) ? SCENE_DATA + below(r, 0x10000) : SCENE_CODE + below(r, 0x4000);
+        break;
+    case 9:
+        s->xcr0 ^= 1ull << below(r, 8);
+        break;
+    case 10:
+        s->tr.limit = below(r, 0x1000);
+        break;
+    case 11:
+        s->gdtr.limit = (uint16_t)rnd(r);
+        s->idtr.limit = (uint16_t)rnd(r);
+        break;
+    case 12:
+        s->cr4 |= CR4_PCIDE;
+        s->cr3 |= below(r, 4096);
+        break;
+    default:
+        s->efer ^= below(r, 2) ? EFER_NXE : EFER_SCE;
+        break;
     }
 }
 
@@ -429,7 +507,8 @@ void scene_state(struct rng *r, struct cpu_state *s, enum scene_mode m, uint32_t
         s->gpr[k] = value(r, m);
     if (below(r, 2))
         s->gpr[RCX] = below(r, 64);
-    s->gpr[RSP] = m <= MODE_P16 ? 0x8000 + below(r, 0x4000) * 2 : SCENE_STACK + 0x1000 + below(r, 0x800) * 8;
+    s->gpr[RSP] =
+        m <= MODE_P16 ? 0x8000 + below(r, 0x4000) * 2 : SCENE_STACK + 0x1000 + below(r, 0x800) * 8;
     s->rip = m <= MODE_P16 ? gpa - SCENE_CODE : gpa;
     if (m == MODE_LONG && below(r, 4) == 0)
         s->rip += 0x200000; /* through the other mapping */

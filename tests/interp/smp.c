@@ -1,17 +1,18 @@
 /*
- * Several vCPUs in as many threads: one patches code, moves memory or fills the code cache while the others run; locked
- * operations count. Each test is a handshake through guest memory, so it depends on order alone, not on time.
+ * Several vCPUs in as many threads: one patches code, moves memory or fills the code cache while
+ * the others run; locked operations count. Each test is a handshake through guest memory, so it
+ * depends on order alone, not on time.
  */
 #include <pthread.h>
 #include <unistd.h>
 
 #include "guest.h"
 
-#define FLAG 0x20000ull      /* the round */
-#define ACK 0x20100ull       /* each runner's last round, 8 bytes apart */
-#define WRONG 0x20200ull     /* how often a runner saw something old */
+#define FLAG 0x20000ull  /* the round */
+#define ACK 0x20100ull   /* each runner's last round, 8 bytes apart */
+#define WRONG 0x20200ull /* how often a runner saw something old */
 #define COUNTER 0x20300ull
-#define SUB 0x30003ull       /* mov eax, imm32 with an aligned immediate; ret */
+#define SUB 0x30003ull /* mov eax, imm32 with an aligned immediate; ret */
 #define RUNNER 0x12000ull
 #define HANG_S 200
 
@@ -48,8 +49,8 @@ static void run_all(struct world *w)
 
         world_get(w, k, &s);
         if (t[k].stop != STOP_HLT || s.cr2)
-            print_message("vcpu %u: stop %d rip %#llx cr2 %#llx\n", k, t[k].stop, (unsigned long long)s.rip,
-                          (unsigned long long)s.cr2);
+            print_message("vcpu %u: stop %d rip %#llx cr2 %#llx\n", k, t[k].stop,
+                          (unsigned long long)s.rip, (unsigned long long)s.cr2);
         assert_int_equal(t[k].stop, STOP_HLT);
         assert_int_equal(s.cr2, 0);
     }
@@ -72,19 +73,20 @@ static void start_at(struct world *w, unsigned cpu, uint64_t rip, uint64_t round
     assert_int_equal(world_set(w, cpu, &s), 0);
 }
 
-/* vCPU 0: change something with the code given, which finds the round in EAX; tell the others; wait for them all. */
+/* vCPU 0: change something with the code given, which finds the round in EAX; tell the others; wait
+ * for them all. */
 static void put_leader(struct world *w, const uint8_t *change, size_t n)
 {
     static const uint8_t rest[] = {
-        0x89, 0x06,                         /* mov [rsi], eax */
-        0x31, 0xd2,                         /* xor edx, edx */
-        0xf3, 0x90,                         /* next: pause */
-        0x39, 0x04, 0xd7,                   /* cmp [rdi + rdx * 8], eax */
-        0x75, 0xf9,                         /* jne next */
-        0xff, 0xc2,                         /* inc edx */
-        0x39, 0xca,                         /* cmp edx, ecx */
-        0x72, 0xf3,                         /* jb next */
-        0x44, 0x39, 0xc0,                   /* cmp eax, r8d */
+        0x89, 0x06,       /* mov [rsi], eax */
+        0x31, 0xd2,       /* xor edx, edx */
+        0xf3, 0x90,       /* next: pause */
+        0x39, 0x04, 0xd7, /* cmp [rdi + rdx * 8], eax */
+        0x75, 0xf9,       /* jne next */
+        0xff, 0xc2,       /* inc edx */
+        0x39, 0xca,       /* cmp edx, ecx */
+        0x72, 0xf3,       /* jb next */
+        0x44, 0x39, 0xc0, /* cmp eax, r8d */
     };
     size_t at = 2;
 
@@ -93,14 +95,14 @@ static void put_leader(struct world *w, const uint8_t *change, size_t n)
     at += n;
     world_write(w, GUEST_CODE + at, rest, sizeof(rest));
     at += sizeof(rest);
-    guest_code(w, GUEST_CODE + at, 0x0f, 0x82, LE32((uint32_t)-(int32_t)(at + 6)), HLT); /* jb start */
+    guest_code(w, GUEST_CODE + at, 0x0f, 0x82, LE32((uint32_t) - (int32_t)(at + 6)),
+               HLT); /* jb start */
 }
 
 /* The others: wait for the next round, call [rbx], and compare what it returns with the round. */
 static void put_runner(struct world *w)
 {
-    guest_code(w, RUNNER,
-               0xff, 0xc5,             /* inc ebp */
+    guest_code(w, RUNNER, 0xff, 0xc5,  /* inc ebp */
                0xf3, 0x90,             /* wait: pause */
                0x39, 0x2e,             /* cmp [rsi], ebp */
                0x75, 0xfa,             /* jne wait */
@@ -136,13 +138,15 @@ static void test_patch(void **state)
     static const struct {
         uint8_t n, code[16];
     } how[] = {
-        {2, {0x89, 0x03}},                                                         /* mov [rbx], eax */
-        {2, {0xff, 0x03}},                                                         /* inc dword [rbx] */
-        {3, {0xf0, 0xff, 0x03}},                                                   /* lock inc dword [rbx] */
-        {4, {0x89, 0xc2, 0x87, 0x13}},                                             /* mov edx, eax; xchg [rbx], edx */
-        {12, {0x57, 0x51, 0x48, 0x89, 0xdf, 0x31, 0xc9, 0xff, 0xc1, 0xf3, 0xab, 0x59}}, /* rep stosd; see below */
-        {8, {0x66, 0x0f, 0x6e, 0xc0, 0x66, 0x0f, 0x7e, 0x03}},                     /* movd through xmm0 */
-        {3, {0x0f, 0xc3, 0x03}},                                                   /* movnti */
+        {2, {0x89, 0x03}},             /* mov [rbx], eax */
+        {2, {0xff, 0x03}},             /* inc dword [rbx] */
+        {3, {0xf0, 0xff, 0x03}},       /* lock inc dword [rbx] */
+        {4, {0x89, 0xc2, 0x87, 0x13}}, /* mov edx, eax; xchg [rbx], edx */
+        {12,
+         {0x57, 0x51, 0x48, 0x89, 0xdf, 0x31, 0xc9, 0xff, 0xc1, 0xf3, 0xab,
+          0x59}},                                              /* rep stosd; see below */
+        {8, {0x66, 0x0f, 0x6e, 0xc0, 0x66, 0x0f, 0x7e, 0x03}}, /* movd through xmm0 */
+        {3, {0x0f, 0xc3, 0x03}},                               /* movnti */
     };
 
     for (unsigned k = 0; k < ARRAY_LEN(how); k++) {
@@ -162,23 +166,24 @@ static void test_patch_many(void **state)
     lead_and_run(4, 25, mov, sizeof(mov));
 }
 
-/* Code that never ran lies in a frame that others have been storing to: each round in a new frame. */
+/* Code that never ran lies in a frame that others have been storing to: each round in a new frame.
+ */
 static void test_first_code_in_written_frames(void **state)
 {
     struct world *w = guest_new(2);
     enum { ROUNDS = 100 };
 
-    /* vCPU 0 writes nop; nop; nop; mov eax, round; ret to frame 0x40000 + round * 0x1000 in several stores, of which
-     * all but the first go straight through its TLB. */
+    /* vCPU 0 writes nop; nop; nop; mov eax, round; ret to frame 0x40000 + round * 0x1000 in several
+     * stores, of which all but the first go straight through its TLB. */
     static const uint8_t change[] = {
-        0x89, 0xc2,                               /* mov edx, eax */
-        0xc1, 0xe2, 0x0c,                         /* shl edx, 12 */
-        0x81, 0xc2, LE32(0x40000),                /* add edx, 0x40000 */
-        0xc6, 0x02, 0x90,                         /* mov byte [rdx], nop */
-        0xc6, 0x42, 0x08, 0xc3,                   /* mov byte [rdx + 8], ret */
-        0xc6, 0x42, 0x03, 0xb8,                   /* mov byte [rdx + 3], b8 */
-        0x66, 0xc7, 0x42, 0x01, 0x90, 0x90,       /* mov word [rdx + 1], nop nop */
-        0x89, 0x42, 0x04,                         /* mov [rdx + 4], eax */
+        0x89, 0xc2,                                  /* mov edx, eax */
+        0xc1, 0xe2, 0x0c,                            /* shl edx, 12 */
+        0x81, 0xc2, LE32(0x40000),                   /* add edx, 0x40000 */
+        0xc6, 0x02, 0x90,                            /* mov byte [rdx], nop */
+        0xc6, 0x42, 0x08,          0xc3,             /* mov byte [rdx + 8], ret */
+        0xc6, 0x42, 0x03,          0xb8,             /* mov byte [rdx + 3], b8 */
+        0x66, 0xc7, 0x42,          0x01, 0x90, 0x90, /* mov word [rdx + 1], nop nop */
+        0x89, 0x42, 0x04,                            /* mov [rdx + 4], eax */
     };
     put_leader(w, change, sizeof(change));
     put_runner(w);
@@ -219,19 +224,21 @@ static void test_cache_overflows(void **state)
     struct world *w = guest_new(3);
     struct cpu_state s;
 
-    /* As in code.c: makes code without end. One works in the upper half of memory, one in the lower. */
+    /* As in code.c: makes code without end. One works in the upper half of memory, one in the
+     * lower. */
     for (unsigned k = 0; k < 2; k++) {
         uint64_t at = GUEST_CODE + k * 0x1000;
         uint32_t base = k ? 0xc0000 : 0x80000;
 
-        guest_code(w, at, 0xb9, LE32(300000), 0x49, 0x83, 0xc0, 0x10, 0x49, 0x81, 0xe0, LE32(0x3fff0), 0x49, 0x8d, 0x90,
-                   LE32(base), 0xc6, 0x02, 0xb8, 0x89, 0x4a, 0x01, 0xc6, 0x42, 0x05, 0xc3, CALL_RDX, 0x48, 0x01, 0xc3,
-                   0xff, 0xc9, 0x75, 0xdb, HLT);
+        guest_code(w, at, 0xb9, LE32(300000), 0x49, 0x83, 0xc0, 0x10, 0x49, 0x81, 0xe0,
+                   LE32(0x3fff0), 0x49, 0x8d, 0x90, LE32(base), 0xc6, 0x02, 0xb8, 0x89, 0x4a, 0x01,
+                   0xc6, 0x42, 0x05, 0xc3, CALL_RDX, 0x48, 0x01, 0xc3, 0xff, 0xc9, 0x75, 0xdb, HLT);
         start_at(w, k, at, 0, 0);
     }
-    /* The third one loops through linked blocks: l: call f; dec ecx; jnz l; hlt; f: add rbx, 1; jmp g; g: ret */
-    guest_code(w, 0x13000, 0xb9, LE32(3000000), 0xe8, LE32(5), 0xff, 0xc9, 0x75, 0xf7, HLT, 0x48, 0x83, 0xc3, 0x01, 0xeb,
-               0x00, RET);
+    /* The third one loops through linked blocks: l: call f; dec ecx; jnz l; hlt; f: add rbx, 1; jmp
+     * g; g: ret */
+    guest_code(w, 0x13000, 0xb9, LE32(3000000), 0xe8, LE32(5), 0xff, 0xc9, 0x75, 0xf7, HLT, 0x48,
+               0x83, 0xc3, 0x01, 0xeb, 0x00, RET);
     start_at(w, 2, 0x13000, 0, 0);
     run_all(w);
     for (unsigned k = 0; k < 3; k++) {
@@ -241,8 +248,8 @@ static void test_cache_overflows(void **state)
     world_free(w);
 }
 
-/* Every locked operation, aligned, across a cache line, and across two pages that are not neighbours; in a frame with
- * code and in one without. */
+/* Every locked operation, aligned, across a cache line, and across two pages that are not
+ * neighbours; in a frame with code and in one without. */
 static void test_locked_counts(void **state)
 {
     struct world *w = guest_new(3);
@@ -254,20 +261,19 @@ static void test_locked_counts(void **state)
     for (unsigned k = 0; k < 3; k++) {
         const uint64_t at = GUEST_CODE + k * 0x400;
 
-        guest_code(w, at,
-                   MOV_RSI(COUNTER), MOV_RDI(split), MOV_RDX(GUEST_CODE + 0xf00),
-                   0xb9, LE32(N),
-                   0xf0, 0xff, 0x06,                          /* l: lock inc dword [rsi] */
-                   0xf0, 0x83, 0x46, 0x3e, 0x01,              /* lock add dword [rsi + 62], 1 */
-                   0xb8, LE32(1), 0xf0, 0x0f, 0xc1, 0x46, 0x08, /* mov eax, 1; lock xadd [rsi + 8], eax */
-                   0xf0, 0xff, 0x02,                          /* lock inc dword [rdx]: among code */
-                   0x8b, 0x46, 0x10,                          /* mov eax, [rsi + 16] */
-                   0x8d, 0x58, 0x01,                          /* again: lea ebx, [rax + 1] */
-                   0xf0, 0x0f, 0xb1, 0x5e, 0x10,              /* lock cmpxchg [rsi + 16], ebx */
-                   0x75, 0xf6,                                /* jne again */
-                   0xf6, 0xc1, 0x1f, 0x75, 0x03,              /* every 32nd time: test cl, 31; jnz over */
-                   0xf0, 0xff, 0x07,                          /* lock inc dword [rdi]: split */
-                   0xff, 0xc9, 0x75, 0xd1,                    /* over: dec ecx; jnz l */
+        guest_code(w, at, MOV_RSI(COUNTER), MOV_RDI(split), MOV_RDX(GUEST_CODE + 0xf00), 0xb9,
+                   LE32(N), 0xf0, 0xff, 0x06,    /* l: lock inc dword [rsi] */
+                   0xf0, 0x83, 0x46, 0x3e, 0x01, /* lock add dword [rsi + 62], 1 */
+                   0xb8, LE32(1), 0xf0, 0x0f, 0xc1, 0x46,
+                   0x08,                         /* mov eax, 1; lock xadd [rsi + 8], eax */
+                   0xf0, 0xff, 0x02,             /* lock inc dword [rdx]: among code */
+                   0x8b, 0x46, 0x10,             /* mov eax, [rsi + 16] */
+                   0x8d, 0x58, 0x01,             /* again: lea ebx, [rax + 1] */
+                   0xf0, 0x0f, 0xb1, 0x5e, 0x10, /* lock cmpxchg [rsi + 16], ebx */
+                   0x75, 0xf6,                   /* jne again */
+                   0xf6, 0xc1, 0x1f, 0x75, 0x03, /* every 32nd time: test cl, 31; jnz over */
+                   0xf0, 0xff, 0x07,             /* lock inc dword [rdi]: split */
+                   0xff, 0xc9, 0x75, 0xd1,       /* over: dec ecx; jnz l */
                    HLT);
         start_at(w, k, at, 0, 0);
     }

@@ -103,7 +103,8 @@ static void test_more_contexts_than_there_are(void **state)
     /* The latest are still there, the first are not. */
     tlbs_switch(t, 0x1000ull * 2 * TLB_CONTEXTS, 2 * TLB_CONTEXTS, false);
     assert_true(hit(t, TLB_USER, 0x5000));
-    assert_int_equal(tlb_slot(&t->ctx[t->cur].set[TLB_USER], 0x5000)->info, 0x1000ull * 2 * TLB_CONTEXTS);
+    assert_int_equal(tlb_slot(&t->ctx[t->cur].set[TLB_USER], 0x5000)->info,
+                     0x1000ull * 2 * TLB_CONTEXTS);
     tlbs_switch(t, 0x1000, 1, false);
     assert_false(hit(t, TLB_USER, 0x5000));
 }
@@ -253,9 +254,9 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_contexts),     T(test_flush_keeps_global), T(test_more_contexts_than_there_are),
+        T(test_contexts),     T(test_flush_keeps_global),  T(test_more_contexts_than_there_are),
         T(test_flush_page),   T(test_flush_page_of_large), T(test_flush_pcid),
-        T(test_flush_writes), T(test_new_generations), T(test_jumps),
+        T(test_flush_writes), T(test_new_generations),     T(test_jumps),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

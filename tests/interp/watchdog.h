@@ -6,8 +6,8 @@
 
 struct vcpu;
 
-/* Kicks v after us microseconds, and aborts the program when three more kicks, seconds apart, do not end it
- * either. */
+/* Kicks v after us microseconds, and aborts the program when three more kicks, seconds apart, do
+ * not end it either. */
 void watchdog_start(struct vcpu *v, long us);
 bool watchdog_stop(void); /* did it bite? */
 

@@ -29,8 +29,12 @@ static uint64_t value(const struct world *w, uint64_t addr)
 
 static void move_alias(struct world *w, bool there, uint32_t page)
 {
-    struct region r = {.name = "alias", .kind = REGION_RAM, .base = WORLD_ALIAS, .size = 4 * PAGE_SIZE,
-                       .prio = 1, .ram = w->ram};
+    struct region r = {.name = "alias",
+                       .kind = REGION_RAM,
+                       .base = WORLD_ALIAS,
+                       .size = 4 * PAGE_SIZE,
+                       .prio = 1,
+                       .ram = w->ram};
     struct err e;
 
     if (w->alias)
@@ -78,7 +82,8 @@ static void mmio_read(struct vcpu *v, uint64_t gpa, void *buf, unsigned size)
     uint64_t first = 0;
 
     for (unsigned k = 0; k < size; k++)
-        ((uint8_t *)buf)[k] = (uint8_t)(value(world_of(v), (gpa + k) & ~7ull) >> ((gpa + k) % 8 * 8));
+        ((uint8_t *)buf)[k] =
+            (uint8_t)(value(world_of(v), (gpa + k) & ~7ull) >> ((gpa + k) % 8 * 8));
     memcpy(&first, buf, MIN(size, 8u));
     note(world_of(v), IO_MMIO_READ, gpa, size, first);
 }
@@ -157,8 +162,9 @@ static _Noreturn void fail(const char *what, const struct err *e)
 static void force_features(struct cpuid_policy *p)
 {
     static const uint8_t on[] = {
-        CPUF_VME, CPUF_DE, CPUF_PSE, CPUF_PAE, CPUF_PGE, CPUF_PSE36, CPUF_PCID, CPUF_INVPCID,
-        CPUF_FSGSBASE, CPUF_SMEP, CPUF_SMAP, CPUF_UMIP, CPUF_NX, CPUF_PDPE1GB, CPUF_SEP, CPUF_SYSCALL,
+        CPUF_VME,  CPUF_DE,      CPUF_PSE,      CPUF_PAE,     CPUF_PGE,  CPUF_PSE36,
+        CPUF_PCID, CPUF_INVPCID, CPUF_FSGSBASE, CPUF_SMEP,    CPUF_SMAP, CPUF_UMIP,
+        CPUF_NX,   CPUF_PDPE1GB, CPUF_SEP,      CPUF_SYSCALL,
     };
     static const uint8_t off[] = {CPUF_RDRAND, CPUF_RDSEED};
 
@@ -168,8 +174,8 @@ static void force_features(struct cpuid_policy *p)
         p->feature[off[i] / 64] &= ~BIT(off[i] % 64);
 }
 
-static void map(struct world *w, const char *name, enum region_kind kind, uint64_t base, uint64_t size,
-                struct ram *ram)
+static void map(struct world *w, const char *name, enum region_kind kind, uint64_t base,
+                uint64_t size, struct ram *ram)
 {
     struct region r = {.name = name, .kind = kind, .base = base, .size = size, .ram = ram};
     struct err e;
@@ -193,10 +199,15 @@ struct world *world_new(unsigned ncpu)
     if (cpuid_build(&w->policy, &cfg, &e) < 0)
         fail("cpuid", &e);
     force_features(&w->policy);
-    w->vm = (struct vm){.env = &env, .clock = &w->clock, .cpuid = &w->policy, .trace = &w->trace,
-                        .vcpu = w->list, .nvcpu = ncpu, .owner = w};
-    if (physmap_new(&w->map, w->policy.maxphys, &e) < 0 || ram_new(&w->ram, "ram", WORLD_RAM, &e) < 0 ||
-        ram_new(&w->rom, "rom", PAGE_SIZE, &e) < 0)
+    w->vm = (struct vm){.env = &env,
+                        .clock = &w->clock,
+                        .cpuid = &w->policy,
+                        .trace = &w->trace,
+                        .vcpu = w->list,
+                        .nvcpu = ncpu,
+                        .owner = w};
+    if (physmap_new(&w->map, w->policy.maxphys, &e) < 0 ||
+        ram_new(&w->ram, "ram", WORLD_RAM, &e) < 0 || ram_new(&w->rom, "rom", PAGE_SIZE, &e) < 0)
         fail("memory", &e);
     w->mem = w->ram->host;
     w->vm.map = w->map;

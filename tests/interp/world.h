@@ -1,6 +1,6 @@
 /*
- * A bare VM for tests of the interpreter: RAM, a ROM page, everything else I/O that is logged, one to four
- * vCPUs, a clock that stands still. No machine.
+ * A bare VM for tests of the interpreter: RAM, a ROM page, everything else I/O that is logged, one
+ * to four vCPUs, a clock that stands still. No machine.
  */
 #ifndef RING3_TESTS_INTERP_WORLD_H
 #define RING3_TESTS_INTERP_WORLD_H
@@ -16,10 +16,11 @@
 
 /* Ports that do something; all others are logged only. */
 enum {
-    PORT_STOP = 0x10,  /* write: the vCPU's run() returns */
-    PORT_IRQ = 0x11,   /* write: raises that vector */
+    PORT_STOP = 0x10, /* write: the vCPU's run() returns */
+    PORT_IRQ = 0x11,  /* write: raises that vector */
     PORT_NMI = 0x12,
-    PORT_ALIAS = 0x13, /* write: the alias region shows RAM from that page on (modulo what there is) */
+    PORT_ALIAS =
+        0x13, /* write: the alias region shows RAM from that page on (modulo what there is) */
     PORT_NOALIAS = 0x14, /* write: removes it */
 };
 
@@ -42,7 +43,7 @@ struct world {
     struct physmap *map;
     struct ram *ram, *rom;
     struct region *alias;
-    uint8_t *mem;     /* RAM in the host */
+    uint8_t *mem; /* RAM in the host */
     struct io log[WORLD_LOG];
     unsigned nlog;    /* may exceed WORLD_LOG */
     uint64_t io_hash; /* of all accesses */
@@ -62,7 +63,8 @@ void world_forget_io(struct world *w);
 
 void world_write(struct world *w, uint64_t gpa, const void *p, size_t n); /* as a device does */
 void world_get(struct world *w, unsigned cpu, struct cpu_state *s);
-int world_set(struct world *w, unsigned cpu, const struct cpu_state *s); /* as engine_ops.set_state */
+int world_set(struct world *w, unsigned cpu,
+              const struct cpu_state *s); /* as engine_ops.set_state */
 enum stop world_run(struct world *w, unsigned cpu, uint64_t budget);
 
 #endif

@@ -1,4 +1,5 @@
-/* Making blocks: fetching instruction bytes, decoding them, choosing how each instruction is run. */
+/* Making blocks: fetching instruction bytes, decoding them, choosing how each instruction is run.
+ */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,8 +12,8 @@ static const struct op *leave(struct cpu *c, const struct op *o)
     return NULL;
 }
 
-const struct op op_leave = { .fn = leave };
-const struct block block_unlinked = { .live = false };
+const struct op op_leave = {.fn = leave};
+const struct block block_unlinked = {.live = false};
 
 /* Where a block's end leads: EIP wraps at 4 GiB. */
 static uint64_t end_rip(const struct cpu *c, const struct op *o)
@@ -158,7 +159,8 @@ static void watch_frame(struct cpu *c, uint64_t gpa)
         sync_post(&c->shared->sync, SYNC_WRITES);
         sync_end(&c->shared->sync);
         sync_enter(c);
-        /* While this vCPU stood still another one may have emptied the cache, and cleared the flag: again. */
+        /* While this vCPU stood still another one may have emptied the cache, and cleared the flag:
+         * again. */
     }
 }
 
@@ -167,7 +169,8 @@ static bool part_valid(struct cpu *c, const struct part *p)
 {
     uint64_t ent = p2m_get(physmap_p2m(c->vm->map), p->gpa >> PAGE_SHIFT);
 
-    return (ent & P2M_PRESENT) && (ent & P2M_CODE) && p2m_host(ent) == p->host - (p->gpa & PAGE_MASK);
+    return (ent & P2M_PRESENT) && (ent & P2M_CODE) &&
+           p2m_host(ent) == p->host - (p->gpa & PAGE_MASK);
 }
 
 /* ---- decoding ---- */
@@ -246,8 +249,10 @@ static uint16_t effective_id(const struct cpu *c, const struct insn *i)
     return i->id == INSN_TZCNT ? INSN_BSF : i->id == INSN_LZCNT ? INSN_BSR : i->id;
 }
 
-_Static_assert(sizeof(struct block) + (BLOCK_MAX_INSNS + 1) * (sizeof(struct op) + sizeof(struct plain) + 32) <
-                   BLOCK_MAX_SIZE, "a block of any kind fits");
+_Static_assert(sizeof(struct block) +
+                       (BLOCK_MAX_INSNS + 1) * (sizeof(struct op) + sizeof(struct plain) + 32) <
+                   BLOCK_MAX_SIZE,
+               "a block of any kind fits");
 
 static insn_fn plain_fn(const struct cpu *c, const struct insn *i)
 {
@@ -303,7 +308,9 @@ static void make_plain(struct cpu *c, struct room *r, struct op *o, const struct
     p->insn = *i;
     p->insn.id = effective_id(c, i);
     o->fn = p->fn != raise_ud && simd_prepare(c, i, &p->simd) && c->bits == CPU_64 &&
-            !(i->row->flags & IF_SYS) ? vector : plain;
+                    !(i->row->flags & IF_SYS)
+                ? vector
+                : plain;
     o->plain = p;
 }
 
@@ -312,8 +319,10 @@ static void make_end(struct room *r, const struct draft *d, struct op *o)
 {
     bool sys = d->n && (d->insn[d->n - 1].row->flags & IF_SYS);
 
-    *o = (struct op){ .fn = sys ? end_leave : end_block, .off = (uint16_t)d->end,
-                      .cnt = (uint8_t)(d->n + 1), .exact = true };
+    *o = (struct op){.fn = sys ? end_leave : end_block,
+                     .off = (uint16_t)d->end,
+                     .cnt = (uint8_t)(d->n + 1),
+                     .exact = true};
     if (d->error) {
         struct plain *p = room_alloc(r, sizeof(*p));
 
@@ -324,8 +333,9 @@ static void make_end(struct room *r, const struct draft *d, struct op *o)
     }
 }
 
-/* A killed block is left only where all flags are what they should be. On entry `exact` says of each op whether it
- * computes the flags it writes; what stores to memory does, so that a store into the block is seen at once. */
+/* A killed block is left only where all flags are what they should be. On entry `exact` says of
+ * each op whether it computes the flags it writes; what stores to memory does, so that a store into
+ * the block is seen at once. */
 static void find_exits(struct block *b, const struct draft *d)
 {
     uint16_t stale = 0;
@@ -361,8 +371,8 @@ static struct block *build(struct cpu *c, struct room *r, const struct fetch *f,
         bool fast;
 
         off -= i->len;
-        *o = (struct op){ .off = (uint16_t)off, .len = i->len, .cnt = (uint8_t)(k + 1),
-                          .b = G_ZERO, .x = G_ZERO };
+        *o = (struct op){
+            .off = (uint16_t)off, .len = i->len, .cnt = (uint8_t)(k + 1), .b = G_ZERO, .x = G_ZERO};
         fast = c->bits == CPU_64 && !c->no_fast && insn_supported(i, c->vm->cpuid) &&
                fast_pick(o, i, !(live & writes));
         if (!fast)
@@ -450,13 +460,14 @@ static struct block *make(struct cpu *c, struct fetch *f, unsigned max, uint8_t 
             for (unsigned k = 0; k < f->n; k++)
                 watch_frame(c, f->p[k].gpa);
             cache_lock(cc);
-            if (!part_valid(c, &f->p[0]) || (f->n == 2 && !part_valid(c, &f->p[1])) || cache_full(cc)) {
+            if (!part_valid(c, &f->p[0]) || (f->n == 2 && !part_valid(c, &f->p[1])) ||
+                cache_full(cc)) {
                 cache_unlock(cc);
                 return NULL;
             }
             draft_decode(c, f, max, &d);
             if (!d.crosses && !d.uncachable) {
-                struct room r = { .cc = cc };
+                struct room r = {.cc = cc};
 
                 b = build(c, &r, f, &d, mode);
                 cache_add(cc, b);
@@ -466,7 +477,7 @@ static struct block *make(struct cpu *c, struct fetch *f, unsigned max, uint8_t 
                 return b;
         }
         if (!d.crosses) {
-            struct room r = { .p = (uint8_t *)c->scratch };
+            struct room r = {.p = (uint8_t *)c->scratch};
 
             return build(c, &r, f, &d, mode);
         }
@@ -497,6 +508,7 @@ struct block *cache_lookup(struct cpu *c, unsigned max)
 
 struct block *cache_scratch_new(void)
 {
-    return aligned_alloc(64, ALIGN_UP(sizeof(struct block) + 2 * sizeof(struct op) +
-                                      2 * sizeof(struct plain) + 64, 64));
+    return aligned_alloc(
+        64,
+        ALIGN_UP(sizeof(struct block) + 2 * sizeof(struct op) + 2 * sizeof(struct plain) + 64, 64));
 }

@@ -117,8 +117,8 @@ struct block *cache_find(struct code_cache *cc, uint64_t gpa, uint8_t mode)
 
 static struct code_page **page_link(struct code_cache *cc, uint64_t gfn)
 {
-    struct code_page **pp = &cc->pages[(gfn ^ gfn >> PAGE_HASH_BITS) &
-                                       ((1u << PAGE_HASH_BITS) - 1)];
+    struct code_page **pp =
+        &cc->pages[(gfn ^ gfn >> PAGE_HASH_BITS) & ((1u << PAGE_HASH_BITS) - 1)];
 
     while (*pp && (*pp)->gfn != gfn)
         pp = &(*pp)->next;
@@ -130,17 +130,17 @@ struct extent {
     unsigned first, last;
 };
 
-/* The pieces of block b in frame gfn: one at its start, and one of an instruction that crosses the page's end,
- * which may be in the same frame. */
+/* The pieces of block b in frame gfn: one at its start, and one of an instruction that crosses the
+ * page's end, which may be in the same frame. */
 static void block_extents(const struct block *b, uint64_t gfn, struct extent x[2])
 {
     unsigned start = b->gpa & PAGE_MASK, end = start + b->bytes - 1;
 
-    x[0] = x[1] = (struct extent){ .first = 1, .last = 0 };
+    x[0] = x[1] = (struct extent){.first = 1, .last = 0};
     if (b->gpa >> PAGE_SHIFT == gfn)
-        x[0] = (struct extent){ .first = start, .last = MIN(end, (unsigned)PAGE_MASK) };
+        x[0] = (struct extent){.first = start, .last = MIN(end, (unsigned)PAGE_MASK)};
     if (b->gpa2 >> PAGE_SHIFT == gfn && b->gpa2 != ~0ull && end > PAGE_MASK)
-        x[1] = (struct extent){ .first = 0, .last = end - (unsigned)PAGE_SIZE };
+        x[1] = (struct extent){.first = 0, .last = end - (unsigned)PAGE_SIZE};
 }
 
 static uint64_t granules_of(struct extent x)
@@ -167,7 +167,8 @@ static bool block_touched(const struct block *b, uint64_t gfn, struct extent w)
            (x[1].first <= x[1].last && x[1].first <= w.last && w.first <= x[1].last);
 }
 
-/* A block is in the list of its first frame by page_next[0], and in that of a second one by page_next[1]. */
+/* A block is in the list of its first frame by page_next[0], and in that of a second one by
+ * page_next[1]. */
 static struct block **next_in(struct block *b, uint64_t gfn)
 {
     return &b->page_next[b->gpa >> PAGE_SHIFT != gfn];
@@ -179,7 +180,7 @@ static void page_add(struct code_cache *cc, struct block *b, uint64_t gfn)
 
     if (!*pp) {
         *pp = cache_alloc(cc, sizeof(**pp));
-        **pp = (struct code_page){ .gfn = gfn };
+        **pp = (struct code_page){.gfn = gfn};
     }
     (*pp)->granules |= block_granules(b, gfn);
     *next_in(b, gfn) = (*pp)->blocks;
@@ -237,7 +238,7 @@ void cache_write(struct code_cache *cc, uint64_t gpa, uint64_t len)
 {
     while (len) {
         unsigned first = gpa & PAGE_MASK, n = (unsigned)MIN(len, PAGE_SIZE - first);
-        struct extent w = { .first = first, .last = first + n - 1 };
+        struct extent w = {.first = first, .last = first + n - 1};
         struct code_page *p;
 
         pthread_mutex_lock(&cc->lock);
@@ -256,6 +257,6 @@ void cache_kill_all(struct code_cache *cc)
     for (unsigned h = 0; h < ARRAY_LEN(cc->pages); h++)
         for (struct code_page *p = cc->pages[h]; p; p = p->next)
             if (p->blocks)
-                page_kill(cc, p, (struct extent){ .first = 0, .last = PAGE_MASK });
+                page_kill(cc, p, (struct extent){.first = 0, .last = PAGE_MASK});
     pthread_mutex_unlock(&cc->lock);
 }

@@ -1,20 +1,20 @@
 /*
- * The interpreter's code cache: decoded blocks keyed by guest-physical address and mode, so that they
- * survive remapping and are shared by address spaces. One cache per vm.
+ * The interpreter's code cache: decoded blocks keyed by guest-physical address and mode, so that
+ * they survive remapping and are shared by address spaces. One cache per vm.
  *
  * A block lies in one guest frame, except that its only instruction may continue into a second one.
- * Writing to a frame with P2M_CODE kills the blocks whose bytes were touched: each op of a dead block at which
- * the state is exact becomes a `refetch`, so a vCPU that is running it (or jumps to it through an old link) looks the
- * code up again there. Dead blocks' memory stays until the cache is emptied as a whole, with every vCPU
- * outside of blocks (sync.h).
+ * Writing to a frame with P2M_CODE kills the blocks whose bytes were touched: each op of a dead
+ * block at which the state is exact becomes a `refetch`, so a vCPU that is running it (or jumps to
+ * it through an old link) looks the code up again there. Dead blocks' memory stays until the cache
+ * is emptied as a whole, with every vCPU outside of blocks (sync.h).
  *
- * Writer and decoder: a writer stores first and looks at P2M_CODE (its translation, or the p2m) after; who
- * decodes sets P2M_CODE first, makes every vCPU drop write translations that are older, and then reads the bytes
- * and enters the block under the lock that killing takes. So a store is seen by the decoder or
- * kills what it has made.
+ * Writer and decoder: a writer stores first and looks at P2M_CODE (its translation, or the p2m)
+ * after; who decodes sets P2M_CODE first, makes every vCPU drop write translations that are older,
+ * and then reads the bytes and enters the block under the lock that killing takes. So a store is
+ * seen by the decoder or kills what it has made.
  *
- * Locking: one mutex around building, killing and emptying; ops are read without it. Nobody waits for
- * anything with it held.
+ * Locking: one mutex around building, killing and emptying; ops are read without it. Nobody waits
+ * for anything with it held.
  */
 #ifndef RING3_ENGINE_INTERP_CACHE_H
 #define RING3_ENGINE_INTERP_CACHE_H
@@ -39,14 +39,15 @@ struct op {
         struct plain *plain;
         const struct block *link; /* direct branches within the page: where they go, if live */
     };
-    int32_t disp;   /* of the address; direct branches: target relative to the block's start */
-    uint16_t off;   /* of the instruction in the block, bytes */
-    uint16_t b, x;  /* address: indices into cpu.g */
-    uint8_t r, r2;  /* registers: index into cpu.g, or byte offset for 8-bit ones */
-    uint8_t sc;     /* scale shift; sizes for some */
-    uint8_t len;    /* of the instruction(s), bytes */
-    uint8_t cnt;    /* instructions from the block's start to this one, itself included (the end counts as one) */
-    bool exact;     /* no earlier op has left out flags that would be wrong here */
+    int32_t disp;  /* of the address; direct branches: target relative to the block's start */
+    uint16_t off;  /* of the instruction in the block, bytes */
+    uint16_t b, x; /* address: indices into cpu.g */
+    uint8_t r, r2; /* registers: index into cpu.g, or byte offset for 8-bit ones */
+    uint8_t sc;    /* scale shift; sizes for some */
+    uint8_t len;   /* of the instruction(s), bytes */
+    uint8_t cnt; /* instructions from the block's start to this one, itself included (the end counts
+                    as one) */
+    bool exact;  /* no earlier op has left out flags that would be wrong here */
 };
 
 #define BLOCK_MAX_INSNS 64
@@ -55,15 +56,15 @@ struct block {
     bool live;
     uint8_t mode;
     uint16_t nops, bytes;
-    uint64_t gpa;        /* of the first byte */
-    uint64_t gpa2;       /* frame of the part beyond the page end, or ~0 */
+    uint64_t gpa;  /* of the first byte */
+    uint64_t gpa2; /* frame of the part beyond the page end, or ~0 */
     struct block *hash_next;
     struct block *page_next[2]; /* in the frames' lists */
     struct op op[];
 };
 
-/* Jump cache: RIP -> block, valid for one key (mode, privilege, TLB generation). Per vCPU. The blocks of
- * a page share a row, so that INVLPG has one row to look through. */
+/* Jump cache: RIP -> block, valid for one key (mode, privilege, TLB generation). Per vCPU. The
+ * blocks of a page share a row, so that INVLPG has one row to look through. */
 #define JUMP_ROW_BITS 6
 #define JUMP_ROWS_BITS 7
 struct jump_entry {
@@ -83,19 +84,19 @@ static inline struct jump_entry *jump_slot(struct jump_cache *jc, uint64_t rip)
     return &jump_row(jc, rip)[(rip ^ rip >> JUMP_ROW_BITS) & ((1u << JUMP_ROW_BITS) - 1)];
 }
 
-extern const struct op op_leave;   /* returns to the run loop, RIP in g[G_RIP] */
+extern const struct op op_leave;          /* returns to the run loop, RIP in g[G_RIP] */
 extern const struct block block_unlinked; /* what an unlinked branch points to: never live */
 
 struct code_cache;
 int cache_new(struct code_cache **out, struct vm *vm, struct err *e);
 void cache_free(struct code_cache *cc);
-/* The block for the code at the current RIP in the current mode, built if need be. Raises the fetch's
- * page fault, #UD ... through cpu_raise. max: most instructions it may have (1 to step). */
+/* The block for the code at the current RIP in the current mode, built if need be. Raises the
+ * fetch's page fault, #UD ... through cpu_raise. max: most instructions it may have (1 to step). */
 struct block *cache_lookup(struct cpu *c, unsigned max);
 /* Memory for cpu.scratch (free() it): NULL without memory. */
 struct block *cache_scratch_new(void);
-/* Was the block killed that holds o, which is running? A repeated string instruction that overwrites itself is
- * fetched anew before its next iteration. */
+/* Was the block killed that holds o, which is running? A repeated string instruction that
+ * overwrites itself is fetched anew before its next iteration. */
 bool cache_op_dead(const struct op *o);
 /* [gpa, gpa+len) was written: kills the blocks it touches. Any thread. */
 void cache_write(struct code_cache *cc, uint64_t gpa, uint64_t len);
@@ -107,7 +108,8 @@ void cache_lock(struct code_cache *cc);
 void cache_unlock(struct code_cache *cc);
 /* Has the arena run low? If not, there is room for one more block of any size. Lock held. */
 bool cache_full(const struct code_cache *cc);
-/* Drops everything; all vCPUs are stopped at SYNC_OUTSIDE and forget their jumps before they go on. */
+/* Drops everything; all vCPUs are stopped at SYNC_OUTSIDE and forget their jumps before they go on.
+ */
 void cache_empty(struct code_cache *cc);
 /* The rest with the lock held. */
 struct block *cache_find(struct code_cache *cc, uint64_t gpa, uint8_t mode);

@@ -107,7 +107,8 @@ static void check_watch(struct cpu *c, uint64_t la, unsigned n, enum access a)
     }
 }
 
-/* Sizes that alignment checking concerns; 80-bit numbers align to eight bytes (SDM vol. 3 table 6-7). */
+/* Sizes that alignment checking concerns; 80-bit numbers align to eight bytes (SDM vol. 3 table
+ * 6-7). */
 static bool needs_align(unsigned n) { return n == 2 || n == 4 || n == 8 || n == 10; }
 
 static void check_access(struct cpu *c, uint64_t la, unsigned n, enum access a, enum priv p)
@@ -141,11 +142,20 @@ static unsigned split(struct cpu *c, uint64_t la, unsigned n, enum access a, enu
 static void copy(uint8_t *dst, const uint8_t *src, unsigned n)
 {
     switch (n) {
-    case 1: *dst = *src; break;
-    case 2: *(u16u *)dst = *(const u16u *)src; break;
-    case 4: *(u32u *)dst = *(const u32u *)src; break;
-    case 8: *(u64u *)dst = *(const u64u *)src; break;
-    default: memcpy(dst, src, n);
+    case 1:
+        *dst = *src;
+        break;
+    case 2:
+        *(u16u *)dst = *(const u16u *)src;
+        break;
+    case 4:
+        *(u32u *)dst = *(const u32u *)src;
+        break;
+    case 8:
+        *(u64u *)dst = *(const u64u *)src;
+        break;
+    default:
+        memcpy(dst, src, n);
     }
 }
 

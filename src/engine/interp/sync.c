@@ -1,6 +1,6 @@
-/* Stopping the other vCPUs. `place` and `pending` are each other's flags, as in Dekker's algorithm: a
- * vCPU goes deeper and then looks whether a request is pending, a requester makes it pending and then
- * looks where the vCPUs are, all in sequentially consistent order. */
+/* Stopping the other vCPUs. `place` and `pending` are each other's flags, as in Dekker's algorithm:
+ * a vCPU goes deeper and then looks whether a request is pending, a requester makes it pending and
+ * then looks where the vCPUs are, all in sequentially consistent order. */
 #include "engine/interp/sync.h"
 
 #include "engine/interp/interp.h"
@@ -63,8 +63,8 @@ void sync_resume(struct cpu *c)
     struct sync *s = &c->shared->sync;
 
     atomic_store(&c->sync.place, SYNC_RUNNING);
-    /* Waits for a request that is being served. One that still waits for others goes on waiting, and for
-     * this vCPU too: it cannot be held up here, in the middle of an instruction. */
+    /* Waits for a request that is being served. One that still waits for others goes on waiting,
+     * and for this vCPU too: it cannot be held up here, in the middle of an instruction. */
     if (unlikely(atomic_load(&s->pending))) {
         pthread_mutex_lock(&s->lock);
         pthread_cond_broadcast(&s->changed);

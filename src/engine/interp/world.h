@@ -1,7 +1,7 @@
 /*
  * The calls out of the engine that may take locks of devices or change the memory map. While one is
- * under way the vCPU counts as stopped (sync.h); translations it found before are stale afterwards. Private to
- * src/engine/interp.
+ * under way the vCPU counts as stopped (sync.h); translations it found before are stale afterwards.
+ * Private to src/engine/interp.
  */
 #ifndef RING3_ENGINE_INTERP_WORLD_H
 #define RING3_ENGINE_INTERP_WORLD_H
