@@ -504,6 +504,8 @@ static void refuses_elf(void **state)
         {64 + 40, 1ull << 40, 8, "raise --memory"},
         {64 + 24, 0x1000, 8, "entry point"}, /* p_paddr */
         {24, 0x1000, 8, "entry point"},
+        {64, 3, 4, "a program, not a kernel"}, /* p_type: PT_INTERP */
+        {64, 7, 4, "a program, not a kernel"}, /* PT_TLS */
     };
     struct fixture *f = *state;
 

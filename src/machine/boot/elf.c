@@ -149,6 +149,9 @@ int elf_parse(struct elf_image *o, const uint8_t *data, size_t len, struct err *
                 return rc;
         } else if (ph.p_type == PT_NOTE && !o->has_pvh && inside(ph.p_offset, ph.p_filesz, len)) {
             scan_notes(o, data + ph.p_offset, ph.p_filesz);
+        } else if (ph.p_type == PT_INTERP || ph.p_type == PT_TLS) {
+            /* No kernel has a dynamic linker or thread-local storage. */
+            return err_set(e, EINVAL, "a program, not a kernel");
         }
     }
     if (o->nseg == 0)
