@@ -161,7 +161,8 @@ static void help(void)
            "  3     the guest died of a triple fault\n"
            "  4     the time given by --timeout is over\n"
            "  64+N  the guest wrote N to the debug-exit port 0xf4 (127 for N of 63 and more)\n"
-           "SIGINT, SIGTERM and SIGHUP end the VM and then ring3 by that signal.\n");
+           "SIGINT, SIGTERM and SIGHUP end the VM and then ring3 by that signal.\n"
+           "SIGUSR1 presses the guest's power button.\n");
 }
 
 /* A running command. */
@@ -182,6 +183,10 @@ static void on_signal(void *arg, int signo)
 {
     struct run *r = arg;
 
+    if (signo == SIGUSR1) {
+        machine_power_button(r->m);
+        return;
+    }
     r->signo = signo;
     machine_stop(r->m);
 }

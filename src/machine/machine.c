@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "back/chardev.h"
+#include "dev/platform/acpi.h"
 #include "machine/env.h"
 #include "machine/memory.h"
 #include "machine/pc.h"
@@ -160,6 +161,8 @@ void machine_request(void *machine, int request, int arg)
 }
 
 void machine_stop(struct machine *m) { post(m, ACTION_STOP, 0, NULL); }
+
+void machine_power_button(struct machine *m) { acpi_power_button(m->acpi); }
 
 void machine_died(struct machine *m, uint32_t cpu, uint16_t cs, uint64_t rip)
 {

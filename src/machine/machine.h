@@ -94,6 +94,7 @@ struct machine {
     struct pio_bus *pio;
     struct pci_bus *pci;
     struct device *devices; /* newest first */
+    struct device *acpi;    /* one of them */
     struct pic *pic;
     struct apic_bus *apics;
     struct ioapic *ioapic;
@@ -131,6 +132,9 @@ void machine_free(struct machine *m);
 int machine_start(struct machine *m, struct err *e);
 /* Asks for the end with MACHINE_STOPPED; asynchronous, any thread. */
 void machine_stop(struct machine *m);
+/* Presses and releases the power button (ACPI 6.5 §4.8.3.1.1.1); what follows is the guest's affair.
+ * From the loop's thread. */
+void machine_power_button(struct machine *m);
 const struct machine_result *machine_result(const struct machine *m);
 
 /* Stops vCPUs, devices and the clock; on return nothing changes guest-visible state any more.

@@ -155,6 +155,7 @@ int pc_make_devices(struct machine *m, struct err *e)
     ports(&w, COM1_PORT, 8, d, &uart_ops);
 
     d = add(&w, &acpi_class, "acpi", &(struct acpi_dev_cfg){.sci = isa(m, SCI_IRQ)});
+    m->acpi = d;
     ports(&w, PM_BASE, ACPI_PORTS, d, &acpi_ops);
 
     d = add(&w, &pcihost_class, "pcihost",

@@ -247,6 +247,23 @@ def case_leave(ring3):
     with_console(command(ring3), talk)
 
 
+def case_power_button(ring3):
+    """SIGUSR1 presses the power button: the guest, which has no driver loaded, sees its status."""
+    def talk(c):
+        def pressed():
+            return 'STS' in c.run('cat /sys/firmware/acpi/interrupts/ff_pwr_btn').decode()
+
+        c.expect(PROMPT)
+        check(not pressed(), 'pressed from the start', c.seen)
+        c.process.send_signal(signal.SIGUSR1)
+        limit = time.monotonic() + PATIENCE
+        while not pressed():
+            check(time.monotonic() < limit, 'the power button is not noticed', c.seen)
+        c.send(b'poweroff\n')
+        ended(c, 0)
+    with_console(command(ring3), talk)
+
+
 def case_no_reboot(ring3):
     """Under --no-reboot a reboot ends with status 0, and only then."""
     status, out, err = batch(ring3, 'echo once; reboot -f', '--no-reboot', append='quiet loglevel=1')
