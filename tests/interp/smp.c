@@ -273,7 +273,7 @@ static void test_locked_counts(void **state)
                    0x75, 0xf6,                   /* jne again */
                    0xf6, 0xc1, 0x1f, 0x75, 0x03, /* every 32nd time: test cl, 31; jnz over */
                    0xf0, 0xff, 0x07,             /* lock inc dword [rdi]: split */
-                   0xff, 0xc9, 0x75, 0xd1,       /* over: dec ecx; jnz l */
+                   0xff, 0xc9, 0x75, 0xd2,       /* over: dec ecx; jnz l */
                    HLT);
         start_at(w, k, at, 0, 0);
     }
