@@ -94,6 +94,7 @@ struct cpu {
     bool step;           /* one instruction at a time: TF, shadows, breakpoints, budget */
     struct simd *simd;   /* vector routines and buffers (simd_init, simd_fini) */
     bool x87_live;       /* the host's x87 unit holds s.x87 (x87.c) */
+    bool vec_live;       /* the host's registers hold s.zmm, s.k and s.mxcsr (bt/vec.h) */
     uint64_t ninsn;      /* retired, flushed to v->insns */
     uint64_t nevents;    /* exceptions and interrupts delivered */
     uint64_t stop_at;    /* ninsn + nevents at which the budget ends, UINT64_MAX without one */
