@@ -21,6 +21,7 @@
 #include "base/util.h"
 #include "cpu/paging.h"
 #include "cpu/state.h"
+#include "engine/bt/state.h"
 #include "engine/engine.h"
 #include "engine/interp/sync.h"
 #include "engine/interp/tlb.h"
@@ -35,6 +36,9 @@ struct simd; /* simd.h */
 struct interp_vm {
     struct code_cache *code;
     struct sync sync;
+    /* Runs guest code from c->s.rip, which needs no stepping, until something wants the run loop. */
+    void (*run)(struct cpu *c);
+    struct bt *bt; /* the translator, NULL without one */
 };
 
 /* An exception or interrupt on its way to being delivered. */
@@ -106,6 +110,7 @@ struct cpu {
     bool partly;         /* a gather or scatter has done some of its elements */
     bool trap_taken;     /* set by an instruction that consumes its own single-step trap (SYSCALL, INT n) */
     bool no_fast;        /* tests: use the plain functions for everything */
+    struct bt_cpu bt;    /* the translator's */
 };
 
 /* ---- faults ---- */
