@@ -37,16 +37,15 @@ struct recode_map {
  *
  * Returns the length, or 0 when there is no such form:
  *  - a register that the instruction uses without naming it is not in its place (m->gpr[r] != r),
- * or AH for SAHF and LAHF is said to be elsewhere (m->high[0] != REG_NONE);
+ *    or AH, for SAHF and LAHF, is elsewhere (m->high[0] != REG_NONE);
  *  - AH..BH stay, beside an operand that needs a REX prefix;
- *  - the stack, rSI or rDI, rBX+AL (XLAT) or a vector of indices addresses memory;
+ *  - memory that ModRM does not name alone: the stack, rSI, rDI, rBX + AL, vectors of indices;
  *  - BT, BTS, BTR, BTC of memory with the bit number in a register, which reach beyond the operand:
- * the guest would choose the host address;
- *  - branches, IN and OUT, privileged instructions and those that change the system state
- * (IF_BRANCH, IF_PRIV, IF_SYS). Whether the others may read the host's state (CPUID, RDTSC, MOV
- * from a segment register, RDFSBASE
- *    ...) is for the caller to say;
+ *    the guest would choose the host's address;
+ *  - branches, IN and OUT, and what has IF_BRANCH, IF_PRIV or IF_SYS;
  *  - mem is NULL though there is a memory operand, or mem or m name what is no register.
+ * Whether an instruction may see the host's state (CPUID, RDTSC, RDFSBASE, MOV from a segment
+ * register ...) is for the caller to say.
  */
 unsigned recode(uint8_t out[RECODE_MAX], const struct insn *i, const struct recode_map *m,
                 const struct recode_mem *mem);
