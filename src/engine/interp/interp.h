@@ -99,6 +99,11 @@ struct cpu {
     struct simd *simd;   /* vector routines and buffers (simd_init, simd_fini) */
     bool x87_live;       /* the host's x87 unit holds s.x87 (x87.c) */
     bool vec_live;       /* the host's registers hold s.zmm, s.k and s.mxcsr (bt/vec.h) */
+    struct {
+        uint8_t set;     /* enum vec_set: what is moved */
+        bool k64;        /* the host's opmasks have 64 bits, not 16 */
+        uint32_t mxcsr;  /* for comparing */
+    } vec;               /* bt/vec.c's own */
     uint64_t ninsn;      /* retired, flushed to v->insns */
     uint64_t nevents;    /* exceptions and interrupts delivered */
     uint64_t stop_at;    /* ninsn + nevents at which the budget ends, UINT64_MAX without one */
