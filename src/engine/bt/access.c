@@ -4,7 +4,7 @@
 /* Bytes that the accesses of a group may span: more would often not fit in a page. */
 #define GROUP_SPAN 512
 
-static const struct access *of_group(const struct step *s, unsigned which)
+static const struct use *of_group(const struct step *s, unsigned which)
 {
     return which ? &s->stack : &s->mem;
 }
@@ -65,7 +65,7 @@ void access_analyse(struct tr *t)
         struct step *s = &t->step[k];
 
         for (unsigned which = 0; which < 2; which++) {
-            struct access *a = which ? &s->stack : &s->mem;
+            struct use *a = which ? &s->stack : &s->mem;
             int base = a->used ? base_of(s, which) : -1;
             int32_t lo, hi;
             struct group *g;
@@ -97,6 +97,8 @@ void access_analyse(struct tr *t)
             g->members++;
             a->group = open[base];
         }
+        if (s->how == HOW_INTERP)
+            memset(open, GROUP_NONE, sizeof(open));
         for (unsigned r = 0; r < 16; r++) {
             int32_t by;
 
@@ -120,7 +122,7 @@ void access_analyse(struct tr *t)
     }
     for (unsigned k = 0; k < t->n; k++)
         for (unsigned which = 0; which < 2; which++) {
-            struct access *a = which ? &t->step[k].stack : &t->step[k].mem;
+            struct use *a = which ? &t->step[k].stack : &t->step[k].mem;
 
             if (of_group(&t->step[k], which)->group != GROUP_NONE &&
                 t->group[a->group].members == 1)
@@ -163,7 +165,7 @@ void access_address(struct tr *t, unsigned dst)
 
 /* T0 = first address, `last` bytes from it to the last one: T1 = TLB entry, or off to the cold
  * path. */
-static void lookup(struct tr *t, unsigned last, bool write, enum bt_site_kind kind, unsigned span,
+static void lookup(struct tr *t, unsigned last, bool write, enum bt_site_kind kind, bool group,
                    uint32_t retry)
 {
     struct emit *e = t->e;
@@ -183,14 +185,15 @@ static void lookup(struct tr *t, unsigned last, bool write, enum bt_site_kind ki
     emit_alu_ri(e, ALU_AND, 1, BT_T2, -(int32_t)PAGE_SIZE);
     emit_op_m(e, 0x3b, 1, BT_T2, BT_T1,
               write ? offsetof(struct tlb_entry, wtag) : offsetof(struct tlb_entry, rtag));
-    cold = tr_cold(t, COLD_ACCESS, emit_jcc(e, CC_NE, 0), tr_site(t, kind, span));
+    cold = tr_cold(t, COLD_ACCESS, emit_jcc(e, CC_NE, 0), tr_site(t, kind, last + 1));
     t->bt->site[cold->site].retry = retry;
+    t->bt->site[cold->site].group = group;
     t->in_t2 = GROUP_NONE;
 }
 
 _Static_assert(sizeof(struct tlb_entry) == 32, "the lookup's arithmetic");
 
-void access_translate(struct tr *t, const struct access *a, bool stack, struct recode_mem *m)
+void access_translate(struct tr *t, const struct use *a, bool stack, struct recode_mem *m)
 {
     struct emit *e = t->e;
     struct group *g = a->group == GROUP_NONE ? NULL : &t->group[a->group];
@@ -210,8 +213,7 @@ void access_translate(struct tr *t, const struct access *a, bool stack, struct r
         enum bt_site_kind kind = a->write ? BT_SITE_WRITE : g->write ? BT_SITE_EARLY : BT_SITE_READ;
 
         emit_lea(e, 1, BT_T0, bt_home[g->base], REG_NONE, 0, g->min);
-        lookup(t, (unsigned)(g->end - g->min - 1), g->write, kind, (unsigned)(g->end - g->min),
-               retry);
+        lookup(t, (unsigned)(g->end - g->min - 1), g->write, kind, true, retry);
         emit_load(e, BT_T2, BT_T1, offsetof(struct tlb_entry, addend));
         emit_store_gs(e, BT_OFF(bt.group) + 8u * g->slot, BT_T2);
         g->made = true;
@@ -223,6 +225,6 @@ void access_translate(struct tr *t, const struct access *a, bool stack, struct r
         emit_lea(e, 1, BT_T0, bt_home[t->s->how == HOW_LEAVE ? RBP : RSP], REG_NONE, 0, a->disp);
     else
         access_address(t, BT_T0);
-    lookup(t, a->size - 1u, a->write, a->write ? BT_SITE_WRITE : BT_SITE_READ, a->size, retry);
+    lookup(t, a->size - 1u, a->write, a->write ? BT_SITE_WRITE : BT_SITE_READ, false, retry);
     emit_op_m(e, 0x03, 1, BT_T0, BT_T1, offsetof(struct tlb_entry, addend));
 }

@@ -58,11 +58,15 @@ struct bt_site {
     uint16_t span;   /* bytes from the address in T0 that the access may touch; BT_SITE_RET: what was
                         added to RSP */
     uint8_t kind;    /* enum bt_site_kind */
+    uint8_t len;     /* of the instruction */
+    bool group;      /* a shared translation */
+    struct block *single; /* the interpreter's code for it, or NULL: it is looked up */
 };
 enum bt_site_kind {
     BT_SITE_PLAIN, BT_SITE_READ, BT_SITE_WRITE,
     BT_SITE_EARLY, /* a read whose translation serves later writes too */
-    BT_SITE_JUMP, BT_SITE_CALL, BT_SITE_RET
+    BT_SITE_JUMP, BT_SITE_CALL, BT_SITE_RET,
+    BT_SITE_VEC /* span: the level wanted */
 };
 
 /* A direct branch to somewhere in the same page. */
@@ -79,7 +83,6 @@ struct bt_link {
 struct tblock {
     const uint8_t *entry; /* where the jump table's users go: cc, or the stub for dead ones */
     struct block *b;
-    struct tblock *next_code; /* in the order of their code */
     bool live;
     bool grouped;   /* some accesses share a translation */
     uint8_t level;  /* vector level checked at entry (state.h), 0 = none */
@@ -87,7 +90,6 @@ struct tblock {
     uint32_t cc, host;   /* code offsets of the entries */
     uint32_t vcc, vhost; /* the same behind the check of the vector level */
     uint32_t begin, end; /* its code */
-    uint32_t faults, nfaults; /* bt.fault[]: where the host may fault */
     uint32_t links_in; /* first link to it, 0 = none */
 };
 
@@ -98,7 +100,7 @@ struct bt_fault {
 
 struct bt_stubs {
     uint32_t enter; /* bt_enter_fn */
-    uint32_t link_cc, link_host, lookup, interp_cc, interp_host, event_cc;
+    uint32_t link_cc, link_host, lookup, interp_cc, interp_host, event_cc, event_host;
     uint32_t refill_cc, refill_host, vec;
     uint32_t dead; /* T0 = RIP: as lookup, for a block that is no more */
 };
@@ -111,6 +113,7 @@ struct bt {
     struct emit e;
     uint32_t first;   /* code offset behind the stubs */
     struct bt_stubs stub;
+    struct tr *tr; /* where translations are made */
     struct bt_site *site;
     struct bt_link *link;
     struct bt_fault *fault;
@@ -155,8 +158,5 @@ const uint8_t *bt_refill(struct cpu *c, uint32_t site, uint64_t la);
 bool bt_vec_enter(struct cpu *c, uint32_t site);
 /* Gives them up before C code that may use vector registers. */
 void bt_vec_leave(struct cpu *c);
-
-/* ---- trap.c: host faults in translated code ---- */
-int bt_trap_init(struct err *e);
 
 #endif

@@ -1,6 +1,6 @@
 /* The code area: one memfd mapped writable and executable apart; translations' sites, links and
  * host-fault places. */
-#include "engine/bt/bt.h"
+#include "engine/bt/tr.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -51,7 +51,8 @@ int bt_code_new(struct bt **out, struct vm *vm, struct code_cache *cc, struct er
     bt->site = reserve(BT_SITES_MAX * sizeof(*bt->site));
     bt->link = reserve(BT_LINKS_MAX * sizeof(*bt->link));
     bt->fault = reserve(FAULTS_MAX * sizeof(*bt->fault));
-    if (!rc && (!bt->site || !bt->link || !bt->fault))
+    bt->tr = malloc(sizeof(*bt->tr));
+    if (!rc && (!bt->tr || !bt->site || !bt->link || !bt->fault))
         rc = err_set(e, ENOMEM, "out of address space for the translator");
     if (rc) {
         bt_code_free(bt);
@@ -79,6 +80,7 @@ void bt_code_free(struct bt *bt)
         munmap(bt->link, BT_LINKS_MAX * sizeof(*bt->link));
     if (bt->fault)
         munmap(bt->fault, FAULTS_MAX * sizeof(*bt->fault));
+    free(bt->tr);
     free(bt);
 }
 

@@ -143,6 +143,7 @@ void bt_stubs_make(struct bt *bt)
     s->interp_cc = make_exit(e, BT_EXIT_INTERP, false);
     s->interp_host = make_exit(e, BT_EXIT_INTERP, true);
     s->event_cc = make_exit(e, BT_EXIT_EVENT, false);
+    s->event_host = make_exit(e, BT_EXIT_EVENT, true);
     s->refill_cc = make_refill(e, false);
     s->refill_host = make_refill(e, true);
     s->vec = make_vec(e);

@@ -38,7 +38,7 @@ struct group {
 #define GROUPS_MAX 64
 
 /* One memory access of an instruction: explicit, or on the stack. */
-struct access {
+struct use {
     bool used, read, write;
     uint8_t size;
     uint8_t group;      /* GROUP_NONE: by itself */
@@ -71,8 +71,8 @@ struct step {
     bool fl_read;       /* reads status flags for certain */
     uint16_t fl_write;  /* those it writes for certain */
     bool fl_some;       /* may write some */
-    struct access mem;  /* its explicit memory operand */
-    struct access stack;
+    struct use mem;  /* its explicit memory operand */
+    struct use stack;
     uint16_t writes;    /* guest registers it changes */
 };
 
@@ -129,7 +129,7 @@ void access_analyse(struct tr *t);
 /* Emits the translation for an access of the current step. What stands for the address is filled
  * in; T0, and T2 if it is its index, must be left alone until the access is done. T1 is free
  * afterwards. */
-void access_translate(struct tr *t, const struct access *a, bool stack, struct recode_mem *m);
+void access_translate(struct tr *t, const struct use *a, bool stack, struct recode_mem *m);
 /* The linear address of the step's memory operand into T0 (T1 is used). */
 void access_address(struct tr *t, unsigned dst);
 

@@ -1,7 +1,8 @@
 /* Translating a block: what is done with each instruction, and the driver. */
 #include "engine/bt/tr.h"
 
-#include "base/clock.h"
+#include <time.h>
+
 #include "engine/interp/op.h"
 
 #define STATUS ((uint16_t)FL_STATUS)
@@ -181,7 +182,7 @@ static uint16_t implicit_writes(const struct insn *i)
 
 static void stack_access(struct step *s, bool write, int disp)
 {
-    s->stack = (struct access){.used = true, .read = !write, .write = write, .size = 8, .disp = disp};
+    s->stack = (struct use){.used = true, .read = !write, .write = write, .size = 8, .disp = disp};
     s->writes |= BIT(RSP);
 }
 
@@ -190,7 +191,7 @@ static void mem_access(struct step *s)
     const struct opnd *m = mem_operand(&s->i);
 
     if (m)
-        s->mem = (struct access){.used = true,
+        s->mem = (struct use){.used = true,
                                  .read = m->read,
                                  .write = m->write,
                                  .size = m->size,
@@ -465,6 +466,7 @@ static void vec_check(struct tr *t, uint8_t level)
     emit_cmp_gs8(t->e, BT_OFF(bt.level), level);
     c = tr_cold(t, COLD_VEC, emit_jcc(t->e, CC_B, 0), tr_site(t, BT_SITE_PLAIN, 0));
     t->bt->site[c->site].span = level;
+    t->bt->site[c->site].kind = BT_SITE_VEC;
     t->bt->site[c->site].retry = emit_pos(t->e);
     t->level = level;
 }
@@ -490,6 +492,8 @@ static void interp(struct tr *t)
     fl_to_cc(t);
     emit_mov_ri32(e, BT_T1, site);
     emit_jmp(e, t->bt->stub.interp_cc);
+    t->bt->site[site].single = cache_single(t->c, &t->s->i);
+    t->bt->site[site].len = t->s->i.len;
     if (last)
         return;
     t->bt->site[site].retry = emit_pos(e);
@@ -666,9 +670,17 @@ static bool worthwhile(const struct tr *t)
     return t->n && t->step[0].how != HOW_INTERP;
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
 struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
 {
-    uint64_t began = host_now();
+    uint64_t began = now_ns();
     struct tr *t = bt->tr;
     struct tblock *tb;
     const struct step *last;
@@ -676,7 +688,14 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
 
     if (bt_code_full(bt) || cache_full(bt->cache) || b->gpa2 != ~0ull)
         return NULL;
-    *t = (struct tr){.bt = bt, .c = c, .b = b, .e = &bt->e, .n = b->nops - 2u, .in_t2 = GROUP_NONE};
+    t->bt = bt;
+    t->c = c;
+    t->b = b;
+    t->e = &bt->e;
+    t->n = b->nops - 2u;
+    t->s = NULL;
+    t->in_t2 = GROUP_NONE;
+    t->ncold = 0;
     if (!decode(t) || !worthwhile(t))
         return NULL;
     tb = t->t = cache_alloc(bt->cache, sizeof(*tb));
@@ -710,6 +729,6 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
     bt->blocks++;
     bt->insns += t->n;
     bt->bytes += tb->end - tb->begin;
-    bt->nanoseconds += host_now() - began;
+    bt->nanoseconds += now_ns() - began;
     return tb;
 }

@@ -39,6 +39,7 @@ struct interp_vm {
     /* Runs guest code from c->s.rip, which needs no stepping, until something wants the run loop. */
     void (*run)(struct cpu *c);
     struct bt *bt; /* the translator, NULL without one */
+    unsigned threshold; /* of entries, for a block to be translated */
 };
 
 /* An exception or interrupt on its way to being delivered. */
@@ -162,6 +163,16 @@ enum priv {
     PRIV_ELEMENT, /* an element of a vector: the same without alignment checks */
     PRIV_SUPER /* implicit supervisor access: GDT, LDT, IDT, TSS, and stacks of inner rings */
 };
+/* Which TLB set answers an access of this kind now (refill.c). */
+enum tlb_kind tlb_kind(const struct cpu *c, enum priv p);
+/* What a walk for the TLB found. ent: the frame's p2m entry, 0 if it is no memory. */
+struct refill {
+    struct walk w;
+    uint64_t ent;
+};
+/* Translates la, canonical in long mode, and fills the TLB. False: #PF with r->w.error. After either mem_walked
+ * must be called if r->w.ncode. */
+bool tlb_refill(struct cpu *c, uint64_t la, enum access a, enum priv p, struct refill *r);
 /* n up to 4096; may cross pages: then both are checked before anything is written. */
 void lin_read(struct cpu *c, uint64_t la, void *buf, unsigned n, enum priv p);
 void lin_write(struct cpu *c, uint64_t la, const void *buf, unsigned n, enum priv p);
