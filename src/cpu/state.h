@@ -166,7 +166,7 @@ struct cpu_state {
     struct x87_state x87;
     uint32_t mxcsr;
     uint32_t activity; /* enum cpu_activity */
-    uint64_t zmm[32][8]; /* XMM = [0..1], YMM = [0..3] of each row; at a multiple of 64 (bt/vec.c) */
+    uint64_t zmm[32][8]; /* XMM = [0..1], YMM = [0..3] of each row; see bt/vec.c */
     uint64_t k[8];
 
     /* Interruptibility and pending events between instructions. */
