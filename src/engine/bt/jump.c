@@ -11,7 +11,7 @@
 /* RIP 0 has index 0, so that entry cannot hold 0 when empty as the rest does. This RIP has another. */
 #define EMPTY0 64
 
-_Static_assert(BT_JUMP_SHIFT == 2 && BT_JUMP_BITS == 12, "-EMPTY0 must not have index 0");
+_Static_assert(BT_JUMP_SHIFT == 2 && BT_JUMP_BITS == 14, "-EMPTY0 must not have index 0");
 
 static void clear(struct bt_jumps *j)
 {

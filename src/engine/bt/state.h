@@ -14,7 +14,7 @@ struct tblock;
 
 /* A jump table: RIP -> translation, for indirect branches and those that leave the page. Each
  * address space that the TLB keeps has one, and the kernel's global code. */
-#define BT_JUMP_BITS 12
+#define BT_JUMP_BITS 14
 #define BT_JUMP_ROR 13 /* the index is of RIP plus RIP rotated so */
 #define BT_JUMP_SHIFT 2
 struct bt_jump {
