@@ -264,6 +264,67 @@ def case_power_button(ring3):
     with_console(command(ring3), talk)
 
 
+PINNED = """
+work='i=0; while [ $i -lt 3000 ]; do i=$((i + 1)); done; read -r s </proc/self/stat; echo $s'
+n=$(nproc)
+for c in $(seq 0 $((n - 1))); do taskset -c $c sh -c "$work" >/tmp/$c & done
+wait
+for c in $(seq 0 $((n - 1))); do echo "pinned $c $(cut -d' ' -f39 /tmp/$c)"; done
+"""
+
+OFFLINE = """
+cd /sys/devices/system/cpu
+for round in 1 2 3; do
+    for c in $(seq 1 $(($(nproc) - 1))); do
+        echo 0 >cpu$c/online || exit 1
+        echo "off $(cat online)"
+        echo 1 >cpu$c/online || exit 1
+        taskset -c $c true || exit 1
+    done
+done
+echo "on $(cat online)"
+"""
+
+PING = """
+mkfifo /tmp/there /tmp/back
+taskset -c 0 sh -c 'while read -r n; do echo $n; done </tmp/there >/tmp/back' &
+taskset -c 1 sh -c 'exec 3>/tmp/there 4</tmp/back; i=0
+    while [ $i -lt 500 ]; do echo $i >&3; read -r n <&4; [ $n = $i ] || exit 1; i=$((i + 1)); done; echo ping $i'
+wait
+"""
+
+
+def counters(out, name):
+    """The numbers of a line of /proc/interrupts, one for each CPU."""
+    for line in out.splitlines():
+        words = line.split()
+        if words and words[0] == name + b':':
+            return [int(w) for w in words[1:] if w.isdigit()]
+    return []
+
+
+def case_smp(ring3):
+    """Several vCPUs: found, used, interrupting each other, taken off and put back; then a reboot."""
+    for n in [2, 4]:
+        text = ('nproc; grep -c ^processor /proc/cpuinfo; grep "^siblings" /proc/cpuinfo; dmesg | grep "Call Trace"\n'
+                f'{PINNED}\n{PING}\n{OFFLINE}\ncat /proc/interrupts')
+        status, out, err = batch(ring3, text, '--cpus', str(n))
+        check(status == 0 and err == b'', f'--cpus {n}: status {status}, {err!r}', out)
+        lines = out.replace(b'\t', b' ').splitlines()
+        check(lines[:2] == [b'%d' % n] * 2, f'--cpus {n}: {lines[:2]} CPUs', out)
+        check(lines[2:n + 2] == [b'siblings : %d' % n] * n, f'--cpus {n}: wrong topology', out)
+        for c in range(n):
+            check(b'pinned %d %d' % (c, c) in lines, f'--cpus {n}: nothing ran on CPU {c}', out)
+        check(b'ping 500' in lines, f'--cpus {n}: no ping', out)
+        check(b'on 0-%d' % (n - 1) in lines, f'--cpus {n}: a CPU did not come back', out)
+        check(sum(line.startswith(b'off 0') for line in lines) == 3 * (n - 1),
+              f'--cpus {n}: a CPU did not go off', out)
+        for name in ['LOC', 'RES', 'CAL']:
+            got = counters(out, name.encode())
+            check(len(got) == n and all(got), f'--cpus {n}: {name} {got}', out)
+        check(b'Call Trace' not in out, f'--cpus {n}: the kernel complains', out)
+
+
 def case_no_reboot(ring3):
     """Under --no-reboot a reboot ends with status 0, and only then."""
     status, out, err = batch(ring3, 'echo once; reboot -f', '--no-reboot', append='quiet loglevel=1')
