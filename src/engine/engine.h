@@ -55,6 +55,7 @@ enum stop {
     STOP_SHUTDOWN, /* triple fault; state is as at the fault */
     STOP_DEBUG,    /* debugger stop (later) */
     STOP_BUDGET,   /* vcpu.budget is used up (tests, lockstep) */
+    STOP_PAUSE,    /* only with several vCPUs: the guest spins, other threads may be more useful; run again */
     STOP_ERROR     /* the engine cannot go on; vcpu.error says why */
 };
 

@@ -342,6 +342,10 @@ static enum stop run_loop(struct cpu *c)
             return c->s.activity == CPU_SHUTDOWN ? STOP_SHUTDOWN : STOP_HLT;
         if (unlikely(c->ninsn + c->nevents >= c->stop_at))
             return STOP_BUDGET;
+        if (unlikely(c->pauses >= PAUSES_MAX)) {
+            c->pauses = 0;
+            return STOP_PAUSE;
+        }
         update_tlb(c);
         /* With no breakpoint armed RF has nothing to suppress. */
         if (!(c->s.dr[7] & DR7_ARMED))
