@@ -46,6 +46,8 @@ struct cpu_env {
     /* The guest has set its TSC: it is clock_tsc() + offset from now on. May be NULL. */
     void (*tsc_moved)(struct vcpu *v, uint64_t offset);
     bool (*hypercall)(struct vcpu *v, struct cpu_state *s);
+    /* The vCPU takes an INIT: whatever belongs to it outside of the engine, its APIC, does too. May be NULL. */
+    void (*init)(struct vcpu *v);
 };
 
 /* Why run() returned. */

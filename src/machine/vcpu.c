@@ -69,8 +69,8 @@ static void on_apic(void *owner, enum lapic_event ev, uint32_t arg)
     case LAPIC_EV_NMI:
         vcpu_wake(h, VCPU_EV_NMI);
         break;
-    case LAPIC_EV_INIT: /* resets the APIC along with its processor (SDM vol. 3 §11.4.7.3) */
-        lapic_reset(h->lapic, true);
+    case LAPIC_EV_INIT: /* not after a SIPI from before it */
+        atomic_fetch_and(&h->v.events, ~(uint32_t)VCPU_EV_SIPI);
         vcpu_wake(h, VCPU_EV_INIT);
         break;
     case LAPIC_EV_SIPI:
