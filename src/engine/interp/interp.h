@@ -123,7 +123,7 @@ _Noreturn void cpu_restart(struct cpu *c);
 _Noreturn void cpu_restart_rep(struct cpu *c);
 
 /* What a serialising instruction does for other processors and devices: all stores before it are seen. */
-static inline void cpu_fence(void) { atomic_thread_fence(memory_order_seq_cst); }
+static inline void cpu_fence(void) { __asm__ volatile("mfence" : : : "memory"); }
 
 /* A guest spins when it executes PAUSES_MAX times PAUSE with no more than about PAUSE_GAP instructions from one to
  * the next; run() then returns STOP_PAUSE. */
