@@ -100,7 +100,9 @@ error 2 "--kernel: needs a value" run --kernel
 error 2 "--no-reboot: takes no value" run --no-reboot=yes
 error 2 "--engine: unknown engine 'warp'" run --engine warp
 error 2 "--cpus: 'two' is not a number" run --cpus two
-error 2 "--cpus: this version runs one vCPU" run --cpus 2
+error 2 "--cpus: a machine has at most 255" run --cpus 1000
+error 2 "--cpus: a machine has at most 255" run --cpus 256
+error 2 "--cpus: '-1' is not a number" run --cpus -1
 error 2 "--cpus: a machine has at least one" run --cpus 0
 error 2 "--memory: 'lots' is not a size" run --memory lots
 error 2 "--memory: '1T' is not a size" run --memory 1T
