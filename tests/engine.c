@@ -25,19 +25,33 @@ const struct engine_ops *test_engine(const char *name)
     exit(77);
 }
 
-void test_engine_tune(struct vm *vm, const struct engine_ops *engine)
+/* bt's threshold that the environment asks for; 0: its own. */
+static unsigned threshold(void)
 {
     const char *text = getenv("RING3_TEST_THRESHOLD");
-    unsigned entries = text ? (unsigned)strtoul(text, NULL, 0) : 1;
 
-    if (bt_set_threshold && !strcmp(engine->name, "bt") && entries)
-        bt_set_threshold(vm, entries);
+    return text ? (unsigned)strtoul(text, NULL, 0) : 1;
 }
 
-bool test_engine_plain(struct vcpu *v, bool plain)
+static bool has_threshold(const struct engine_ops *engine)
 {
-    if (v->engine != &interp_engine)
+    return bt_set_threshold && !strcmp(engine->name, "bt") && threshold();
+}
+
+void test_engine_tune(struct vm *vm, const struct engine_ops *engine)
+{
+    if (has_threshold(engine))
+        bt_set_threshold(vm, threshold());
+}
+
+bool test_engine_other(struct vcpu *v, bool other)
+{
+    if (v->engine == &interp_engine) {
+        interp_use_plain(v, other);
+        return true;
+    }
+    if (!has_threshold(v->engine))
         return false;
-    interp_use_plain(v, plain);
+    bt_set_threshold(v->vm, other ? threshold() + 2 : threshold());
     return true;
 }

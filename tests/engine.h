@@ -18,7 +18,8 @@
 const struct engine_ops *test_engine(const char *name);
 /* Has the engine do its own work at once and not only where it pays. After vm_init. */
 void test_engine_tune(struct vm *vm, const struct engine_ops *engine);
-/* Is there a second way to run, without fast handlers? If so, take it or leave it. */
-bool test_engine_plain(struct vcpu *v, bool plain);
+/* Some engines have a second way to run the same code: the interpreter without its fast handlers, bt with
+ * loops that begin interpreted and go on translated. Takes it or leaves it; false if there is none. */
+bool test_engine_other(struct vcpu *v, bool other);
 
 #endif

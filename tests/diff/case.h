@@ -30,11 +30,11 @@
 #define SEL_DATA 0x2b
 #define SEL_CODE64 0x33
 
-#define ITEMS_MAX 48
+#define ITEMS_MAX 56
 
 /* What in an item's bytes depends on where it and its target lie. The field is the last of the
  * item. */
-enum item_fix { FIX_NONE, FIX_REL8, FIX_REL32 };
+enum item_fix { FIX_NONE, FIX_REL8, FIX_REL32, FIX_IMM /* to the last byte of the target, in 4 bytes */ };
 
 struct item {
     uint8_t b[INSN_MAX_LEN];

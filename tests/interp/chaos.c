@@ -125,7 +125,7 @@ static bool run_entry(struct chaos *x, unsigned n, enum how how, bool patient, s
     struct vcpu *v = &x->w->vcpu[0];
     uint64_t before = v->insns;
 
-    test_engine_plain(v, how == PLAIN);
+    test_engine_other(v, how == PLAIN);
     atomic_store(&v->events, 0);
     atomic_store(&x->w->irq[0], -1);
     if (world_set(x->w, 0, &x->entry[n].s)) {
@@ -275,7 +275,7 @@ static void run_program(struct chaos *x, uint64_t seed)
     }
     count = n;
     for (enum how how = FREE; how < HOWS; how++) {
-        if (how == PLAIN && !test_engine_plain(&x->w->vcpu[0], true))
+        if (how == PLAIN && !test_engine_other(&x->w->vcpu[0], true))
             continue;
         restore(x);
         for (n = 0; n < ENTRIES; n++) {

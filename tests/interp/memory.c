@@ -16,7 +16,7 @@ static int teardown(void **state)
 
 /* Both ways to run must do the same. */
 #define BOTH_WAYS                                                                             \
-    for (int plain_ = 0; plain_ < 2 && (test_engine_plain(&w->vcpu[0], plain_) || !plain_); \
+    for (int plain_ = 0; plain_ < 2 && (test_engine_other(&w->vcpu[0], plain_) || !plain_); \
          plain_++)
 
 /* ---- crossing pages ---- */

@@ -52,7 +52,7 @@ static void test_counts(void **state)
     struct cpu_state s;
 
     for (int plain = 0; plain < 2; plain++) {
-        if (!test_engine_plain(&w->vcpu[0], plain) && plain)
+        if (!test_engine_other(&w->vcpu[0], plain) && plain)
             break;
         for (unsigned k = 0; k < 3; k++) {
             uint64_t before = w->vcpu[0].insns;
@@ -193,7 +193,7 @@ static void test_kick(void **state)
         for (unsigned k = 0; k < ARRAY_LEN(loop); k++) {
             pthread_t id;
 
-            if (!test_engine_plain(&w->vcpu[0], plain) && plain)
+            if (!test_engine_other(&w->vcpu[0], plain) && plain)
                 break;
             world_write(w, GUEST_CODE, loop[k].code, loop[k].n);
             if (loop[k].n == 9) /* movs within two pages, again and again */
