@@ -38,6 +38,8 @@ void kit_state(struct cpu_state *s, unsigned cpu, uint64_t rip, bool interrupts)
         s->gpr[k] = 0;
     s->gpr[RSP] = GUEST_STACK - cpu * 0x800;
     s->rip = rip;
+    s->x87.fcw = 0x37f; /* as after FNINIT */
+    s->x87.tag = 0;
     s->rflags = FL_R1 | (interrupts ? FL_IF : 0);
 }
 
