@@ -4,10 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/bt/hooks.h"
 #include "engine/interp/hooks.h"
-
-/* src/engine/bt/hooks.h; absent from builds without that engine. */
-__attribute__((weak)) void bt_set_threshold(struct vm *vm, unsigned entries);
 
 const struct engine_ops *test_engine(const char *name)
 {
@@ -35,7 +33,7 @@ static unsigned threshold(void)
 
 static bool has_threshold(const struct engine_ops *engine)
 {
-    return bt_set_threshold && !strcmp(engine->name, "bt") && threshold();
+    return !strcmp(engine->name, "bt") && threshold();
 }
 
 void test_engine_tune(struct vm *vm, const struct engine_ops *engine)

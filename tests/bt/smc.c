@@ -48,7 +48,7 @@
     X(fistp, "mov [rbx], rax; fild qword ptr [rbx]; fistp qword ptr [rdi]")                       \
     X(setcc, "mov dl, al; mov byte ptr [rdi], dl; test al, 1; setnz [rdi]; mov [rdi], al")        \
     X(bits, "mov [rdi], al; btc dword ptr [rdi], 6; btc dword ptr [rdi], 6")                      \
-    X(split, "mov rdx, rax; shl rdx, 32; mov [rdi - 4], rdx; mov dword ptr [rdi - 4], 0x00be48fa; mov [rdi], al") \
+    X(split, "mov rdx, rax; shl rdx, 16; or rdx, 0xbe48; mov [rdi - 2], rdx")                     \
     X(enter, "mov r9, rsp; mov rsi, rbp; mov rbp, rax; lea rsp, [rdi + 8]; enter 0, 0; mov rsp, r9; mov rbp, rsi")
 
 #define X(name, text) GUEST_ASM(s_##name, text);
