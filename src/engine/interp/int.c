@@ -33,7 +33,7 @@ insn_fn int_fn(enum insn_id id)
         [INSN_STC] = int_flag, [INSN_CMC] = int_flag, [INSN_CLD] = int_flag, [INSN_STD] = int_flag,
         [INSN_LAHF] = int_lahf, [INSN_SAHF] = int_sahf, [INSN_NOP] = int_nop,
         [INSN_PAUSE] = int_nop, [INSN_ENDBR] = int_nop, [INSN_LFENCE] = int_nop,
-        [INSN_SFENCE] = int_nop, [INSN_MFENCE] = int_nop, [INSN_CLFLUSH] = int_clflush,
+        [INSN_SFENCE] = int_nop, [INSN_MFENCE] = int_mfence, [INSN_CLFLUSH] = int_clflush,
         [INSN_CLFLUSHOPT] = int_clflush, [INSN_CLWB] = int_clflush, [INSN_BOUND] = int_bound,
         [INSN_JMP] = int_jmp, [INSN_JMP_IND] = int_jmp_ind, [INSN_CALL] = int_call,
         [INSN_CALL_IND] = int_call_ind, [INSN_RET] = int_ret, [INSN_JCC] = int_jcc,

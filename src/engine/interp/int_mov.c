@@ -64,6 +64,9 @@ PLAIN(int_sahf)
 
 PLAIN(int_nop) {}
 
+/* Guest stores are host stores, which the host may pass with later loads as a guest processor may. */
+PLAIN(int_mfence) { atomic_thread_fence(memory_order_seq_cst); }
+
 /* CLFLUSH, CLFLUSHOPT and CLWB fault as a load of one byte does; guest caches are the host's. */
 PLAIN(int_clflush)
 {

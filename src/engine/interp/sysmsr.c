@@ -89,6 +89,7 @@ void sys_cpuid(struct cpu *c, const struct insn *i)
 {
     uint32_t out[4];
 
+    atomic_thread_fence(memory_order_seq_cst); /* it serialises */
     c->vm->env->cpuid(c->v, c->s.gpr[RAX], c->s.gpr[RCX], out);
     c->s.gpr[RAX] = out[0];
     c->s.gpr[RBX] = out[1];
