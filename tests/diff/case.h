@@ -24,6 +24,8 @@
 #define DATA_BYTES 0x2000u
 #define RO_ADDR (DATA_ADDR + DATA_BYTES) /* read-only, not executable; not mapped behind */
 #define RO_BYTES 0x1000u
+#define SUP_ADDR 0x10100000ull /* the guest's supervisor; natively nothing is here */
+#define SUP_BYTES 0x5000u
 #define GS_BASE (DATA_ADDR + 0x340)
 
 #define SEL_CODE32 0x23

@@ -25,7 +25,6 @@ enum {
     PA_DATA = 0x20000
 };
 /* Supervisor pages, from PA_GDT on. */
-#define SUP_ADDR 0x10100000ull
 #define LA(pa) (SUP_ADDR + (pa)-PA_GDT)
 #define STACK_TOP (LA(PA_STACK) + 0x1000)
 
@@ -127,7 +126,7 @@ static void make_tables(struct guest *g)
     map_pages(g, CODE_ADDR, PA_CODE, CODE_BYTES, PTE_W | PTE_U);
     map_pages(g, DATA_ADDR, PA_DATA, DATA_BYTES, PTE_W | PTE_U | PTE_NX);
     map_pages(g, RO_ADDR, PA_DATA + DATA_BYTES, RO_BYTES, PTE_U | PTE_NX);
-    map_pages(g, SUP_ADDR, PA_GDT, PA_HALT + PAGE_SIZE - PA_GDT, PTE_W);
+    map_pages(g, SUP_ADDR, PA_GDT, SUP_BYTES, PTE_W);
     case_ro_page(g->ram->host + PA_DATA + DATA_BYTES);
 
     memset(g->ram->host + PA_HALT, 0xf4, PAGE_SIZE);

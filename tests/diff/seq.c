@@ -99,6 +99,10 @@ static void seq_insn(struct rng *r, const struct gen_cfg *cfg, struct test_case 
             continue;
         if ((i.row->flags & IF_BRANCH) || i.id == INSN_POPF)
             continue;
+        /* Which components are in use, and so written, is the processor's to know once something ran. */
+        if (i.id == INSN_XSAVE || i.id == INSN_XSAVEC || i.id == INSN_XSAVEOPT ||
+            i.id == INSN_XRSTOR)
+            continue;
         if (!wild &&
             (i.id == INSN_IN || i.id == INSN_OUT || i.id == INSN_INS || i.id == INSN_OUTS ||
              i.id == INSN_XLAT || (i.id == INSN_MOV && gen_has_mem(&i) && !gen_modrm_mem(&i)) ||
