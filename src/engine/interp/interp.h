@@ -30,6 +30,7 @@ struct op;
 struct block;
 struct code_cache;
 struct simd; /* simd.h */
+struct dry;  /* dry.h */
 
 /* What the vCPUs of one VM share: vm->engine_priv. */
 struct interp_vm {
@@ -105,6 +106,7 @@ struct cpu {
     bool cs_8086;
     bool partly;         /* a gather or scatter has done some of its elements */
     bool trap_taken;     /* set by an instruction that consumes its own single-step trap (SYSCALL, INT n) */
+    struct dry *dry;     /* a dry run is under way: memory is read but not written, TLBs not filled (dry.h) */
     bool no_fast;        /* tests: use the plain functions for everything */
 };
 

@@ -1,6 +1,7 @@
 /* Linear memory: TLB refill, and every access that the inline hit path of op.h does not answer. */
 #include <string.h>
 
+#include "engine/interp/dry.h"
 #include "engine/interp/op.h"
 #include "engine/interp/world.h"
 
@@ -40,7 +41,8 @@ static void refill(struct cpu *c, uint64_t la, enum access a, enum priv p, struc
     struct tlb_entry *e = tlb_slot(&ctx->set[kind], la);
     struct walk w;
 
-    bool ok = paging_walk(&c->pg, p2m, la, a, kind == TLB_USER, kind == TLB_SUPER_AC, &w);
+    bool ok = (unlikely(c->dry) ? paging_peek : paging_walk)(&c->pg, p2m, la, a, kind == TLB_USER,
+                                                             kind == TLB_SUPER_AC, &w);
 
     if (unlikely(w.ncode))
         mem_walked(c, &w);
@@ -51,6 +53,12 @@ static void refill(struct cpu *c, uint64_t la, enum access a, enum priv p, struc
     out->gpa = w.gpa;
     out->rom = out->code = false;
     out->host = NULL;
+    if (unlikely(c->dry)) {
+        if (ent & P2M_PRESENT)
+            out->host = p2m_host(ent) + (la & PAGE_MASK);
+        out->rom = ent & P2M_READONLY;
+        return;
+    }
     if (!(ent & P2M_PRESENT)) {
         if (page == (e->rtag & ~PAGE_MASK))
             e->rtag = e->wtag = TLB_EMPTY;
@@ -132,10 +140,11 @@ static unsigned split(struct cpu *c, uint64_t la, unsigned n, enum access a, enu
     if (!cpu_long_mode(&c->s) || (p != PRIV_SUPER && c->bits != CPU_64))
         next &= 0xffffffff;
     resolve(c, la, first, a, p, &pc[0]);
-    if (first == n)
-        return 1;
-    resolve(c, next, n - first, a, p, &pc[1]);
-    return 2;
+    if (first != n)
+        resolve(c, next, n - first, a, p, &pc[1]);
+    if (unlikely(c->dry) && (!pc[0].host || (first != n && !pc[1].host)))
+        dry_refuse(c);
+    return first == n ? 1 : 2;
 }
 
 /* Up to 8 bytes are copied in one go, so that other vCPUs and devices see no tearing. */
@@ -159,6 +168,22 @@ static void copy(uint8_t *dst, const uint8_t *src, unsigned n)
     }
 }
 
+static void get(struct cpu *c, uint8_t *out, const uint8_t *host, unsigned n)
+{
+    if (unlikely(c->dry))
+        dry_load(c->dry, out, host, n);
+    else
+        copy(out, host, n);
+}
+
+static void put(struct cpu *c, uint64_t gpa, uint8_t *host, const uint8_t *in, unsigned n)
+{
+    if (unlikely(c->dry))
+        dry_store(c, gpa, host, in, n);
+    else
+        copy(host, in, n);
+}
+
 static void io_read(struct cpu *c, uint64_t gpa, uint8_t *out, unsigned n)
 {
     for (unsigned o = 0; o < n; o += 64)
@@ -179,7 +204,7 @@ void lin_read(struct cpu *c, uint64_t la, void *buf, unsigned n, enum priv p)
 
     for (unsigned i = 0; i < np; i++) {
         if (pc[i].host)
-            copy(out, pc[i].host, pc[i].n);
+            get(c, out, pc[i].host, pc[i].n);
         else
             io_read(c, pc[i].gpa, out, pc[i].n);
         out += pc[i].n;
@@ -200,7 +225,7 @@ void lin_write(struct cpu *c, uint64_t la, const void *buf, unsigned n, enum pri
 
     for (unsigned i = 0; i < np; i++) {
         if (pc[i].host && !pc[i].rom) {
-            copy(pc[i].host, in, pc[i].n);
+            put(c, pc[i].gpa, pc[i].host, in, pc[i].n);
             if (pc[i].code || (i && !pc[0].host && code_now(c, pc[i].gpa)))
                 cache_write(c->code, pc[i].gpa, pc[i].n);
         } else if (!pc[i].host) {
@@ -223,7 +248,7 @@ void *lin_map_rw(struct cpu *c, uint64_t la, unsigned n)
     unsigned np = split(c, la, n, ACCESS_WRITE, PRIV_CPL, pc);
 
     for (unsigned i = 0; i < np; i++)
-        if (!pc[i].host || pc[i].rom || pc[i].code)
+        if (!pc[i].host || pc[i].rom || pc[i].code || c->dry)
             return NULL;
     if (np == 2 && pc[1].host != pc[0].host + pc[0].n)
         return NULL;
@@ -235,7 +260,7 @@ const void *lin_map_ro(struct cpu *c, uint64_t la, unsigned n)
     struct piece pc[2];
     unsigned np = split(c, la, n, ACCESS_READ, PRIV_CPL, pc);
 
-    if (!pc[0].host || (np == 2 && pc[1].host != pc[0].host + pc[0].n))
+    if (!pc[0].host || (np == 2 && pc[1].host != pc[0].host + pc[0].n) || c->dry)
         return NULL;
     return pc[0].host;
 }
@@ -247,7 +272,7 @@ void lin_rmw_begin(struct cpu *c, struct rmw *r, uint64_t la, unsigned n, bool l
     uint8_t *out = r->buf;
 
     r->n[1] = 0;
-    r->direct = pc[0].host && !pc[0].rom;
+    r->direct = pc[0].host && !pc[0].rom && likely(!c->dry);
     for (unsigned i = 0; i < np; i++) {
         r->gpa[i] = pc[i].gpa;
         r->host[i] = pc[i].host;
@@ -264,14 +289,14 @@ void lin_rmw_begin(struct cpu *c, struct rmw *r, uint64_t la, unsigned n, bool l
     r->exclusive = false;
     if (r->direct)
         return;
-    if (locked && pc[0].host && (np == 1 || pc[1].host) && c->vm->nvcpu > 1) {
+    if (locked && pc[0].host && (np == 1 || pc[1].host) && c->vm->nvcpu > 1 && !c->dry) {
         r->exclusive = true;
         sync_pause(c);
         sync_begin(&c->shared->sync, SYNC_WORLD);
     }
     for (unsigned i = 0; i < np; i++) {
         if (pc[i].host)
-            copy(out, pc[i].host, pc[i].n);
+            get(c, out, pc[i].host, pc[i].n);
         else
             io_read(c, pc[i].gpa, out, pc[i].n);
         out += pc[i].n;
@@ -288,7 +313,7 @@ void lin_rmw_end(struct cpu *c, struct rmw *r)
             io_write(c, r->gpa[i], in, r->n[i]);
             io = true;
         } else if (!r->rom[i] && !r->direct) {
-            copy(r->host[i], in, r->n[i]);
+            put(c, r->gpa[i], r->host[i], in, r->n[i]);
         }
         in += r->n[i];
     }

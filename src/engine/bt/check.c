@@ -1,0 +1,331 @@
+/* Lockstep checking: comparing, and the report of what differs (check.h). */
+#include "engine/bt/check.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "engine/interp/dry.h"
+
+#define REPORT_BYTES 16384u
+#define LOOKS 4 /* how often the interpreter runs a block to agree with the translation */
+#define WORDS_SHOWN 16
+
+struct check {
+    struct dry *dry;
+    struct dry_point real; /* what the translation did */
+    struct dry_vec real_vec;
+    struct check_stats stats;
+    size_t len; /* of report */
+    char report[REPORT_BYTES];
+};
+
+int check_new(struct check **out, struct err *e)
+{
+    struct check *ck = calloc(1, sizeof(*ck));
+
+    if (ck)
+        ck->dry = dry_new();
+    if (!ck || !ck->dry) {
+        free(ck);
+        return err_set(e, ENOMEM, "out of memory for lockstep checking");
+    }
+    *out = ck;
+    return 0;
+}
+
+void check_free(struct check *ck)
+{
+    if (!ck)
+        return;
+    dry_free(ck->dry);
+    free(ck);
+}
+
+const struct check_stats *check_stats(const struct check *ck) { return &ck->stats; }
+const char *check_report(const struct check *ck) { return ck->report; }
+
+/* ---- comparing ---- */
+
+/* RF is set in the middle of a string instruction only, and cleared before the next instruction. */
+static uint64_t flags_of(const struct dry_point *p) { return p->rflags & ~FL_RF; }
+
+static bool same_regs(const struct dry_point *a, const struct dry_point *b)
+{
+    return a->rip == b->rip && flags_of(a) == flags_of(b) &&
+           !memcmp(a->gpr, b->gpr, sizeof(a->gpr));
+}
+
+static bool same_vec(const struct dry_vec *a, const struct dry_vec *b)
+{
+    return !memcmp(&a->x87, &b->x87, sizeof(a->x87)) && !memcmp(a->zmm, b->zmm, sizeof(a->zmm)) &&
+           !memcmp(a->k, b->k, sizeof(a->k)) && a->mxcsr == b->mxcsr;
+}
+
+static bool same_word(void *arg, const struct dry_word *w, uint64_t expected)
+{
+    uint64_t v;
+
+    memcpy(&v, w->at, sizeof(v));
+    return !((v ^ expected) & dry_bits(w->mask));
+}
+
+static bool same_at(const struct check *ck, unsigned k)
+{
+    const struct dry *d = ck->dry;
+
+    return same_regs(&d->point[k], &ck->real) &&
+           same_vec(&d->vec[d->point[k].vec], &ck->real_vec) && dry_words(d, k, same_word, NULL);
+}
+
+/* What no instruction of a translation changes. CR2 is left out: it may fault. */
+struct piece {
+    size_t from, to;
+};
+static const struct piece fixed[] = {
+    {offsetof(struct cpu_state, seg), offsetof(struct cpu_state, cr2)},
+    {offsetof(struct cpu_state, cr3), offsetof(struct cpu_state, x87)},
+    {offsetof(struct cpu_state, activity), offsetof(struct cpu_state, zmm)},
+    {offsetof(struct cpu_state, sti_shadow), sizeof(struct cpu_state)},
+};
+
+static bool same_fixed(const struct check *ck, const struct cpu *c)
+{
+    const uint8_t *a = (const uint8_t *)&ck->dry->start, *b = (const uint8_t *)&c->s;
+
+    for (unsigned k = 0; k < ARRAY_LEN(fixed); k++)
+        if (memcmp(a + fixed[k].from, b + fixed[k].from, fixed[k].to - fixed[k].from))
+            return false;
+    return true;
+}
+
+/* The last point of the run that is like what the translation did, or -1. */
+static int find_point(const struct check *ck)
+{
+    for (int k = (int)ck->dry->n; k >= 0; k--)
+        if (same_at(ck, (unsigned)k))
+            return k;
+    return -1;
+}
+
+void check_begin(struct check *ck, struct cpu *c, const struct block *b)
+{
+    dry_run(ck->dry, c, b);
+}
+
+/* ---- the report ---- */
+
+static void say(struct check *ck, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void say(struct check *ck, const char *fmt, ...)
+{
+    va_list ap;
+    int n;
+
+    va_start(ap, fmt);
+    n = vsnprintf(ck->report + ck->len, REPORT_BYTES - ck->len, fmt, ap);
+    va_end(ap);
+    if (n > 0)
+        ck->len = MIN(ck->len + (size_t)n, (size_t)REPORT_BYTES - 1);
+}
+
+static void say_row(struct check *ck, const char *name, uint64_t before, uint64_t want,
+                    uint64_t got)
+{
+    if (want != got)
+        say(ck, "  %-12s %016llx %016llx %016llx\n", name, (unsigned long long)before,
+            (unsigned long long)want, (unsigned long long)got);
+}
+
+/* In words of 8 bytes. */
+static void say_bytes(struct check *ck, const char *name, const void *before, const void *want,
+                      const void *got, size_t n)
+{
+    for (size_t k = 0; k + 8 <= n; k += 8) {
+        uint64_t v[3];
+        char label[32];
+
+        memcpy(&v[0], (const char *)before + k, 8);
+        memcpy(&v[1], (const char *)want + k, 8);
+        memcpy(&v[2], (const char *)got + k, 8);
+        snprintf(label, sizeof(label), "%s+%zu", name, k);
+        say_row(ck, label, v[0], v[1], v[2]);
+    }
+}
+
+static void say_code(struct check *ck)
+{
+    const struct dry *d = ck->dry;
+
+    for (unsigned k = 0; k < d->n && d->point[k].row; k++) {
+        const struct dry_point *p = &d->point[k];
+
+        say(ck, "  %#llx: %-12s", (unsigned long long)p->rip, p->row->mnemonic);
+        for (unsigned b = 0; b < p->len; b++)
+            say(ck, " %02x", p->bytes[b]);
+        say(ck, "\n");
+    }
+}
+
+static void say_regs(struct check *ck, const struct dry_point *want)
+{
+    static const char *const name[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                         "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+    const struct dry_point *start = &ck->dry->point[0], *got = &ck->real;
+
+    say_row(ck, "rip", start->rip, want->rip, got->rip);
+    say_row(ck, "rflags", start->rflags, flags_of(want), flags_of(got));
+    for (unsigned k = 0; k < 16; k++)
+        say_row(ck, name[k], start->gpr[k], want->gpr[k], got->gpr[k]);
+}
+
+static void say_vec(struct check *ck, const struct dry_vec *want)
+{
+    const struct dry_vec *start = &ck->dry->vec[0], *got = &ck->real_vec;
+    char name[16];
+
+    for (unsigned k = 0; k < 32; k++) {
+        snprintf(name, sizeof(name), "zmm%u", k);
+        say_bytes(ck, name, start->zmm[k], want->zmm[k], got->zmm[k], sizeof(got->zmm[k]));
+    }
+    for (unsigned k = 0; k < 8; k++) {
+        snprintf(name, sizeof(name), "k%u", k);
+        say_row(ck, name, start->k[k], want->k[k], got->k[k]);
+    }
+    say_row(ck, "mxcsr", start->mxcsr, want->mxcsr, got->mxcsr);
+    say_bytes(ck, "x87", &start->x87, &want->x87, &got->x87, sizeof(got->x87));
+}
+
+struct words {
+    struct check *ck;
+    unsigned shown;
+};
+
+static bool say_word(void *arg, const struct dry_word *w, uint64_t expected)
+{
+    struct words *x = arg;
+    uint64_t v, m = dry_bits(w->mask);
+    char name[32];
+
+    if (same_word(NULL, w, expected))
+        return true;
+    memcpy(&v, w->at, sizeof(v));
+    snprintf(name, sizeof(name), "[%#llx]", (unsigned long long)w->gpa);
+    say_row(x->ck, name, w->before & m, expected & m, v & m);
+    return ++x->shown < WORDS_SHOWN;
+}
+
+/* The point to show the differences from: one at the RIP where the translation came out, with as many
+ * registers alike as possible; without one the last. */
+static unsigned nearest(const struct check *ck)
+{
+    const struct dry *d = ck->dry;
+    unsigned best = d->n, score = 0;
+
+    for (unsigned k = 0; k <= d->n; k++) {
+        const struct dry_point *p = &d->point[k];
+        unsigned alike = 1;
+
+        if (p->rip != ck->real.rip)
+            continue;
+        for (unsigned r = 0; r < 16; r++)
+            alike += p->gpr[r] == ck->real.gpr[r];
+        if (alike >= score) {
+            best = k;
+            score = alike;
+        }
+    }
+    return best;
+}
+
+static void report(struct check *ck, const struct cpu *c)
+{
+    static const char *const bits[] = {"16", "32", "64"};
+    static const char *const why[] = {"", "ended", "ended before an instruction that is not translated",
+                                      "could not go on"};
+    const struct dry *d = ck->dry;
+    unsigned k = nearest(ck);
+    struct words words = {.ck = ck};
+
+    ck->len = 0;
+    say(ck, "translation and interpreter differ\n");
+    say(ck, "block at gpa %#llx, rip %#llx, %s-bit code, CPL %u, after %llu blocks alike\n",
+        (unsigned long long)d->block->gpa, (unsigned long long)d->start.rip, bits[c->bits], c->cpl,
+        (unsigned long long)ck->stats.blocks);
+    say_code(ck);
+    say(ck, "the interpreter %s at %#llx", why[d->stop], (unsigned long long)d->point[d->n].rip);
+    if (d->vector != DRY_NO_FAULT)
+        say(ck, " (fault %u)", d->vector);
+    say(ck, "\nthe translation came out at %#llx\n", (unsigned long long)ck->real.rip);
+    if (d->point[k].rip != ck->real.rip)
+        say(ck, "where the interpreter never was\n");
+    say(ck, "  after %2u     before           interpreter      translation\n", k);
+    say_regs(ck, &d->point[k]);
+    say_vec(ck, &d->vec[d->point[k].vec]);
+    dry_words(d, k, say_word, &words);
+    for (unsigned f = 0; f < ARRAY_LEN(fixed); f++)
+        say_bytes(ck, f == 0 ? "segments" : f == 1 ? "system" : "other",
+                  (const uint8_t *)&d->start + fixed[f].from,
+                  (const uint8_t *)&d->start + fixed[f].from,
+                  (const uint8_t *)&c->s + fixed[f].from, fixed[f].to - fixed[f].from);
+}
+
+static void log_report(const struct check *ck, struct log *log)
+{
+    for (const char *p = ck->report; *p;) {
+        size_t n = strcspn(p, "\n");
+
+        log_msg(log, LOG_ERROR, "%.*s", (int)n, p);
+        p += n + (p[n] == '\n');
+    }
+}
+
+/* ---- the end of a block ---- */
+
+/* The translation left in the middle of a string instruction: the interpreter has to do as many
+ * elements. */
+static bool in_string(const struct check *ck)
+{
+    const struct dry *d = ck->dry;
+
+    for (unsigned k = 0; k <= d->n; k++)
+        if (d->point[k].repeats && d->point[k].rip == ck->real.rip)
+            return true;
+    return false;
+}
+
+bool check_end(struct check *ck, struct cpu *c)
+{
+    struct dry *d = ck->dry;
+    bool fixed_same;
+    int k;
+
+    x87_sync(c);
+    dry_take(&ck->real, &ck->real_vec, c);
+    fixed_same = same_fixed(ck, c);
+    k = fixed_same ? find_point(ck) : -1;
+    for (unsigned look = 1; fixed_same && k < 0 && look < LOOKS; look++) {
+        bool again = !in_string(ck);
+
+        dry_again(d, c, again ? NULL : &ck->real);
+        k = find_point(ck);
+        if (k >= 0)
+            ck->stats.raced += again;
+    }
+    if (k >= 0) {
+        ck->stats.blocks++;
+        ck->stats.insns += (unsigned)k;
+        return true;
+    }
+    if (fixed_same && d->stop == DRY_UNSURE) {
+        ck->stats.unsure++;
+        return true;
+    }
+    report(ck, c);
+    log_report(ck, c->vm->trace->log);
+    err_set(&c->v->error, EILSEQ, "lockstep check: translation and interpreter differ at rip %#llx",
+            (unsigned long long)d->start.rip);
+    return false;
+}
