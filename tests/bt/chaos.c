@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "../interp/scene.h"
+#include "../interp/watchdog.h"
 #include "lockstep.h"
 
 #define ENTRIES 6
@@ -114,7 +115,9 @@ static bool step(struct chaos *x, struct rng *r)
         if (!l->c->deliver && l->c->s.rip != rip)
             return true;
     }
+    watchdog_start(&l->w->vcpu[0], 20000); /* a string instruction may be endless */
     stop = world_run(l->w, 0, 1);
+    watchdog_stop();
     return stop == STOP_BUDGET;
 }
 
