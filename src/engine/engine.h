@@ -123,7 +123,7 @@ struct engine_ops {
 
 /* All engines in order of preference, NULL-terminated (engines.c). */
 extern const struct engine_ops *const engine_list[];
-extern const struct engine_ops interp_engine;
+extern const struct engine_ops interp_engine, bt_engine;
 const struct engine_ops *engine_find(const char *name);
 
 /* Posts events and kicks. Any thread, async-signal-safe. */

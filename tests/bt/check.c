@@ -369,7 +369,7 @@ static void finds_overrun(void **state)
 static void report_is_complete(void **state)
 {
     static const char *const has[] = {
-        "block at gpa 0x10000, rip 0x10000, 64-bit code, CPL 0",
+        "code at gpa 0x10000, rip 0x10000, 64-bit, CPL 0, after 0 blocks alike\n",
         "  0x10000: inc          48 ff c0\n",
         "  0x10003: mov          48 89 03\n",
         "the interpreter ended before an instruction that is not translated at 0x10006\n",

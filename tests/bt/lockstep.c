@@ -42,8 +42,8 @@ struct block *lock_block(struct lock *l)
 void lock_begin(struct lock *l, const struct block *b)
 {
     sync_enter(l->c);
-    dry_run(l->dry, l->c, b);
-    check_begin(l->ck, l->c, b);
+    dry_run(l->dry, l->c, b, 0);
+    check_begin(l->ck, l->c, b, 0);
     sync_leave(l->c);
 }
 

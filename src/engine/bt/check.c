@@ -111,9 +111,9 @@ static int find_point(const struct check *ck)
     return -1;
 }
 
-void check_begin(struct check *ck, struct cpu *c, const struct block *b)
+void check_begin(struct check *ck, struct cpu *c, const struct block *b, unsigned from)
 {
-    dry_run(ck->dry, c, b);
+    dry_run(ck->dry, c, b, from);
 }
 
 /* ---- the report ---- */
@@ -143,13 +143,14 @@ static void say_row(struct check *ck, const char *name, uint64_t before, uint64_
 static void say_bytes(struct check *ck, const char *name, const void *before, const void *want,
                       const void *got, size_t n)
 {
-    for (size_t k = 0; k + 8 <= n; k += 8) {
-        uint64_t v[3];
+    for (size_t k = 0; k < n; k += 8) {
+        size_t some = MIN(n - k, (size_t)8);
+        uint64_t v[3] = {0};
         char label[32];
 
-        memcpy(&v[0], (const char *)before + k, 8);
-        memcpy(&v[1], (const char *)want + k, 8);
-        memcpy(&v[2], (const char *)got + k, 8);
+        memcpy(&v[0], (const char *)before + k, some);
+        memcpy(&v[1], (const char *)want + k, some);
+        memcpy(&v[2], (const char *)got + k, some);
         snprintf(label, sizeof(label), "%s+%zu", name, k);
         say_row(ck, label, v[0], v[1], v[2]);
     }
@@ -251,8 +252,8 @@ static void report(struct check *ck, const struct cpu *c)
 
     ck->len = 0;
     say(ck, "translation and interpreter differ\n");
-    say(ck, "block at gpa %#llx, rip %#llx, %s-bit code, CPL %u, after %llu blocks alike\n",
-        (unsigned long long)d->block->gpa, (unsigned long long)d->start.rip, bits[c->bits], c->cpl,
+    say(ck, "code at gpa %#llx, rip %#llx, %s-bit, CPL %u, after %llu blocks alike\n",
+        (unsigned long long)d->block->gpa + d->from, (unsigned long long)d->start.rip, bits[c->bits], c->cpl,
         (unsigned long long)ck->stats.blocks);
     say_code(ck);
     say(ck, "the interpreter %s at %#llx", why[d->stop], (unsigned long long)d->point[d->n].rip);

@@ -34,10 +34,10 @@ struct check_stats {
 int check_new(struct check **out, struct err *e);
 void check_free(struct check *ck);
 
-/* The translation of b is about to run at c->s.rip. The state must be in c, flags in c->cc, and the
+/* The translation of b is about to run from the block's byte `from` on, where c->s.rip is. The state must be in c, flags in c->cc, and the
  * host's vector registers free (!c->vec_live); afterwards the host's x87 unit is free too. Nothing
  * that the guest can see changes. */
-void check_begin(struct check *ck, struct cpu *c, const struct block *b);
+void check_begin(struct check *ck, struct cpu *c, const struct block *b, unsigned from);
 /* It has come back with the state in c, as above: RIP at the next instruction, before anything else is done
  * about that (events, faults, an instruction that the interpreter is to run). True if it did what the
  * interpreter does; else the report is written to the log and c->v->error is set, and the caller

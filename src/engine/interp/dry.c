@@ -286,7 +286,7 @@ static void one(struct dry *d, struct cpu *c)
     const struct insn *i;
     uint64_t next;
 
-    if (d->n >= d->block->nops - 1u || !(x = insn_at(d, c))) {
+    if (d->off >= d->block->bytes || d->n == BLOCK_MAX_INSNS || !(x = insn_at(d, c))) {
         d->stop = DRY_DONE;
         return;
     }
@@ -388,7 +388,8 @@ static void run(struct dry *d, struct cpu *c)
     c->step = true; /* string instructions come back after each element */
     d->stop = DRY_RUNNING;
     d->vector = DRY_NO_FAULT;
-    d->n = d->nvec = d->off = d->elements = d->nwrites = 0;
+    d->n = d->nvec = d->elements = d->nwrites = 0;
+    d->off = d->from;
     note(d, c, true);
     if (setjmp(c->fault))
         left(d, c);
@@ -401,11 +402,12 @@ static void run(struct dry *d, struct cpu *c)
     c->cc = flags_to_cc(d->start.rflags);
 }
 
-void dry_run(struct dry *d, struct cpu *c, const struct block *b)
+void dry_run(struct dry *d, struct cpu *c, const struct block *b, unsigned from)
 {
     assert(!c->vec_live && !c->dry);
     x87_sync(c);
     d->block = b;
+    d->from = from;
     d->start = c->s;
     d->start.rflags = cpu_flags(c);
     d->until = NULL;

@@ -84,7 +84,8 @@ struct dry {
 
     /* The run under way. */
     const struct block *block;
-    unsigned off;      /* of the next instruction in it */
+    unsigned from;     /* where in it the run began, bytes */
+    unsigned off;      /* of the next instruction */
     unsigned elements; /* of string instructions so far */
     const struct dry_point *until; /* end in the middle of a string instruction, when RCX is as here */
     struct op op;      /* stands for the op that runs */
@@ -96,10 +97,10 @@ struct dry {
 struct dry *dry_new(void);
 void dry_free(struct dry *d);
 
-/* Runs the code of b, whose first instruction is at c->s.rip, until it ends (enum dry_stop); the result
+/* Runs the code of b from its byte `from` on, where c->s.rip is, until it ends (enum dry_stop); the result
  * is in d. c is as before afterwards, but that the host's x87 unit holds no guest state. The host's
  * vector registers must hold none before (!c->vec_live). */
-void dry_run(struct dry *d, struct cpu *c, const struct block *b);
+void dry_run(struct dry *d, struct cpu *c, const struct block *b, unsigned from);
 /* Once more from the state and from what was in the words then stored to at the last dry_run, whatever
  * c and memory have become since; what was only read is read as it is now. If until is not NULL and a
  * repeated string instruction at until->rip leaves until->gpr[RCX] to do, that is the end. */

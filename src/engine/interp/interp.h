@@ -21,6 +21,7 @@
 #include "base/util.h"
 #include "cpu/paging.h"
 #include "cpu/state.h"
+#include "engine/bt/state.h"
 #include "engine/engine.h"
 #include "engine/interp/sync.h"
 #include "engine/interp/tlb.h"
@@ -36,6 +37,10 @@ struct dry;  /* dry.h */
 struct interp_vm {
     struct code_cache *code;
     struct sync sync;
+    /* Runs guest code from c->s.rip, which needs no stepping, until something wants the run loop. */
+    void (*run)(struct cpu *c);
+    struct bt *bt; /* the translator, NULL without one */
+    unsigned threshold; /* of entries, for a block to be translated */
 };
 
 /* An exception or interrupt on its way to being delivered. */
@@ -96,6 +101,11 @@ struct cpu {
     struct simd *simd;   /* vector routines and buffers (simd_init, simd_fini) */
     bool x87_live;       /* the host's x87 unit holds s.x87 (x87.c) */
     bool vec_live;       /* the host's registers hold s.zmm, s.k and s.mxcsr (bt/vec.h) */
+    struct {
+        uint8_t set;     /* enum vec_set: what is moved */
+        bool k64;        /* the host's opmasks have 64 bits, not 16 */
+        uint32_t mxcsr;  /* for comparing */
+    } vec;               /* bt/vec.c's own */
     uint64_t ninsn;      /* retired, flushed to v->insns */
     uint64_t nevents;    /* exceptions and interrupts delivered */
     uint64_t stop_at;    /* ninsn + nevents at which the budget ends, UINT64_MAX without one */
@@ -108,6 +118,7 @@ struct cpu {
     bool trap_taken;     /* set by an instruction that consumes its own single-step trap (SYSCALL, INT n) */
     struct dry *dry;     /* a dry run is under way: memory is read but not written, TLBs not filled (dry.h) */
     bool no_fast;        /* tests: use the plain functions for everything */
+    struct bt_cpu bt;    /* the translator's */
 };
 
 /* ---- faults ---- */
@@ -154,6 +165,16 @@ enum priv {
     PRIV_ELEMENT, /* an element of a vector: the same without alignment checks */
     PRIV_SUPER /* implicit supervisor access: GDT, LDT, IDT, TSS, and stacks of inner rings */
 };
+/* Which TLB set answers an access of this kind now (refill.c). */
+enum tlb_kind tlb_kind(const struct cpu *c, enum priv p);
+/* What a walk for the TLB found. ent: the frame's p2m entry, 0 if it is no memory. */
+struct refill {
+    struct walk w;
+    uint64_t ent;
+};
+/* Translates la, canonical in long mode, and fills the TLB. False: #PF with r->w.error. After either mem_walked
+ * must be called if r->w.ncode. */
+bool tlb_refill(struct cpu *c, uint64_t la, enum access a, enum priv p, struct refill *r);
 /* n up to 4096; may cross pages: then both are checked before anything is written. */
 void lin_read(struct cpu *c, uint64_t la, void *buf, unsigned n, enum priv p);
 void lin_write(struct cpu *c, uint64_t la, const void *buf, unsigned n, enum priv p);

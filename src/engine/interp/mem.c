@@ -5,17 +5,6 @@
 #include "engine/interp/op.h"
 #include "engine/interp/world.h"
 
-/* Which TLB set answers an access of this kind now. */
-static enum tlb_kind kind_of(const struct cpu *c, enum priv p)
-{
-    if (p != PRIV_SUPER && c->cpl == 3)
-        return TLB_USER;
-    /* SMAP is lifted by AC, but never for implicit supervisor accesses. */
-    if (c->pg.smap && p != PRIV_SUPER && (c->s.rflags & FL_AC))
-        return TLB_SUPER_AC;
-    return TLB_SUPER;
-}
-
 /* One page's worth of an access. */
 struct piece {
     uint8_t *host; /* NULL: I/O at gpa */
@@ -31,63 +20,38 @@ void mem_walked(struct cpu *c, const struct walk *w)
         cache_write(c->code, w->code_gpa[i], sizeof(uint64_t));
 }
 
+/* As tlb_refill, but changes nothing. Code is of no concern where nothing is written. */
+static bool peek(struct cpu *c, uint64_t la, enum access a, enum priv p, struct refill *r)
+{
+    struct p2m *p2m = physmap_p2m(c->vm->map);
+    enum tlb_kind kind = tlb_kind(c, p);
+
+    if (!paging_peek(&c->pg, p2m, la, a, kind == TLB_USER, kind == TLB_SUPER_AC, &r->w))
+        return false;
+    r->ent = p2m_get(p2m, r->w.gpa >> PAGE_SHIFT) & ~P2M_CODE;
+    return true;
+}
+
 /* Walks the tables for an access to la and remembers what it found. Raises #PF. */
 static void refill(struct cpu *c, uint64_t la, enum access a, enum priv p, struct piece *out)
 {
-    enum tlb_kind kind = kind_of(c, p);
-    struct tlb_context *ctx = &c->tlbs.ctx[c->tlbs.cur];
-    struct p2m *p2m = physmap_p2m(c->vm->map);
-    uint64_t page = la & ~PAGE_MASK, gfn, ent;
-    struct tlb_entry *e = tlb_slot(&ctx->set[kind], la);
-    struct walk w;
+    struct refill r;
+    bool ok = (unlikely(c->dry) ? peek : tlb_refill)(c, la, a, p, &r);
 
-    bool ok = (unlikely(c->dry) ? paging_peek : paging_walk)(&c->pg, p2m, la, a, kind == TLB_USER,
-                                                             kind == TLB_SUPER_AC, &w);
-
-    if (unlikely(w.ncode))
-        mem_walked(c, &w);
+    if (unlikely(r.w.ncode))
+        mem_walked(c, &r.w);
     if (!ok)
-        cpu_raise_pf(c, la, w.error);
-    gfn = w.gpa >> PAGE_SHIFT;
-    ent = p2m_get(p2m, gfn);
-    out->gpa = w.gpa;
-    out->rom = out->code = false;
-    out->host = NULL;
-    if (unlikely(c->dry)) {
-        if (ent & P2M_PRESENT)
-            out->host = p2m_host(ent) + (la & PAGE_MASK);
-        out->rom = ent & P2M_READONLY;
-        return;
-    }
-    if (!(ent & P2M_PRESENT)) {
-        if (page == (e->rtag & ~PAGE_MASK))
-            e->rtag = e->wtag = TLB_EMPTY;
-        return;
-    }
-    if (a == ACCESS_WRITE && !(ent & (P2M_READONLY | P2M_DIRTY)))
-        ent = p2m_set_flags(p2m, gfn, P2M_DIRTY) | P2M_DIRTY;
-    out->host = p2m_host(ent) + (la & PAGE_MASK);
-    out->rom = ent & P2M_READONLY;
-    out->code = ent & P2M_CODE;
-
-    if (e->rtag != page || e->info >> PAGE_SHIFT != gfn)
-        e->wtag = TLB_EMPTY;
-    e->rtag = page;
-    e->addend = (uint64_t)(uintptr_t)p2m_host(ent) - page;
-    e->info = gfn << PAGE_SHIFT | (w.global ? TLB_INFO_GLOBAL : 0) |
-              (w.page_shift > PAGE_SHIFT ? TLB_INFO_LARGE : 0);
-    if (w.page_shift > PAGE_SHIFT)
-        ctx->large[la >> 63] = true;
-    /* A store may go straight to the page only when nothing has to be noted about it. */
-    if (a == ACCESS_WRITE && w.dirty && (ent & P2M_DIRTY) &&
-        !(ent & (P2M_READONLY | P2M_COW | P2M_CODE)))
-        e->wtag = page;
+        cpu_raise_pf(c, la, r.w.error);
+    out->gpa = r.w.gpa;
+    out->rom = r.ent & P2M_READONLY;
+    out->code = r.ent & P2M_CODE;
+    out->host = r.ent & P2M_PRESENT ? p2m_host(r.ent) + (la & PAGE_MASK) : NULL;
 }
 
 static void resolve(struct cpu *c, uint64_t la, unsigned n, enum access a, enum priv p,
                     struct piece *out)
 {
-    struct tlb_entry *e = tlb_slot(&c->tlbs.ctx[c->tlbs.cur].set[kind_of(c, p)], la);
+    struct tlb_entry *e = tlb_slot(&c->tlbs.ctx[c->tlbs.cur].set[tlb_kind(c, p)], la);
     uint64_t page = la & ~PAGE_MASK;
 
     out->n = n;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/bt/state.h"
 #include "engine/interp/cache.h"
 
 static void set_empty(struct tlb_set *s)
@@ -124,6 +125,13 @@ static void jump_forget_page(struct jump_cache *jc, uint64_t la)
     jump_forget_row(jc, la - PAGE_SIZE);
 }
 
+/* The same in the translator's table, whose code does not cross pages. */
+static void bt_forget_page(struct bt_jump *j, uint64_t la)
+{
+    if (j)
+        memset(bt_jump_slot(j, la & ~PAGE_MASK), 0, sizeof(*j) << BT_JUMP_ROW_BITS);
+}
+
 /* Drops la from one context. A large mapping may have put up to 262,144 small entries in, so any entry
  * that came from one and lies within the same 1 GiB goes too (invalidating more is always allowed). */
 static void ctx_flush_page(struct tlbs *t, struct tlb_context *x, uint64_t la, bool global_only)
@@ -151,6 +159,7 @@ static void ctx_flush_page(struct tlbs *t, struct tlb_context *x, uint64_t la, b
 void tlbs_flush_page(struct tlbs *t, uint64_t la)
 {
     jump_forget_page(t->jc, la);
+    bt_forget_page(t->bt_jump, la);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (t->ctx[i].valid)
             ctx_flush_page(t, &t->ctx[i], la, i != t->cur);
@@ -159,6 +168,7 @@ void tlbs_flush_page(struct tlbs *t, uint64_t la)
 void tlbs_flush_page_pcid(struct tlbs *t, uint64_t la, uint16_t pcid)
 {
     jump_forget_page(t->jc, la);
+    bt_forget_page(t->bt_jump, la);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (t->ctx[i].valid && t->ctx[i].pcid == pcid)
             ctx_flush_page(t, &t->ctx[i], la, false);

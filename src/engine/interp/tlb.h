@@ -21,6 +21,8 @@
 /* A tag that no page-aligned address equals. */
 #define TLB_EMPTY 1ull
 
+struct bt_jump;
+
 struct tlb_entry {
     uint64_t rtag, wtag;  /* page of la, or TLB_EMPTY */
     uint64_t addend;      /* host address - la */
@@ -50,7 +52,8 @@ struct tlbs {
     unsigned cur;
     uint64_t next_gen, clock;
     uint64_t global_gen;    /* as tlb_context.gen, of the global entries */
-    struct jump_cache *jc;  /* follows the page flushes; not owned */
+    struct jump_cache *jc;   /* follows the page flushes; not owned */
+    struct bt_jump *bt_jump; /* the same; NULL without a translator */
 };
 
 struct jump_cache;

@@ -1,0 +1,734 @@
+/* Translating a block: what is done with each instruction, and the driver. */
+#include "engine/bt/tr.h"
+
+#include <time.h>
+
+#include "engine/interp/op.h"
+
+#define STATUS ((uint16_t)FL_STATUS)
+
+struct cold *tr_cold(struct tr *t, int kind, uint32_t from, uint32_t site)
+{
+    struct cold *c = &t->cold[t->ncold++];
+
+    *c = (struct cold){.kind = kind, .from = from, .site = site, .fl = t->fl, .recipe = t->recipe};
+    return c;
+}
+
+uint32_t tr_site(struct tr *t, enum bt_site_kind kind, unsigned span)
+{
+    return bt_site_add(t->bt, &(struct bt_site){.t = t->t,
+                                                .off = t->s ? t->s->off : (uint16_t)(t->b->gpa & PAGE_MASK),
+                                                .kind = (uint8_t)kind,
+                                                .span = (uint16_t)span});
+}
+
+unsigned tr_reg(struct tr *t, unsigned r, unsigned tmp)
+{
+    if (bt_home[r] != BT_SPILLED)
+        return bt_home[r];
+    emit_load_gs(t->e, tmp, BT_OFF_GPR(r));
+    return tmp;
+}
+
+/* ---- what to do with an instruction ---- */
+
+/* General instructions that are the same on the host once their operands are replaced. */
+static bool copied(const struct insn *i)
+{
+    switch (i->id) {
+    case INSN_ADD: case INSN_OR: case INSN_ADC: case INSN_SBB: case INSN_AND: case INSN_SUB:
+    case INSN_XOR: case INSN_CMP: case INSN_TEST: case INSN_NOT: case INSN_NEG: case INSN_MUL:
+    case INSN_IMUL: case INSN_DIV: case INSN_IDIV: case INSN_INC: case INSN_DEC: case INSN_MOV:
+    case INSN_MOVZX: case INSN_MOVSX: case INSN_MOVSXD: case INSN_XCHG: case INSN_XADD:
+    case INSN_CMPXCHG: case INSN_CMPXCHG8B: case INSN_CMPXCHG16B: case INSN_BSWAP:
+    case INSN_CMOVCC: case INSN_SETCC: case INSN_BSF: case INSN_BSR: case INSN_TZCNT:
+    case INSN_LZCNT: case INSN_POPCNT: case INSN_ROL: case INSN_ROR: case INSN_RCL: case INSN_RCR:
+    case INSN_SHL: case INSN_SHR: case INSN_SAR: case INSN_SHLD: case INSN_SHRD: case INSN_CBW:
+    case INSN_CWD: case INSN_CMC: case INSN_CLC: case INSN_STC: case INSN_LAHF: case INSN_SAHF:
+    case INSN_MOVBE: case INSN_ANDN: case INSN_BEXTR: case INSN_BLSI: case INSN_BLSR:
+    case INSN_BLSMSK: case INSN_BZHI: case INSN_MULX: case INSN_PDEP: case INSN_PEXT:
+    case INSN_RORX: case INSN_SARX: case INSN_SHLX: case INSN_SHRX: case INSN_ADCX: case INSN_ADOX:
+    case INSN_CRC32: case INSN_MOVNTI: case INSN_MFENCE: case INSN_LFENCE: case INSN_SFENCE:
+        return true;
+    case INSN_BT: case INSN_BTS: case INSN_BTR: case INSN_BTC:
+        /* A bit number in a register reaches beyond the operand in memory. */
+        return i->op[0].kind == OP_REG || i->op[1].kind == OP_IMM;
+    default:
+        return false;
+    }
+}
+
+static enum bt_level level_of(const struct insn *i)
+{
+    if (i->row->flags & IF_AVX512)
+        return BT_LEVEL_AVX512;
+    if (i->row->flags & IF_AVX)
+        return BT_LEVEL_AVX;
+    return i->row->flags & IF_SSE ? BT_LEVEL_SSE : BT_LEVEL_NONE;
+}
+
+static const struct opnd *mem_operand(const struct insn *i)
+{
+    for (unsigned k = 0; k < i->nops; k++)
+        if (i->op[k].kind == OP_MEM)
+            return &i->op[k];
+    return NULL;
+}
+
+/* Host registers for the operands without a home, from `tmp` on; false if there are not enough. */
+static bool make_map(const struct insn *i, struct recode_map *map, const uint8_t *tmp, unsigned ntmp,
+                     uint8_t guest[3], unsigned *nguest)
+{
+    memcpy(map->gpr, bt_home, sizeof(map->gpr));
+    memset(map->high, REG_NONE, sizeof(map->high));
+    *nguest = 0;
+    for (unsigned k = 0; k < i->nops; k++) {
+        const struct opnd *o = &i->op[k];
+
+        if (o->kind != OP_REG || o->cls != RC_GPR || map->gpr[o->reg] != BT_SPILLED)
+            continue;
+        if (*nguest == ntmp)
+            return false;
+        guest[*nguest] = o->reg;
+        map->gpr[o->reg] = tmp[(*nguest)++];
+    }
+    /* The rest is not named: any value will do. */
+    for (unsigned r = 0; r < 16; r++)
+        if (map->gpr[r] == BT_SPILLED)
+            map->gpr[r] = BT_T0;
+    return true;
+}
+
+static int high_operand(const struct insn *i)
+{
+    for (unsigned k = 0; k < i->nops; k++)
+        if (i->op[k].kind == OP_REG && i->op[k].cls == RC_GPRH)
+            return i->op[k].reg;
+    return -1;
+}
+
+/* Can it be copied? Tries, as copy() will. */
+static bool can_copy(const struct step *s)
+{
+    static const uint8_t tmp[] = {BT_T1, BT_T2, BT_T0};
+    static const struct recode_mem mem = {.base = BT_T0, .index = REG_NONE};
+    const struct insn *i = &s->i;
+    const struct opnd *m = mem_operand(i);
+    struct recode_map map;
+    uint8_t guest[3], out[RECODE_MAX];
+    unsigned n;
+    int high = high_operand(i);
+
+    if (m && (!m->size || m->size > 64 || (i->mem.vsib)))
+        return false;
+    if (m && i->addrsize != 8 && i->addrsize != 4)
+        return false;
+    if (m && i->mem.disp != (int32_t)i->mem.disp && i->mem.base == REG_RIP)
+        return false;
+    /* Two high registers beside memory do not occur. */
+    if (m && high >= 0 && (i->id == INSN_CMPXCHG || i->id == INSN_MUL || i->id == INSN_DIV))
+        return false;
+    if (!make_map(i, &map, tmp, m ? 2 : 3, guest, &n))
+        return false;
+    if (m && high >= 0)
+        map.high[high] = (uint8_t)high;
+    return recode(out, i, &map, m ? &mem : NULL) != 0;
+}
+
+static void flag_effects(struct step *s)
+{
+    const struct insn *i = &s->i;
+    uint16_t w = i->row->fl_write & STATUS, r = i->row->fl_read & STATUS;
+
+    s->fl_some = w;
+    switch (i->id) {
+    case INSN_SHL: case INSN_SHR: case INSN_SAR: case INSN_SHLD: case INSN_SHRD: case INSN_ROL:
+    case INSN_ROR: {
+        const struct opnd *o = &i->op[i->nops - 1];
+
+        /* By CL, or by an immediate 0, it may leave them as they are. */
+        s->fl_read = false;
+        if (o->kind != OP_IMM)
+            w = 0;
+        else if (!(i->imm & (i->op[0].size == 8 ? 63 : 31)))
+            w = 0, s->fl_some = false;
+        s->fl_write = w;
+        return;
+    }
+    default:
+        s->fl_read = r;
+        s->fl_write = w;
+    }
+}
+
+static uint16_t implicit_writes(const struct insn *i)
+{
+    switch (i->id) {
+    case INSN_MUL: case INSN_DIV: case INSN_IDIV: case INSN_CMPXCHG8B: case INSN_CMPXCHG16B:
+        return BIT(RAX) | BIT(RDX);
+    case INSN_IMUL:
+        return i->nops == 1 ? BIT(RAX) | BIT(RDX) : 0;
+    case INSN_CMPXCHG: case INSN_CBW: case INSN_LAHF:
+        return BIT(RAX);
+    case INSN_CWD:
+        return BIT(RDX);
+    case INSN_PCMPESTRI: case INSN_PCMPISTRI: case INSN_VPCMPESTRI: case INSN_VPCMPISTRI:
+        return BIT(RCX);
+    default:
+        return 0;
+    }
+}
+
+static void stack_access(struct step *s, bool write, int disp)
+{
+    s->stack = (struct use){.used = true, .read = !write, .write = write, .size = 8, .disp = disp};
+    s->writes |= BIT(RSP);
+}
+
+static void mem_access(struct step *s)
+{
+    const struct opnd *m = mem_operand(&s->i);
+
+    if (m)
+        s->mem = (struct use){.used = true,
+                                 .read = m->read,
+                                 .write = m->write,
+                                 .size = m->size,
+                                 .disp = (int32_t)s->i.mem.disp};
+}
+
+static void classify(struct tr *t, struct step *s)
+{
+    const struct insn *i = &s->i;
+    const struct opnd *o = &i->op[0];
+    bool mem = mem_operand(i);
+
+    s->how = HOW_INTERP;
+    s->writes = implicit_writes(i);
+    s->mem.used = s->stack.used = false;
+    flag_effects(s);
+    for (unsigned k = 0; k < i->nops; k++)
+        if (i->op[k].kind == OP_REG && (i->op[k].cls == RC_GPR || i->op[k].cls == RC_GPRH) &&
+            i->op[k].write)
+            s->writes |= (uint16_t)BIT(i->op[k].reg);
+    if (!insn_supported(i, t->c->vm->cpuid))
+        return;
+    switch (i->id) {
+    case INSN_NOP:
+    case INSN_ENDBR64:
+    case INSN_ENDBR32:
+        s->how = HOW_NOP;
+        return;
+    case INSN_LEA:
+        if (i->addrsize >= 4 && i->mem.disp == (int32_t)i->mem.disp)
+            s->how = HOW_LEA;
+        return;
+    case INSN_PUSH:
+        if (i->opsize != 8 || (o->kind == OP_IMM && (int64_t)i->imm != (int32_t)i->imm))
+            return;
+        s->how = HOW_PUSH;
+        mem_access(s);
+        stack_access(s, true, -8);
+        return;
+    case INSN_POP:
+        if (i->opsize != 8 || o->kind != OP_REG)
+            return;
+        s->how = HOW_POP;
+        stack_access(s, false, 0);
+        return;
+    case INSN_LEAVE:
+        if (i->opsize != 8)
+            return;
+        s->how = HOW_LEAVE;
+        stack_access(s, false, 0);
+        s->writes |= BIT(RBP);
+        return;
+    case INSN_JCC:
+        s->how = i->opsize == 8 ? HOW_JCC : HOW_INTERP;
+        return;
+    case INSN_JMP:
+        s->how = i->opsize == 8 ? HOW_JMP : HOW_INTERP;
+        return;
+    case INSN_CALL:
+        if (i->opsize != 8)
+            return;
+        s->how = HOW_CALL;
+        stack_access(s, true, -8);
+        return;
+    case INSN_JMP_IND:
+        if (i->opsize != 8)
+            return;
+        s->how = HOW_JMP_IND;
+        mem_access(s);
+        return;
+    case INSN_CALL_IND:
+        if (i->opsize != 8)
+            return;
+        s->how = HOW_CALL_IND;
+        mem_access(s);
+        stack_access(s, true, -8);
+        return;
+    case INSN_RET:
+        if (i->opsize != 8)
+            return;
+        s->how = HOW_RET;
+        stack_access(s, false, 0);
+        return;
+    default:
+        break;
+    }
+    if (i->row->flags & (IF_PRIV | IF_BRANCH | IF_SYS | IF_X87 | IF_MMX | IF_REP))
+        return;
+    if (!copied(i) && level_of(i) == BT_LEVEL_NONE)
+        return;
+    if (!can_copy(s))
+        return;
+    s->how = HOW_COPY;
+    if (mem)
+        mem_access(s);
+}
+
+/* ---- code for it ---- */
+
+/* May the host raise a fault in this instruction, its operands being accessible? */
+static bool host_faults(const struct insn *i)
+{
+    return i->id == INSN_DIV || i->id == INSN_IDIV || i->id == INSN_CMPXCHG16B ||
+           (i->row->flags & (IF_SSE | IF_AVX | IF_AVX512)) || (i->prefix & PFX_LOCK) ||
+           i->id == INSN_XCHG;
+}
+
+/* The host code from `begin` to here may fault: then the interpreter does the step. */
+static void host_fault(struct tr *t, uint32_t begin, const struct cold *like)
+{
+    uint32_t n = atomic_load_explicit(&t->bt->nfault, memory_order_relaxed);
+    struct cold *c = tr_cold(t, COLD_INTERP, 0, tr_site(t, BT_SITE_PLAIN, 0));
+
+    c->fl = like->fl;
+    c->recipe = like->recipe;
+    /* `cold` is filled in with the cold code. */
+    t->bt->fault[n] = (struct bt_fault){.begin = begin, .end = emit_pos(t->e)};
+    c->from = n;
+    atomic_store_explicit(&t->bt->nfault, n + 1, memory_order_release);
+}
+
+static void copy(struct tr *t)
+{
+    struct step *s = t->s;
+    const struct insn *i = &s->i;
+    struct recode_mem m;
+    struct recode_map map;
+    struct cold before;
+    uint8_t tmp[3], guest[3], out[RECODE_MAX];
+    unsigned n, ntmp = 0, len;
+    int high = s->mem.used ? high_operand(i) : -1;
+    uint32_t begin;
+
+    if (s->mem.used)
+        access_translate(t, &s->mem, false, &m);
+    if (s->fl_read || (s->fl_some && (s->fl_write & STATUS) != STATUS && s->need_after))
+        fl_to_host(t);
+    before = (struct cold){.fl = t->fl, .recipe = t->recipe};
+    fl_regs_change(t, s->writes);
+    tmp[ntmp++] = BT_T1;
+    if (!s->mem.used || m.base != BT_T0)
+        tmp[ntmp++] = BT_T0;
+    if (!s->mem.used || m.index != BT_T2)
+        tmp[ntmp++] = BT_T2;
+    make_map(i, &map, tmp, ntmp, guest, &n);
+    for (unsigned k = 0; k < n; k++) {
+        emit_load_gs(t->e, tmp[k], BT_OFF_GPR(guest[k]));
+        if (tmp[k] == BT_T2)
+            t->in_t2 = GROUP_NONE;
+    }
+    if (high >= 0) {
+        /* AH and its like cannot be named beside the registers of the address. */
+        map.high[high] = (uint8_t)high;
+        emit_rorx(t->e, (unsigned)high, (unsigned)high, 8);
+    }
+    len = recode(out, i, &map, s->mem.used ? &m : NULL);
+    begin = emit_pos(t->e);
+    emit_bytes(t->e, out, len);
+    if (host_faults(i))
+        host_fault(t, begin, &before);
+    if (high >= 0)
+        emit_rorx(t->e, (unsigned)high, (unsigned)high, 56);
+    for (unsigned k = 0; k < n; k++)
+        if (s->writes & BIT(guest[k]))
+            emit_store_gs(t->e, BT_OFF_GPR(guest[k]), tmp[k]);
+    fl_written(t, !s->mem.used && !n ? out : NULL, len);
+}
+
+static void lea(struct tr *t)
+{
+    const struct insn *i = &t->s->i;
+    unsigned r = i->op[0].reg, home = bt_home[r];
+
+    fl_regs_change(t, t->s->writes);
+    access_address(t, BT_T0);
+    if (home == BT_SPILLED && i->opsize >= 4) {
+        if (i->opsize == 4)
+            emit_lea(t->e, 0, BT_T0, BT_T0, REG_NONE, 0, 0);
+        emit_store_gs(t->e, BT_OFF_GPR(r), BT_T0);
+    } else if (home == BT_SPILLED) {
+        emit_store_gs16(t->e, BT_OFF_GPR(r), BT_T0);
+    } else if (i->opsize == 8) {
+        emit_mov_rr(t->e, home, BT_T0);
+    } else {
+        if (i->opsize == 2)
+            emit8(t->e, 0x66);
+        emit_lea(t->e, 0, home, BT_T0, REG_NONE, 0, 0);
+    }
+}
+
+/* LEA whose parts are all in registers and whose result has a home. */
+static bool lea_direct(struct tr *t)
+{
+    const struct insn *i = &t->s->i;
+    const struct insn_mem *m = &i->mem;
+    unsigned home = bt_home[i->op[0].reg];
+
+    if (home == BT_SPILLED || i->opsize == 2 || m->base == REG_RIP || m->base == REG_NONE ||
+        bt_home[m->base] == BT_SPILLED ||
+        (m->index != REG_NONE && bt_home[m->index] == BT_SPILLED))
+        return false;
+    fl_regs_change(t, t->s->writes);
+    emit_lea(t->e, i->opsize == 8 && i->addrsize == 8, home, bt_home[m->base],
+             m->index == REG_NONE ? REG_NONE : bt_home[m->index], m->scale, (int32_t)m->disp);
+    return true;
+}
+
+static void emit_to_mem(struct tr *t, unsigned opcode, unsigned reg, const struct recode_mem *m)
+{
+    emit_rex(t->e, 1, reg, m->index == REG_NONE ? 0 : m->index, m->base);
+    emit8(t->e, opcode);
+    emit_mem(t->e, reg, m->base, m->index, 0, m->disp);
+}
+
+static void push(struct tr *t)
+{
+    struct step *s = t->s;
+    const struct opnd *o = &s->i.op[0];
+    struct recode_mem m;
+
+    if (s->mem.used) {
+        access_translate(t, &s->mem, false, &m);
+        emit_to_mem(t, 0x8b, BT_T1, &m);
+        emit_store_gs(t->e, BT_OFF(bt.value), BT_T1);
+    }
+    access_translate(t, &s->stack, true, &m);
+    if (o->kind == OP_IMM) {
+        emit_to_mem(t, 0xc7, 0, &m);
+        emit32(t->e, (uint32_t)s->i.imm);
+    } else if (s->mem.used) {
+        emit_load_gs(t->e, BT_T1, BT_OFF(bt.value));
+        emit_to_mem(t, 0x89, BT_T1, &m);
+    } else {
+        emit_to_mem(t, 0x89, tr_reg(t, o->reg, BT_T1), &m);
+    }
+    fl_regs_change(t, BIT(RSP));
+    emit_lea(t->e, 1, bt_home[RSP], bt_home[RSP], REG_NONE, 0, -8);
+}
+
+static void pop(struct tr *t)
+{
+    unsigned r = t->s->i.op[0].reg, home = bt_home[r];
+    struct recode_mem m;
+
+    access_translate(t, &t->s->stack, true, &m);
+    fl_regs_change(t, t->s->writes);
+    emit_to_mem(t, 0x8b, home == BT_SPILLED ? BT_T1 : home, &m);
+    if (home == BT_SPILLED)
+        emit_store_gs(t->e, BT_OFF_GPR(r), BT_T1);
+    if (r != RSP)
+        emit_lea(t->e, 1, bt_home[RSP], bt_home[RSP], REG_NONE, 0, 8);
+}
+
+static void leave(struct tr *t)
+{
+    struct recode_mem m;
+
+    access_translate(t, &t->s->stack, true, &m);
+    fl_regs_change(t, t->s->writes);
+    emit_to_mem(t, 0x8b, BT_T1, &m);
+    emit_lea(t->e, 1, bt_home[RSP], bt_home[RBP], REG_NONE, 0, 8);
+    emit_mov_rr(t->e, bt_home[RBP], BT_T1);
+}
+
+/* Before vector instructions up to `level`; flags are in cc. */
+static void vec_check(struct tr *t, uint8_t level)
+{
+    struct cold *c;
+
+    if (level <= t->level)
+        return;
+    emit_cmp_gs8(t->e, BT_OFF(bt.level), level);
+    c = tr_cold(t, COLD_VEC, emit_jcc(t->e, CC_B, 0), tr_site(t, BT_SITE_PLAIN, 0));
+    t->bt->site[c->site].span = level;
+    t->bt->site[c->site].kind = BT_SITE_VEC;
+    t->bt->site[c->site].retry = emit_pos(t->e);
+    t->level = level;
+}
+
+/* The highest level among the steps from k to the next that leaves. */
+static uint8_t level_from(const struct tr *t, unsigned k)
+{
+    uint8_t level = 0;
+
+    for (; k < t->n && t->step[k].how != HOW_INTERP; k++)
+        level = MAX(level, (uint8_t)level_of(&t->step[k].i));
+    return level;
+}
+
+/* Leaves to the interpreter for one instruction, and comes back behind it. */
+static void interp(struct tr *t)
+{
+    struct emit *e = t->e;
+    uint32_t site = tr_site(t, BT_SITE_PLAIN, 0);
+    unsigned k = (unsigned)(t->s - t->step);
+    bool last = k + 1 == t->n && (t->s->i.row->flags & (IF_BRANCH | IF_SYS));
+
+    fl_to_cc(t);
+    emit_mov_ri32(e, BT_T1, site);
+    emit_jmp(e, t->bt->stub.interp_cc);
+    t->bt->site[site].single = cache_single(t->c, &t->s->i);
+    t->bt->site[site].len = t->s->i.len;
+    if (last)
+        return;
+    t->bt->site[site].retry = emit_pos(e);
+    t->level = 0;
+    t->in_t2 = GROUP_NONE;
+    t->recipe.kind = RC_NOTHING;
+    t->fl = FL_CC;
+    if (k + 1 < t->n) {
+        t->s++;
+        vec_check(t, level_from(t, k + 1));
+        t->s--;
+    }
+}
+
+static void step(struct tr *t)
+{
+    switch (t->s->how) {
+    case HOW_INTERP:
+        interp(t);
+        break;
+    case HOW_NOP:
+        break;
+    case HOW_COPY:
+        copy(t);
+        break;
+    case HOW_LEA:
+        if (!lea_direct(t))
+            lea(t);
+        break;
+    case HOW_PUSH:
+        push(t);
+        break;
+    case HOW_POP:
+        pop(t);
+        break;
+    case HOW_LEAVE:
+        leave(t);
+        break;
+    default:
+        branch_translate(t);
+    }
+}
+
+/* ---- off the straight path ---- */
+
+static void cold(struct tr *t, const struct cold *c)
+{
+    const struct bt_stubs *s = &t->bt->stub;
+    struct emit *e = t->e;
+    bool host = c->fl == FL_HOST || c->fl == FL_RECIPE;
+
+    if (c->kind == COLD_INTERP)
+        t->bt->fault[c->from].cold = emit_pos(e);
+    else
+        emit_fix_here(e, c->from);
+    if (c->kind == COLD_LINK)
+        t->bt->link[c->site].unlinked = emit_pos(e);
+    if (c->fl == FL_RECIPE)
+        fl_cook(e, &c->recipe);
+    emit_mov_ri32(e, BT_T1, c->site);
+    switch (c->kind) {
+    case COLD_ACCESS:
+        emit_jmp(e, host ? s->refill_host : s->refill_cc);
+        break;
+    case COLD_INTERP:
+        emit_jmp(e, host ? s->interp_host : s->interp_cc);
+        break;
+    case COLD_EVENT:
+        emit_jmp(e, host ? s->event_host : s->event_cc);
+        break;
+    case COLD_LOOKUP:
+        emit_jmp(e, s->lookup);
+        break;
+    case COLD_LINK:
+        emit_jmp(e, host ? s->link_host : s->link_cc);
+        break;
+    case COLD_VEC:
+        emit_mov_ri64(e, BT_T0, (uintptr_t)bt_host(t->bt, t->bt->site[c->site].retry));
+        emit_jmp(e, s->vec);
+        break;
+    }
+}
+
+/* Where the block wants its flags at entry. */
+static enum fl_place first_place(const struct tr *t)
+{
+    if (!t->n || !t->step[0].need)
+        return FL_NONE;
+    for (unsigned k = 0; k < t->n; k++) {
+        const struct step *s = &t->step[k];
+
+        if (s->mem.used || s->stack.used || s->how == HOW_INTERP)
+            return FL_CC;
+        if (s->fl_read || s->fl_some || s->how == HOW_JCC)
+            return FL_HOST;
+        if (s->how >= HOW_JMP)
+            return FL_CC;
+    }
+    return FL_CC;
+}
+
+static void entries(struct tr *t)
+{
+    enum fl_place want = first_place(t);
+    uint8_t level = level_from(t, 0);
+    struct tblock *b = t->t;
+
+    t->s = t->step;
+    t->level = 0;
+    b->level = level;
+    if (level) {
+        /* The check needs EFLAGS. */
+        t->fl = FL_HOST;
+        t->recipe.kind = RC_NOTHING;
+        b->host = emit_pos(t->e);
+        if (want != FL_NONE)
+            fl_to_cc(t);
+        t->fl = FL_CC;
+        b->cc = emit_pos(t->e);
+        vec_check(t, level);
+        t->fl = want == FL_NONE ? FL_NONE : FL_CC;
+    }
+    /* With flags in the wrong place first, as falling through then puts them right. */
+    if (want == FL_HOST) {
+        b->vcc = emit_pos(t->e);
+        t->fl = FL_CC;
+        fl_to_host(t);
+        b->vhost = emit_pos(t->e);
+    } else {
+        uint32_t over = 0;
+
+        if (level && want == FL_CC)
+            over = emit_jmp(t->e, 0);
+        b->vhost = emit_pos(t->e);
+        t->fl = FL_HOST;
+        if (want == FL_CC)
+            fl_to_cc(t);
+        if (over)
+            emit_fix_here(t->e, over);
+        b->vcc = emit_pos(t->e);
+        t->fl = want;
+    }
+    if (!level) {
+        b->cc = b->vcc;
+        b->host = b->vhost;
+    }
+    t->recipe.kind = RC_NOTHING;
+}
+
+static bool decode(struct tr *t)
+{
+    uint64_t ent = p2m_get(physmap_p2m(t->c->vm->map), t->b->gpa >> PAGE_SHIFT);
+    unsigned off = t->b->gpa & PAGE_MASK;
+    const uint8_t *page;
+
+    if (!(ent & P2M_PRESENT))
+        return false;
+    page = p2m_host(ent);
+    for (unsigned k = 0; k < t->n; k++) {
+        struct step *s = &t->step[k];
+
+        if (insn_decode(&s->i, page + off, PAGE_SIZE - off, CPU_64) != INSN_OK)
+            return false;
+        s->off = (uint16_t)off;
+        off += s->i.len;
+        classify(t, s);
+    }
+    return true;
+}
+
+/* Is anything gained? */
+static bool worthwhile(const struct tr *t)
+{
+    return t->n && t->step[0].how != HOW_INTERP;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
+{
+    uint64_t began = now_ns();
+    struct tr *t = bt->tr;
+    struct tblock *tb;
+    const struct step *last;
+    unsigned end;
+
+    if (bt_code_full(bt) || cache_full(bt->cache) || b->gpa2 != ~0ull)
+        return NULL;
+    t->bt = bt;
+    t->c = c;
+    t->b = b;
+    t->e = &bt->e;
+    t->n = b->nops - 2u;
+    t->s = NULL;
+    t->in_t2 = GROUP_NONE;
+    t->ncold = 0;
+    if (!decode(t) || !worthwhile(t))
+        return NULL;
+    tb = t->t = cache_alloc(bt->cache, sizeof(*tb));
+    *tb = (struct tblock){.b = b, .live = true};
+    while (emit_pos(t->e) & 15)
+        emit8(t->e, 0xcc);
+    tb->begin = emit_pos(t->e);
+    fl_analyse(t);
+    access_analyse(t);
+    entries(t);
+    for (unsigned k = 0; k < t->n; k++) {
+        t->s = &t->step[k];
+        step(t);
+    }
+    last = &t->step[t->n - 1];
+    end = last->off + last->i.len;
+    if (!(last->i.row->flags & (IF_BRANCH | IF_SYS)) || last->how == HOW_JCC) {
+        if (end < (t->b->gpa & PAGE_MASK) + b->bytes) { /* what follows is no instruction */
+            t->s->off = (uint16_t)end;
+            fl_to_cc(t);
+            emit_mov_ri32(t->e, BT_T1, tr_site(t, BT_SITE_PLAIN, 0));
+            emit_jmp(t->e, bt->stub.interp_cc);
+        } else {
+            branch_fall(t, end);
+        }
+    }
+    for (unsigned k = 0; k < t->ncold; k++)
+        cold(t, &t->cold[k]);
+    tb->end = emit_pos(t->e);
+    tb->entry = bt_host(bt, tb->cc);
+    bt->blocks++;
+    bt->insns += t->n;
+    bt->bytes += tb->end - tb->begin;
+    bt->nanoseconds += now_ns() - began;
+    return tb;
+}
