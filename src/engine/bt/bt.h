@@ -138,9 +138,8 @@ uint32_t bt_link_add(struct bt *bt, const struct bt_link *l);
 void bt_link_make(struct bt *bt, uint32_t n, struct tblock *t);
 /* The block was killed: nothing leads to its translation any more. Lock held. */
 void bt_kill(struct bt *bt, struct tblock *t);
-/* Where to go on when the host faults at pc in translated code, 0 if pc is not such a place.
- * Async-signal-safe. */
-uint32_t bt_fault_find(const struct bt *bt, uintptr_t pc);
+/* trap_find_fn (trap.h) for a struct bt. */
+uintptr_t bt_fault_find(const void *arg, uintptr_t pc);
 
 /* ---- stubs.c ---- */
 void bt_stubs_make(struct bt *bt);

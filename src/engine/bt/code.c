@@ -150,8 +150,9 @@ void bt_kill(struct bt *bt, struct tblock *t)
     t->links_in = 0;
 }
 
-uint32_t bt_fault_find(const struct bt *bt, uintptr_t pc)
+uintptr_t bt_fault_find(const void *arg, uintptr_t pc)
 {
+    const struct bt *bt = arg;
     uint32_t lo = 0, hi = atomic_load_explicit(&bt->nfault, memory_order_acquire), at;
 
     if (pc - (uintptr_t)bt->rx >= BT_AREA_SIZE)
@@ -165,7 +166,7 @@ uint32_t bt_fault_find(const struct bt *bt, uintptr_t pc)
         else if (at >= bt->fault[mid].end)
             lo = mid + 1;
         else
-            return bt->fault[mid].cold;
+            return (uintptr_t)bt_host(bt, bt->fault[mid].cold);
     }
     return 0;
 }

@@ -1,14 +1,12 @@
 /* The translator as an engine: choosing between interpreter and translation, and what happens when
  * translated code comes back. Everything between instructions is the interpreter's run loop. */
-#include <asm/prctl.h>
 #include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/auxv.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
+#include "engine/bt/bt.h"
+#include "engine/bt/gs.h"
 #include "engine/bt/hooks.h"
 #include "engine/bt/trap.h"
 #include "engine/bt/vec.h"
@@ -42,7 +40,7 @@ static struct tblock *translate(struct cpu *c, struct block *b)
     return t;
 }
 
-static void remember(struct cpu *c, const struct tblock *t)
+static void remember(struct cpu *c, struct tblock *t)
 {
     uint64_t key = atomic_load(&c->bt.key);
 
@@ -59,16 +57,18 @@ static struct tblock *find(struct cpu *c, struct block **b)
     struct bt_jump *j = bt_jump_slot(c->bt.jump, c->s.rip);
     struct tblock *t;
 
-    if (j->rip == c->s.rip && j->key == atomic_load(&c->bt.key) && j->t->live && j->key)
-        return j->t->b->t;
+    *b = NULL;
+    if (j->key && j->rip == c->s.rip && j->key == atomic_load(&c->bt.key) && j->t->live)
+        return j->t;
     *b = interp_find(c);
     if (c->bits != CPU_64 || !(*b)->live || (*b)->heat == HEAT_NEVER)
         return NULL;
     t = (*b)->t;
     if (!t && ++(*b)->heat >= c->shared->threshold)
         t = translate(c, *b);
-    if (t && t->live)
-        remember(c, t);
+    if (!t || !t->live)
+        return NULL;
+    remember(c, t);
     return t;
 }
 
@@ -213,7 +213,7 @@ static int bt_vm_init(struct vm *vm, struct err *e)
     if (rc)
         return rc;
     sh = vm->engine_priv;
-    rc = bt_trap_init(e);
+    rc = trap_init(e);
     if (!rc)
         rc = bt_code_new(&sh->bt, vm, sh->code, e);
     if (rc) {
@@ -278,28 +278,18 @@ static void bt_kick(struct vcpu *v)
     atomic_store(&c->bt.key, 0);
 }
 
-static int set_gs_base(struct cpu *c)
-{
-    /* HWCAP2 bit 1: the kernel lets us use the instruction. */
-    if (getauxval(AT_HWCAP2) & 2) {
-        __asm__ volatile("wrgsbase %0" : : "r"(c));
-        return 0;
-    }
-    return (int)syscall(SYS_arch_prctl, ARCH_SET_GS, c);
-}
-
 static enum stop bt_run(struct vcpu *v)
 {
     struct cpu *c = v->priv;
     enum stop st;
 
-    if (set_gs_base(c) < 0) {
+    if (gs_set(c) < 0) {
         err_sys(&v->error, "setting the GS base");
         return STOP_ERROR;
     }
-    bt_trap_enter(bt_of(c));
+    trap_enter(bt_fault_find, bt_of(c));
     st = interp_run(v);
-    bt_trap_enter(NULL);
+    trap_enter(NULL, NULL);
     return st;
 }
 

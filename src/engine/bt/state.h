@@ -15,7 +15,7 @@ struct tblock;
 #define BT_JUMP_ROW_BITS 8 /* entries of a page: one for 16 bytes of code */
 struct bt_jump {
     uint64_t rip, key;
-    const struct tblock *t;
+    struct tblock *t;
     uint64_t pad;
 };
 

@@ -216,8 +216,7 @@ static void classify(struct tr *t, struct step *s)
         return;
     switch (i->id) {
     case INSN_NOP:
-    case INSN_ENDBR64:
-    case INSN_ENDBR32:
+    case INSN_ENDBR:
         s->how = HOW_NOP;
         return;
     case INSN_LEA:

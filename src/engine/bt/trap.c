@@ -7,14 +7,18 @@
 #include <string.h>
 #include <ucontext.h>
 
+#include "base/util.h"
 #include "engine/bt/trap.h"
 
 static const int signals[] = {SIGFPE, SIGSEGV, SIGBUS};
 static struct sigaction before[ARRAY_LEN(signals)];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int failed;
-/* Whose translated code this thread may be in. */
-static __thread const struct bt *running;
+/* Whose code this thread may be in. */
+static __thread struct {
+    trap_find_fn find;
+    const void *arg;
+} running;
 
 static void hand_on(int sig, siginfo_t *info, void *ctx)
 {
@@ -36,11 +40,11 @@ static void hand_on(int sig, siginfo_t *info, void *ctx)
 
 static void handler(int sig, siginfo_t *info, void *ctx)
 {
-    greg_t *rip = &((ucontext_t *)ctx)->uc_mcontext.gregs[16]; /* REG_RIP, which is also ours */
-    uint32_t cold = running ? bt_fault_find(running, (uintptr_t)*rip) : 0;
+    greg_t *rip = &((ucontext_t *)ctx)->uc_mcontext.gregs[REG_RIP];
+    uintptr_t to = running.find ? running.find(running.arg, (uintptr_t)*rip) : 0;
 
-    if (cold)
-        *rip = (greg_t)(uintptr_t)bt_host(running, cold);
+    if (to)
+        *rip = (greg_t)to;
     else
         hand_on(sig, info, ctx);
 }
@@ -55,10 +59,14 @@ static void install(void)
             failed = errno;
 }
 
-int bt_trap_init(struct err *e)
+int trap_init(struct err *e)
 {
     pthread_once(&once, install);
     return failed ? err_set(e, failed, "cannot handle SIGFPE and SIGSEGV") : 0;
 }
 
-void bt_trap_enter(const struct bt *bt) { running = bt; }
+void trap_enter(trap_find_fn find, const void *arg)
+{
+    running.arg = arg;
+    running.find = find;
+}
