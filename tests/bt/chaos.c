@@ -55,13 +55,16 @@ static bool spoil(struct chaos *x, struct rng *r)
     struct cpu *c = x->l.c;
     const struct dry *d = x->l.dry;
 
-    if (d->stop == DRY_UNSURE)
+    if (d->stop == DRY_UNSURE || d->point[d->n].tainted)
         return false;
     switch (below(r, 6)) {
     case 0:
         c->s.gpr[below(r, 16)] ^= BIT(below(r, 64));
         return true;
     case 1:
+        /* Not a flag that may be anything. */
+        if (d->point[d->n].undef & (FL_OF | FL_ZF))
+            return false;
         c->cc ^= below(r, 2) ? 1 : 0x4000;
         return true;
     case 2:

@@ -50,13 +50,17 @@ const char *check_report(const struct check *ck) { return ck->report; }
 
 /* ---- comparing ---- */
 
-/* RF is set in the middle of a string instruction only, and cleared before the next instruction. */
-static uint64_t flags_of(const struct dry_point *p) { return p->rflags & ~FL_RF; }
-
-static bool same_regs(const struct dry_point *a, const struct dry_point *b)
+/* Flags that count: not those that may be anything, nor RF, which is set in the middle of a string
+ * instruction only and cleared before the next instruction. */
+static uint64_t flags_that_count(const struct dry_point *want)
 {
-    return a->rip == b->rip && flags_of(a) == flags_of(b) &&
-           !memcmp(a->gpr, b->gpr, sizeof(a->gpr));
+    return ~(FL_RF | (uint64_t)want->undef);
+}
+
+static bool same_regs(const struct dry_point *want, const struct dry_point *got)
+{
+    return want->rip == got->rip && !((want->rflags ^ got->rflags) & flags_that_count(want)) &&
+           !memcmp(want->gpr, got->gpr, sizeof(got->gpr));
 }
 
 static bool same_vec(const struct dry_vec *a, const struct dry_vec *b)
@@ -105,6 +109,8 @@ static bool same_fixed(const struct check *ck, const struct cpu *c)
 /* The last point of the run that is like what the translation did, or -1. */
 static int find_point(const struct check *ck)
 {
+    if (ck->dry->stored && same_at(ck, ck->dry->n + 1))
+        return (int)ck->dry->n;
     for (int k = (int)ck->dry->n; k >= 0; k--)
         if (same_at(ck, (unsigned)k))
             return k;
@@ -177,7 +183,8 @@ static void say_regs(struct check *ck, const struct dry_point *want)
     const struct dry_point *start = &ck->dry->point[0], *got = &ck->real;
 
     say_row(ck, "rip", start->rip, want->rip, got->rip);
-    say_row(ck, "rflags", start->rflags, flags_of(want), flags_of(got));
+    say_row(ck, "rflags", start->rflags, want->rflags & flags_that_count(want),
+            got->rflags & flags_that_count(want));
     for (unsigned k = 0; k < 16; k++)
         say_row(ck, name[k], start->gpr[k], want->gpr[k], got->gpr[k]);
 }
@@ -320,7 +327,7 @@ bool check_end(struct check *ck, struct cpu *c)
         ck->stats.insns += (unsigned)k;
         return true;
     }
-    if (fixed_same && d->stop == DRY_UNSURE) {
+    if (fixed_same && (d->stop == DRY_UNSURE || d->point[nearest(ck)].tainted)) {
         ck->stats.unsure++;
         return true;
     }

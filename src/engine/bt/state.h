@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+struct check;
 struct cpu;
 struct tblock;
 
@@ -26,6 +27,7 @@ enum bt_level { BT_LEVEL_NONE, BT_LEVEL_SSE, BT_LEVEL_AVX, BT_LEVEL_AVX512 };
 
 struct bt_cpu {
     struct cpu *self;
+    struct check *check;  /* in lockstep with the interpreter (check.h), or NULL */
     struct bt_jump *jump; /* 1 << BT_JUMP_BITS of them; NULL: this vCPU does not translate */
     /* What entries must match now; 0 when nothing may: control comes back at the next such branch.
      * Set by the vCPU's thread, cleared by kicks. */

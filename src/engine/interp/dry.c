@@ -175,8 +175,8 @@ static void take_regs(struct dry_point *p, const struct cpu *c)
     p->rip = c->s.rip;
     p->rflags = cpu_flags(c);
     memcpy(p->gpr, c->s.gpr, sizeof(p->gpr));
-    p->len = 0;
-    p->repeats = false;
+    p->len = p->undef = 0;
+    p->tainted = p->repeats = false;
     p->row = NULL;
 }
 
@@ -273,6 +273,21 @@ static enum dry_stop judge(const struct insn *i)
     }
 }
 
+/*
+ * Undefined flags differ even between forms of one instruction (ROL by an immediate and by CL), so
+ * engines that execute different forms may both be right. fl_read of shifts only says that they may
+ * leave flags as they are. AF is left out of what taints: PUSHF behind a logical instruction is
+ * common, and they all agree there.
+ */
+static void spread_undefined(const struct dry_point *from, struct dry_point *to, const struct insn *i)
+{
+    const struct insn_row *row = i->row;
+    bool operand = !(row->fl_read & row->fl_undef);
+
+    to->undef = (uint16_t)((from->undef & ~(row->fl_write & ~row->fl_read)) | row->fl_undef);
+    to->tainted = from->tainted || (operand && (row->fl_read & from->undef & ~FL_AF));
+}
+
 static bool repeats(const struct insn *i)
 {
     return (i->row->flags & IF_REP) && (i->prefix & (PFX_REP | PFX_REPNE));
@@ -310,6 +325,7 @@ static void one(struct dry *d, struct cpu *c)
     d->off += i->len;
     d->n++;
     note(d, c, i->row->flags & (IF_X87 | IF_MMX | IF_SSE | IF_AVX | IF_AVX512));
+    spread_undefined(p, p + 1, i);
     if (c->s.rip != next)
         d->stop = DRY_DONE;
 }
@@ -324,6 +340,9 @@ static void left(struct dry *d, struct cpu *c)
     if (c->deliver) {
         d->stop = DRY_REFUSED;
         d->vector = c->event.vector;
+        d->stored = d->nwrites > p->writes;
+        d->point[d->n + 1] = *p;
+        d->point[d->n + 1].writes = d->nwrites;
         return;
     }
     /* One element of a string instruction, or somebody waits for something. */
@@ -333,6 +352,7 @@ static void left(struct dry *d, struct cpu *c)
     } else if (d->until && d->until->rip == p->rip && d->until->gpr[RCX] == c->s.gpr[RCX]) {
         d->n++;
         note(d, c, false);
+        d->point[d->n].undef = p->undef;
         d->stop = DRY_DONE;
     } else if (++d->elements == DRY_ELEMENTS) {
         d->stop = DRY_UNSURE;
@@ -390,6 +410,7 @@ static void run(struct dry *d, struct cpu *c)
     d->vector = DRY_NO_FAULT;
     d->n = d->nvec = d->elements = d->nwrites = 0;
     d->off = d->from;
+    d->stored = false;
     note(d, c, true);
     if (setjmp(c->fault))
         left(d, c);

@@ -39,6 +39,8 @@ struct dry_point {
     uint32_t writes; /* how many parts of words were stored until here */
     uint16_t vec;    /* index in dry.vec */
     uint16_t len;    /* of the instruction that ran from here; 0 if none did */
+    uint16_t undef;  /* status flags that may be anything here */
+    bool tainted;    /* some instruction before took such a flag for its operand */
     bool repeats;    /* it is a string instruction with a REP prefix */
     uint8_t bytes[INSN_MAX_LEN];
     const struct insn_row *row;
@@ -71,6 +73,9 @@ struct dry {
     enum dry_stop stop;
     uint8_t vector; /* of the fault it was refused for, or DRY_NO_FAULT */
     unsigned n;
+    /* The instruction that faults stores first (a call to no canonical address): point[n + 1] is point[n]
+     * with its stores. */
+    bool stored;
     struct dry_point point[BLOCK_MAX_INSNS + 2];
     struct dry_vec *vec; /* as many; [0] is the one of the start */
     unsigned nvec;

@@ -82,6 +82,7 @@ struct cpu {
     bool in_delivery;    /* an event is being delivered: for #DF */
     uint8_t deliver_class; /* its class: 0 benign, 1 contributory, 2 page fault, 3 double fault */
     bool shutdown;
+    bool failed;         /* run() ends with STOP_ERROR; v->error says why */
     bool mode_changed;   /* leave the block: CPL, CS, paging or flags that matter changed */
 
     struct paging pg;
