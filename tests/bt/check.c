@@ -320,7 +320,7 @@ static void finds(void **state)
     static const struct wrong t[] = {
         {"rax ", spoil_rax},     {"r15 ", spoil_r15},    {"rflags ", spoil_zf},
         {"rflags ", spoil_df},   {"rflags ", spoil_if},  {"never was", spoil_rip},
-        {"zmm7+24 ", spoil_zmm}, {"mxcsr ", spoil_mxcsr}, {"k5 ", spoil_k},
+        {"zmm7+24 ", spoil_zmm}, {"mxcsr+0 ", spoil_mxcsr}, {"k5+0 ", spoil_k},
         {"x87+32 ", spoil_st},   {"segments+", spoil_fs}, {"system+", spoil_cr3},
         {"other+", spoil_shadow}, {"[0x20000] ", spoil_byte}, {"[0x21000] ", spoil_far_byte},
     };

@@ -17,7 +17,6 @@
 struct check {
     struct dry *dry;
     struct dry_point real; /* what the translation did */
-    struct dry_vec real_vec;
     struct check_stats stats;
     size_t len; /* of report */
     char report[REPORT_BYTES];
@@ -63,12 +62,6 @@ static bool same_regs(const struct dry_point *want, const struct dry_point *got)
            !memcmp(want->gpr, got->gpr, sizeof(got->gpr));
 }
 
-static bool same_vec(const struct dry_vec *a, const struct dry_vec *b)
-{
-    return !memcmp(&a->x87, &b->x87, sizeof(a->x87)) && !memcmp(a->zmm, b->zmm, sizeof(a->zmm)) &&
-           !memcmp(a->k, b->k, sizeof(a->k)) && a->mxcsr == b->mxcsr;
-}
-
 static bool same_word(void *arg, const struct dry_word *w, uint64_t expected)
 {
     uint64_t v;
@@ -77,23 +70,25 @@ static bool same_word(void *arg, const struct dry_word *w, uint64_t expected)
     return !((v ^ expected) & dry_bits(w->mask));
 }
 
-static bool same_at(const struct check *ck, unsigned k)
+static bool same_at(const struct check *ck, const struct cpu *c, unsigned k)
 {
     const struct dry *d = ck->dry;
 
     return same_regs(&d->point[k], &ck->real) &&
-           same_vec(&d->vec[d->point[k].vec], &ck->real_vec) && dry_words(d, k, same_word, NULL);
+           !memcmp(dry_vec(d, &d->point[k]), (const uint8_t *)&c->s + DRY_VEC_FROM,
+                   DRY_VEC_BYTES) &&
+           dry_words(d, k, same_word, NULL);
 }
 
-/* What no instruction of a translation changes. CR2 is left out: it may fault. */
+/* What no instruction of a translation changes, beside vector state. CR2 is left out: it may fault. */
 struct piece {
+    const char *name;
     size_t from, to;
 };
 static const struct piece fixed[] = {
-    {offsetof(struct cpu_state, seg), offsetof(struct cpu_state, cr2)},
-    {offsetof(struct cpu_state, cr3), offsetof(struct cpu_state, x87)},
-    {offsetof(struct cpu_state, activity), offsetof(struct cpu_state, zmm)},
-    {offsetof(struct cpu_state, sti_shadow), sizeof(struct cpu_state)},
+    {"segments", offsetof(struct cpu_state, seg), offsetof(struct cpu_state, cr2)},
+    {"system", offsetof(struct cpu_state, cr3), offsetof(struct cpu_state, x87)},
+    {"other", offsetof(struct cpu_state, sti_shadow), sizeof(struct cpu_state)},
 };
 
 static bool same_fixed(const struct check *ck, const struct cpu *c)
@@ -107,12 +102,12 @@ static bool same_fixed(const struct check *ck, const struct cpu *c)
 }
 
 /* The last point of the run that is like what the translation did, or -1. */
-static int find_point(const struct check *ck)
+static int find_point(const struct check *ck, const struct cpu *c)
 {
-    if (ck->dry->stored && same_at(ck, ck->dry->n + 1))
+    if (ck->dry->stored && same_at(ck, c, ck->dry->n + 1))
         return (int)ck->dry->n;
     for (int k = (int)ck->dry->n; k >= 0; k--)
-        if (same_at(ck, (unsigned)k))
+        if (same_at(ck, c, (unsigned)k))
             return k;
     return -1;
 }
@@ -189,21 +184,33 @@ static void say_regs(struct check *ck, const struct dry_point *want)
         say_row(ck, name[k], start->gpr[k], want->gpr[k], got->gpr[k]);
 }
 
-static void say_vec(struct check *ck, const struct dry_vec *want)
+static void say_vec(struct check *ck, const uint8_t *want, const struct cpu *c)
 {
-    const struct dry_vec *start = &ck->dry->vec[0], *got = &ck->real_vec;
-    char name[16];
+    static const struct {
+        const char *name;
+        size_t at, size;
+        unsigned n;
+    } part[] = {
+        {"x87", offsetof(struct cpu_state, x87), sizeof(struct x87_state), 1},
+        {"mxcsr", offsetof(struct cpu_state, mxcsr), 4, 1},
+        {"activity", offsetof(struct cpu_state, activity), 4, 1},
+        {"zmm", offsetof(struct cpu_state, zmm), 64, 32},
+        {"k", offsetof(struct cpu_state, k), 8, 8},
+    };
+    const uint8_t *start = (const uint8_t *)&ck->dry->start, *got = (const uint8_t *)&c->s;
 
-    for (unsigned k = 0; k < 32; k++) {
-        snprintf(name, sizeof(name), "zmm%u", k);
-        say_bytes(ck, name, start->zmm[k], want->zmm[k], got->zmm[k], sizeof(got->zmm[k]));
+    for (unsigned p = 0; p < ARRAY_LEN(part); p++) {
+        for (unsigned k = 0; k < part[p].n; k++) {
+            size_t at = part[p].at + k * part[p].size;
+            char name[16];
+
+            if (part[p].n > 1)
+                snprintf(name, sizeof(name), "%s%u", part[p].name, k);
+            else
+                snprintf(name, sizeof(name), "%s", part[p].name);
+            say_bytes(ck, name, start + at, want + at - DRY_VEC_FROM, got + at, part[p].size);
+        }
     }
-    for (unsigned k = 0; k < 8; k++) {
-        snprintf(name, sizeof(name), "k%u", k);
-        say_row(ck, name, start->k[k], want->k[k], got->k[k]);
-    }
-    say_row(ck, "mxcsr", start->mxcsr, want->mxcsr, got->mxcsr);
-    say_bytes(ck, "x87", &start->x87, &want->x87, &got->x87, sizeof(got->x87));
 }
 
 struct words {
@@ -271,10 +278,10 @@ static void report(struct check *ck, const struct cpu *c)
         say(ck, "where the interpreter never was\n");
     say(ck, "  after %2u     before           interpreter      translation\n", k);
     say_regs(ck, &d->point[k]);
-    say_vec(ck, &d->vec[d->point[k].vec]);
+    say_vec(ck, dry_vec(d, &d->point[k]), c);
     dry_words(d, k, say_word, &words);
     for (unsigned f = 0; f < ARRAY_LEN(fixed); f++)
-        say_bytes(ck, f == 0 ? "segments" : f == 1 ? "system" : "other",
+        say_bytes(ck, fixed[f].name,
                   (const uint8_t *)&d->start + fixed[f].from,
                   (const uint8_t *)&d->start + fixed[f].from,
                   (const uint8_t *)&c->s + fixed[f].from, fixed[f].to - fixed[f].from);
@@ -311,14 +318,14 @@ bool check_end(struct check *ck, struct cpu *c)
     int k;
 
     x87_sync(c);
-    dry_take(&ck->real, &ck->real_vec, c);
+    dry_take(&ck->real, c);
     fixed_same = same_fixed(ck, c);
-    k = fixed_same ? find_point(ck) : -1;
+    k = fixed_same ? find_point(ck, c) : -1;
     for (unsigned look = 1; fixed_same && k < 0 && look < LOOKS; look++) {
         bool again = !in_string(ck);
 
         dry_again(d, c, again ? NULL : &ck->real);
-        k = find_point(ck);
+        k = find_point(ck, c);
         if (k >= 0)
             ck->stats.raced += again;
     }

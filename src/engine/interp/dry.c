@@ -162,15 +162,7 @@ bool dry_words(const struct dry *d, unsigned k, dry_word_fn fn, void *arg)
 
 /* ---- points ---- */
 
-static void take_vec(struct dry_vec *v, const struct cpu_state *s)
-{
-    v->x87 = s->x87;
-    memcpy(v->zmm, s->zmm, sizeof(v->zmm));
-    memcpy(v->k, s->k, sizeof(v->k));
-    v->mxcsr = s->mxcsr;
-}
-
-static void take_regs(struct dry_point *p, const struct cpu *c)
+void dry_take(struct dry_point *p, const struct cpu *c)
 {
     p->rip = c->s.rip;
     p->rflags = cpu_flags(c);
@@ -178,14 +170,8 @@ static void take_regs(struct dry_point *p, const struct cpu *c)
     p->len = p->undef = 0;
     p->tainted = p->repeats = false;
     p->row = NULL;
-}
-
-void dry_take(struct dry_point *p, struct dry_vec *v, const struct cpu *c)
-{
-    take_regs(p, c);
     p->writes = 0;
     p->vec = 0;
-    take_vec(v, &c->s);
 }
 
 /* Where the state is now becomes point[n]. */
@@ -193,13 +179,13 @@ static void note(struct dry *d, struct cpu *c, bool vec)
 {
     struct dry_point *p = &d->point[d->n];
 
-    take_regs(p, c);
+    dry_take(p, c);
     p->writes = d->nwrites;
     if (vec) {
         x87_sync(c);
-        take_vec(&d->vec[d->nvec++], &c->s);
+        memcpy(d->vec[d->nvec++], (const uint8_t *)&c->s + DRY_VEC_FROM, DRY_VEC_BYTES);
     }
-    p->vec = (uint16_t)(d->nvec - 1);
+    p->vec = (uint16_t)d->nvec;
 }
 
 /* ---- instructions ---- */
@@ -300,6 +286,7 @@ static void one(struct dry *d, struct cpu *c)
     const struct dry_insn *x;
     const struct insn *i;
     uint64_t next;
+    bool vec;
 
     if (d->off >= d->block->bytes || d->n == BLOCK_MAX_INSNS || !(x = insn_at(d, c))) {
         d->stop = DRY_DONE;
@@ -310,6 +297,8 @@ static void one(struct dry *d, struct cpu *c)
     if (d->stop != DRY_RUNNING)
         return;
     p->repeats = repeats(i);
+    vec = i->row->flags & (IF_X87 | IF_MMX | IF_SSE | IF_AVX | IF_AVX512);
+    d->vec_used |= vec;
     next = c->s.rip + i->len;
     if (c->bits != CPU_64)
         next = (uint32_t)next;
@@ -324,7 +313,7 @@ static void one(struct dry *d, struct cpu *c)
     c->s.rip = c->next_rip;
     d->off += i->len;
     d->n++;
-    note(d, c, i->row->flags & (IF_X87 | IF_MMX | IF_SSE | IF_AVX | IF_AVX512));
+    note(d, c, vec);
     spread_undefined(p, p + 1, i);
     if (c->s.rip != next)
         d->stop = DRY_DONE;
@@ -395,6 +384,17 @@ static void put_back(const struct kept *k, struct cpu *c)
     c->mode_changed = k->mode_changed;
 }
 
+/* Instructions that are run dry change no other part of the state. */
+static void put_back_state(const struct dry *d, struct cpu *c)
+{
+    memcpy(&c->s, &d->start, offsetof(struct cpu_state, seg));
+    c->s.cr2 = d->start.cr2;
+    if (d->vec_used)
+        memcpy((uint8_t *)&c->s + DRY_VEC_FROM, (const uint8_t *)&d->start + DRY_VEC_FROM,
+               DRY_VEC_BYTES);
+    c->cc = flags_to_cc(d->start.rflags);
+}
+
 /* From the state in c, which is put back. */
 static void run(struct dry *d, struct cpu *c)
 {
@@ -410,8 +410,8 @@ static void run(struct dry *d, struct cpu *c)
     d->vector = DRY_NO_FAULT;
     d->n = d->nvec = d->elements = d->nwrites = 0;
     d->off = d->from;
-    d->stored = false;
-    note(d, c, true);
+    d->stored = d->vec_used = false;
+    note(d, c, false);
     if (setjmp(c->fault))
         left(d, c);
     while (d->stop == DRY_RUNNING)
@@ -419,8 +419,7 @@ static void run(struct dry *d, struct cpu *c)
     x87_sync(c);
     put_back(&kept, c);
     c->dry = NULL;
-    c->s = d->start;
-    c->cc = flags_to_cc(d->start.rflags);
+    put_back_state(d, c);
 }
 
 void dry_run(struct dry *d, struct cpu *c, const struct block *b, unsigned from)
@@ -429,7 +428,7 @@ void dry_run(struct dry *d, struct cpu *c, const struct block *b, unsigned from)
     x87_sync(c);
     d->block = b;
     d->from = from;
-    d->start = c->s;
+    memcpy(&d->start, &c->s, sizeof(d->start));
     d->start.rflags = cpu_flags(c);
     d->until = NULL;
     forget_words(d);
@@ -442,13 +441,13 @@ void dry_again(struct dry *d, struct cpu *c, const struct dry_point *until)
     uint16_t cc = c->cc;
 
     x87_sync(c);
-    now = c->s;
+    memcpy(&now, &c->s, sizeof(now));
     for (unsigned k = 0; k < d->nwords; k++)
         d->word[k].now = d->word[k].before;
-    c->s = d->start;
+    memcpy(&c->s, &d->start, sizeof(c->s));
     c->cc = flags_to_cc(d->start.rflags);
     d->until = until;
     run(d, c);
-    c->s = now;
+    memcpy(&c->s, &now, sizeof(c->s));
     c->cc = cc;
 }

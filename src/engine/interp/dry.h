@@ -26,18 +26,15 @@ enum dry_stop {
     DRY_UNSURE   /* before one whose result cannot be foretold (time, random numbers), or that is too long */
 };
 
-/* Vector and x87 state. */
-struct dry_vec {
-    struct x87_state x87;
-    uint64_t zmm[32][8], k[8];
-    uint32_t mxcsr;
-};
+/* Vector and x87 state: this part of struct cpu_state. */
+#define DRY_VEC_FROM offsetof(struct cpu_state, x87)
+#define DRY_VEC_BYTES (offsetof(struct cpu_state, sti_shadow) - DRY_VEC_FROM)
 
 /* The state between two instructions. */
 struct dry_point {
     uint64_t rip, rflags, gpr[16];
     uint32_t writes; /* how many parts of words were stored until here */
-    uint16_t vec;    /* index in dry.vec */
+    uint16_t vec;    /* vector state: as at the start if 0, else dry.vec[vec - 1] */
     uint16_t len;    /* of the instruction that ran from here; 0 if none did */
     uint16_t undef;  /* status flags that may be anything here */
     bool tainted;    /* some instruction before took such a flag for its operand */
@@ -77,7 +74,7 @@ struct dry {
      * with its stores. */
     bool stored;
     struct dry_point point[BLOCK_MAX_INSNS + 2];
-    struct dry_vec *vec; /* as many; [0] is the one of the start */
+    uint8_t (*vec)[DRY_VEC_BYTES]; /* nvec of them are filled */
     unsigned nvec;
     struct cpu_state start; /* with rflags complete */
 
@@ -92,6 +89,7 @@ struct dry {
     unsigned from;     /* where in it the run began, bytes */
     unsigned off;      /* of the next instruction */
     unsigned elements; /* of string instructions so far */
+    bool vec_used;     /* an instruction that may change vector state was begun */
     const struct dry_point *until; /* end in the middle of a string instruction, when RCX is as here */
     struct op op;      /* stands for the op that runs */
     struct dry_insn insn[DRY_INSNS_CACHED];
@@ -111,8 +109,13 @@ void dry_run(struct dry *d, struct cpu *c, const struct block *b, unsigned from)
  * repeated string instruction at until->rip leaves until->gpr[RCX] to do, that is the end. */
 void dry_again(struct dry *d, struct cpu *c, const struct dry_point *until);
 
-/* The state in c in the form of a point, to be compared with others; *v gets its vector part. */
-void dry_take(struct dry_point *p, struct dry_vec *v, const struct cpu *c);
+/* The state in c in the form of a point, to be compared with others, but without its vector part. */
+void dry_take(struct dry_point *p, const struct cpu *c);
+/* The DRY_VEC_BYTES of vector state at a point of the run. */
+static inline const void *dry_vec(const struct dry *d, const struct dry_point *p)
+{
+    return p->vec ? d->vec[p->vec - 1] : (const uint8_t *)&d->start + DRY_VEC_FROM;
+}
 /* Calls fn for each word that was stored to in the run: what it was before, what it should be at point k,
  * and which of its bytes count. Stops when fn returns false, and returns that. */
 typedef bool (*dry_word_fn)(void *arg, const struct dry_word *w, uint64_t expected);
