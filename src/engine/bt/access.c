@@ -19,8 +19,7 @@ static int base_of(const struct step *s, unsigned which)
     if (m->index != REG_NONE || m->base >= 16 || m->seg >= FS || s->i.addrsize != 8 ||
         bt_home[m->base] == BT_SPILLED || m->disp != (int32_t)m->disp)
         return -1;
-    /* The operand of POP is addressed with the RSP it leaves; AH to BH cannot be had with R15 or an
-     * index in an extended register. */
+    /* AH to BH are had by turning their register, which might be the base. */
     for (unsigned k = 0; k < s->i.nops; k++)
         if (s->i.op[k].kind == OP_REG && s->i.op[k].cls == RC_GPRH)
             return -1;
@@ -163,68 +162,106 @@ void access_address(struct tr *t, unsigned dst)
     }
 }
 
+static void cold_access(struct tr *t, uint32_t from, enum bt_site_kind kind, bool group, unsigned span,
+                        uint32_t retry)
+{
+    struct cold *cold = tr_cold(t, COLD_ACCESS, from, tr_site(t, kind, span));
+    struct bt_site *s = &t->bt->site[cold->site];
+
+    s->retry = retry;
+    s->group = group;
+    t->in_t2 = GROUP_NONE;
+}
+
+static unsigned tag_offset(bool write)
+{
+    return write ? offsetof(struct tlb_entry, wtag) : offsetof(struct tlb_entry, rtag);
+}
+
 /* T0 = first address, `last` bytes from it to the last one: T1 = TLB entry, or off to the cold
- * path. */
+ * path. Destroys EFLAGS. */
 static void lookup(struct tr *t, unsigned last, bool write, enum bt_site_kind kind, bool group,
                    uint32_t retry)
 {
     struct emit *e = t->e;
-    struct cold *cold;
 
     emit_mov_rr(e, BT_T1, BT_T0);
     emit_shr_ri(e, BT_T1, PAGE_SHIFT - 5);
     emit_alu_ri(e, ALU_AND, 0, BT_T1, (TLB_ENTRIES - 1) * 32);
-    emit8(e, 0x65); /* add T1, gs:[tlb] */
-    emit_rex(e, 1, BT_T1, 0, 0);
-    emit_bytes(e, (const uint8_t[]){0x03, (BT_T1 & 7) << 3 | 4, 0x25}, 3);
-    emit32(e, BT_OFF(tlb));
+    emit_op_gs(e, 0x03, 1, BT_T1, BT_OFF(tlb)); /* add */
     if (last)
         emit_lea(e, 1, BT_T2, BT_T0, REG_NONE, 0, (int32_t)last);
     else
         emit_mov_rr(e, BT_T2, BT_T0);
     emit_alu_ri(e, ALU_AND, 1, BT_T2, -(int32_t)PAGE_SIZE);
-    emit_op_m(e, 0x3b, 1, BT_T2, BT_T1,
-              write ? offsetof(struct tlb_entry, wtag) : offsetof(struct tlb_entry, rtag));
-    cold = tr_cold(t, COLD_ACCESS, emit_jcc(e, CC_NE, 0), tr_site(t, kind, last + 1));
-    t->bt->site[cold->site].retry = retry;
-    t->bt->site[cold->site].group = group;
-    t->in_t2 = GROUP_NONE;
+    emit_op_m(e, 0x3b, 1, BT_T2, BT_T1, (int32_t)tag_offset(write)); /* cmp */
+    cold_access(t, emit_jcc(e, CC_NE, 0), kind, group, last + 1, retry);
 }
 
-_Static_assert(sizeof(struct tlb_entry) == 32, "the lookup's arithmetic");
+/* The same without touching EFLAGS; T2 = addend, for T1 is needed for the branch. */
+static void lookup_neutral(struct tr *t, unsigned last, bool write, enum bt_site_kind kind, bool group,
+                           uint32_t retry)
+{
+    struct emit *e = t->e;
 
-void access_translate(struct tr *t, const struct use *a, bool stack, struct recode_mem *m)
+    emit_pext_gs(e, BT_T1, BT_T0, BT_OFF(bt.tlb_mask));
+    emit_load_gs(e, BT_T2, BT_OFF(tlb));
+    emit_lea_index(e, 1, BT_T1, BT_T1, 3, 0);
+    emit_lea(e, 1, BT_T2, BT_T2, BT_T1, 2, 0);
+    emit_load(e, BT_T1, BT_T2, (int32_t)tag_offset(write));
+    /* last byte - page, as last byte + ~page + 1 */
+    emit_not(e, BT_T1);
+    emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, (int32_t)last + 1);
+    emit_pext_gs(e, BT_T1, BT_T1, BT_OFF(bt.page_mask));
+    cold_access(t, emit_jmp_if_rcx(e), kind, group, last + 1, retry);
+    emit_load(e, BT_T2, BT_T2, offsetof(struct tlb_entry, addend));
+}
+
+_Static_assert(sizeof(struct tlb_entry) == 32, "the lookups' arithmetic");
+
+void access_translate(struct tr *t, const struct use *a, bool stack, bool simple,
+                      struct recode_mem *m)
 {
     struct emit *e = t->e;
     struct group *g = a->group == GROUP_NONE ? NULL : &t->group[a->group];
+    unsigned last = g ? (unsigned)(g->end - g->min - 1) : a->size - 1u;
+    bool write = g ? g->write : a->write, free_flags;
+    enum bt_site_kind kind = a->write ? BT_SITE_WRITE : write ? BT_SITE_EARLY : BT_SITE_READ;
     uint32_t retry;
 
-    *m = (struct recode_mem){.base = BT_T0, .index = REG_NONE};
-    if (g && g->made && (g->write || !a->write)) {
+    if (g && g->made) {
         if (t->in_t2 != a->group)
             emit_load_gs(e, BT_T2, BT_OFF(bt.group) + 8u * g->slot);
         t->in_t2 = a->group;
         *m = (struct recode_mem){.base = bt_home[g->base], .index = BT_T2, .disp = a->disp};
         return;
     }
-    fl_release(t);
+    free_flags = fl_release(t);
     retry = emit_pos(e);
-    if (g) {
-        enum bt_site_kind kind = a->write ? BT_SITE_WRITE : g->write ? BT_SITE_EARLY : BT_SITE_READ;
-
+    if (g)
         emit_lea(e, 1, BT_T0, bt_home[g->base], REG_NONE, 0, g->min);
-        lookup(t, (unsigned)(g->end - g->min - 1), g->write, kind, true, retry);
-        emit_load(e, BT_T2, BT_T1, offsetof(struct tlb_entry, addend));
+    else if (stack)
+        emit_lea(e, 1, BT_T0, bt_home[t->s->how == HOW_LEAVE ? RBP : RSP], REG_NONE, 0, a->disp);
+    else
+        access_address(t, BT_T0);
+    if (free_flags)
+        lookup(t, last, write, kind, g, retry);
+    else
+        lookup_neutral(t, last, write, kind, g, retry);
+    if (g) {
+        if (free_flags)
+            emit_load(e, BT_T2, BT_T1, offsetof(struct tlb_entry, addend));
         emit_store_gs(e, BT_OFF(bt.group) + 8u * g->slot, BT_T2);
         g->made = true;
         t->in_t2 = a->group;
         *m = (struct recode_mem){.base = bt_home[g->base], .index = BT_T2, .disp = a->disp};
         return;
     }
-    if (stack)
-        emit_lea(e, 1, BT_T0, bt_home[t->s->how == HOW_LEAVE ? RBP : RSP], REG_NONE, 0, a->disp);
+    *m = (struct recode_mem){.base = BT_T0, .index = REG_NONE};
+    if (free_flags)
+        emit_op_m(e, 0x03, 1, BT_T0, BT_T1, offsetof(struct tlb_entry, addend)); /* add */
+    else if (simple)
+        emit_lea(e, 1, BT_T0, BT_T0, BT_T2, 0, 0);
     else
-        access_address(t, BT_T0);
-    lookup(t, a->size - 1u, a->write, a->write ? BT_SITE_WRITE : BT_SITE_READ, false, retry);
-    emit_op_m(e, 0x03, 1, BT_T0, BT_T1, offsetof(struct tlb_entry, addend));
+        m->index = BT_T2;
 }

@@ -2,77 +2,50 @@
 #include "engine/bt/tr.h"
 
 /* A branch (its opcode bytes just emitted) to `off` in this page, to be linked. */
-static void emit_link(struct tr *t, const uint8_t *op, unsigned n, unsigned off, bool cc)
+static void emit_link(struct tr *t, const uint8_t *op, unsigned n, unsigned off)
 {
-    struct bt_link l = {.from = t->t, .level = t->level, .off = (uint16_t)off, .cc = cc};
+    struct bt_link l = {.from = t->t, .level = t->level, .off = (uint16_t)off};
     struct emit *e = t->e;
-    struct cold *cold;
 
     emit_align_rel32(e, n);
     emit_bytes(e, op, n);
     l.patch = emit_rel32(e, 0);
-    cold = tr_cold(t, COLD_LINK, l.patch, bt_link_add(t->bt, &l));
-    cold->fl = cc ? FL_CC : FL_HOST;
+    tr_cold(t, COLD_LINK, l.patch, bt_link_add(t->bt, &l));
 }
 
-static void link_jmp(struct tr *t, unsigned off, bool cc)
-{
-    emit_link(t, (const uint8_t[]){0xe9}, 1, off, cc);
-}
-
-/* Before a branch back: looks whether there are events. Flags end in cc or host. */
+/* Before a branch back: looks whether there are events. */
 static void poll(struct tr *t, uint32_t site)
 {
-    struct emit *e = t->e;
-
-    if (t->fl == FL_HOST && t->recipe.kind != RC_NOTHING)
-        t->fl = FL_RECIPE;
-    if (t->fl == FL_HOST)
-        fl_to_cc(t);
-    emit_test_gs32(e, BT_OFF(bt.poll));
-    tr_cold(t, COLD_EVENT, emit_jcc(e, CC_NE, 0), site);
-    if (t->fl == FL_RECIPE)
-        fl_to_host(t);
+    emit_op_gs(t->e, 0x8b, 0, BT_T1, BT_OFF(bt.poll));
+    tr_cold(t, COLD_EVENT, emit_jmp_if_rcx(t->e), site);
 }
 
-/* Goes on at T0, by the jump table. Flags are in cc. */
+/* Goes on at T0, by the jump table. Flags are in EFLAGS. */
 static void jump_t0(struct tr *t, uint32_t site)
 {
     struct emit *e = t->e;
-    uint32_t miss1, miss2;
 
-    emit_lea(e, 1, BT_T1, BT_T0, BT_T0, 0, 0);
-    emit_alu_ri(e, ALU_AND, 0, BT_T1, ((1 << BT_JUMP_BITS) - 1) * 32);
-    emit8(e, 0x65); /* add T1, gs:[jump] */
-    emit_rex(e, 1, BT_T1, 0, 0);
-    emit_bytes(e, (const uint8_t[]){0x03, (BT_T1 & 7) << 3 | 4, 0x25}, 3);
-    emit32(e, BT_OFF(bt.jump));
-    emit_op_m(e, 0x3b, 1, BT_T0, BT_T1, offsetof(struct bt_jump, rip));
-    miss1 = emit_jcc(e, CC_NE, 0);
-    emit_load_gs(e, BT_T2, BT_OFF(bt.key));
-    emit_op_m(e, 0x3b, 1, BT_T2, BT_T1, offsetof(struct bt_jump, key));
-    miss2 = emit_jcc(e, CC_NE, 0);
-    emit_load(e, BT_T2, BT_T1, offsetof(struct bt_jump, t));
-    emit_mov_rr(e, BT_T1, BT_T0);
-    emit_alu_ri(e, ALU_AND, 1, BT_T1, -(int32_t)PAGE_SIZE);
-    emit_store_gs(e, BT_OFF(bt.vpage), BT_T1);
+    emit_load_gs(e, BT_T2, BT_OFF(bt.jump));
+    emit_pext_gs(e, BT_T1, BT_T0, BT_OFF(bt.jump_mask));
+    emit_lea(e, 1, BT_T1, BT_T1, BT_T1, 0, 0);
+    emit_lea(e, 1, BT_T2, BT_T2, BT_T1, 3, 0);
+    emit_load(e, BT_T1, BT_T2, offsetof(struct bt_jump, nrip));
+    emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, 0);
+    tr_cold(t, COLD_LOOKUP, emit_jmp_if_rcx(e), site);
+    emit_load(e, BT_T2, BT_T2, offsetof(struct bt_jump, t));
     emit_jmp_m(e, BT_T2, offsetof(struct tblock, entry));
-    tr_cold(t, COLD_LOOKUP, miss1, site);
-    tr_cold(t, COLD_LOOKUP, miss2, site);
 }
 
-_Static_assert(sizeof(struct bt_jump) == 32, "the lookup's arithmetic");
+_Static_assert(sizeof(struct bt_jump) == 16, "the lookup's arithmetic");
 
-/* Goes on at offset `off`, perhaps beyond the page. The state of flags is known. */
+/* Goes on at offset `off`, perhaps beyond the page. */
 static void go(struct tr *t, int64_t off, enum bt_site_kind kind)
 {
+    fl_to_host(t);
     if (off >= 0 && off < (int64_t)PAGE_SIZE) {
-        if (t->fl == FL_RECIPE)
-            fl_to_host(t);
-        link_jmp(t, (unsigned)off, t->fl != FL_HOST);
+        emit_link(t, (const uint8_t[]){0xe9}, 1, (unsigned)off);
         return;
     }
-    fl_to_cc(t);
     emit_load_gs(t->e, BT_T0, BT_OFF(bt.vpage));
     emit_lea(t->e, 1, BT_T0, BT_T0, REG_NONE, 0, (int32_t)off);
     jump_t0(t, tr_site(t, kind, 0));
@@ -95,28 +68,25 @@ static void jcc(struct tr *t)
 {
     struct step *s = t->s;
     int64_t to = target(s);
-    struct recipe saved;
     uint32_t over;
 
     fl_to_host(t);
     if (to > s->off && to < (int64_t)PAGE_SIZE) {
-        emit_link(t, (const uint8_t[]){0x0f, 0x80 | s->i.cond}, 2, (unsigned)to, false);
+        emit_link(t, (const uint8_t[]){0x0f, 0x80 | s->i.cond}, 2, (unsigned)to);
         return;
     }
     over = emit_jcc(t->e, s->i.cond ^ 1u, 0);
-    saved = t->recipe;
     if (to >= 0 && to < (int64_t)PAGE_SIZE)
         poll(t, target_site(t, (unsigned)to));
     go(t, to, BT_SITE_JUMP);
     emit_fix_here(t->e, over);
-    t->fl = FL_HOST;
-    t->recipe = saved;
 }
 
 static void jmp(struct tr *t)
 {
     int64_t to = target(t->s);
 
+    fl_to_host(t);
     if (to >= 0 && to <= t->s->off)
         poll(t, target_site(t, (unsigned)to));
     go(t, to, BT_SITE_JUMP);
@@ -127,7 +97,7 @@ static void push_return(struct tr *t)
 {
     struct recode_mem m;
 
-    access_translate(t, &t->s->stack, true, &m);
+    access_translate(t, &t->s->stack, true, false, &m);
     emit_load_gs(t->e, BT_T1, BT_OFF(bt.vpage));
     emit_lea(t->e, 1, BT_T1, BT_T1, REG_NONE, 0, t->s->off + t->s->i.len);
     emit_rex(t->e, 1, BT_T1, m.index == REG_NONE ? 0 : m.index, m.base);
@@ -149,7 +119,7 @@ static void load_target(struct tr *t, bool keep)
         else
             emit_mov_rr(t->e, BT_T0, bt_home[o->reg]);
     } else {
-        access_translate(t, &t->s->mem, false, &m);
+        access_translate(t, &t->s->mem, false, false, &m);
         emit_rex(t->e, 1, BT_T0, m.index == REG_NONE ? 0 : m.index, m.base);
         emit8(t->e, 0x8b);
         emit_mem(t->e, BT_T0, m.base, m.index, 0, m.disp);
@@ -165,11 +135,11 @@ static void ret(struct tr *t)
     unsigned pop = 8 + (s->i.nops ? s->i.imm & 0xffff : 0);
     uint32_t site;
 
-    access_translate(t, &s->stack, true, &m);
+    access_translate(t, &s->stack, true, false, &m);
     emit_rex(t->e, 1, BT_T0, m.index == REG_NONE ? 0 : m.index, m.base);
     emit8(t->e, 0x8b);
     emit_mem(t->e, BT_T0, m.base, m.index, 0, m.disp);
-    fl_to_cc(t);
+    fl_to_host(t);
     emit_lea(t->e, 1, bt_home[RSP], bt_home[RSP], REG_NONE, 0, (int32_t)pop);
     site = tr_site(t, BT_SITE_RET, 0);
     t->bt->site[site].span = (uint16_t)pop;
@@ -187,13 +157,14 @@ void branch_translate(struct tr *t)
         break;
     case HOW_JMP_IND:
         load_target(t, false);
-        fl_to_cc(t);
+        fl_to_host(t);
         jump_t0(t, tr_site(t, BT_SITE_JUMP, 0));
         break;
     case HOW_CALL: {
         int64_t to = target(t->s);
 
         push_return(t);
+        fl_to_host(t);
         /* Recursion without end is a loop as well. */
         if (to >= 0 && to <= t->s->off)
             poll(t, target_site(t, (unsigned)to));
@@ -203,7 +174,7 @@ void branch_translate(struct tr *t)
     case HOW_CALL_IND:
         load_target(t, true);
         push_return(t);
-        fl_to_cc(t);
+        fl_to_host(t);
         emit_load_gs(t->e, BT_T0, BT_OFF(bt.value));
         jump_t0(t, tr_site(t, BT_SITE_CALL, 0));
         break;

@@ -5,12 +5,13 @@
  *
  * While translated code runs:
  *   - guest registers are in host registers, by bt_home[]; those without one in cpu.s.gpr;
- *   - GS base is the struct cpu; host R9, R10 and R11 are scratch; the host stack is the C stack
+ *   - GS base is the struct cpu; host RCX, R9 and R10 are scratch; the host stack is the C stack
  *     that bt_enter left;
- *   - the guest's status flags are in the host's EFLAGS ("host"), or in cpu.cc ("cc");
+ *   - the guest's status flags are in the host's EFLAGS between blocks and wherever they are read;
+ *     in between translated code need not keep them there (flags.c);
  *   - cpu.bt.vpage is the linear address of the page that runs;
  *   - the vector registers hold the guest's if cpu.bt.level says so (vec.h).
- * A block is entered with its flags in cc (tblock.cc) or in host (tblock.host).
+ * RCX is scratch because JRCXZ is the one conditional branch that needs no flags.
  *
  * All of it is private to src/engine/bt but for hooks.h and the pieces that struct cpu embeds
  * (state.h).
@@ -23,11 +24,12 @@
 #include "engine/interp/interp.h"
 
 /* Host registers by role. */
-enum { BT_T0 = R10, BT_T1 = R11, BT_T2 = R9 };
+enum { BT_T0 = R10, BT_T1 = RCX, BT_T2 = R9 };
 #define BT_SPILLED 0xff
-/* Guest register -> host register, or BT_SPILLED. */
+/* Guest register -> host register, or BT_SPILLED: the four that compilers use least. Those with a
+ * meaning of their own (RAX, RDX ...) stay where they are. */
 static const uint8_t bt_home[16] = {
-    [RAX] = RAX, [RCX] = RCX, [RDX] = RDX, [RBX] = RBX,
+    [RAX] = RAX, [RCX] = R11, [RDX] = RDX, [RBX] = RBX,
     [RSP] = R15, [RBP] = RBP, [RSI] = RSI, [RDI] = RDI,
     [R8] = R8,   [R9] = BT_SPILLED, [R10] = BT_SPILLED, [R11] = BT_SPILLED,
     [R12] = R12, [R13] = R13, [R14] = R14, [R15] = BT_SPILLED,
@@ -76,19 +78,18 @@ struct bt_link {
     uint32_t unlinked;        /* where that leads while not made */
     uint32_t next;            /* of the links to the same block, 0 = end */
     uint16_t off;             /* of the target in the page */
-    bool cc;                  /* arrives with flags in cpu.cc, else in EFLAGS */
     uint8_t level;            /* arrives with the vector registers live at this level at least */
 };
 
 struct tblock {
-    const uint8_t *entry; /* where the jump table's users go: cc, or the stub for dead ones */
+    const uint8_t *entry; /* for the jump table's users, with T0 = RIP; the dead stub's after bt_kill */
     struct block *b;
     bool live;
     bool grouped;   /* some accesses share a translation */
     uint8_t level;  /* vector level checked at entry (state.h), 0 = none */
     uint16_t crossed; /* times that a group did not fit a page */
-    uint32_t cc, host;   /* code offsets of the entries */
-    uint32_t vcc, vhost; /* the same behind the check of the vector level */
+    uint32_t host;  /* code offsets of the entries: the ordinary one */
+    uint32_t vhost; /* the same behind the check of the vector level */
     uint32_t begin, end; /* its code */
     uint32_t links_in; /* first link to it, 0 = none */
 };
@@ -100,9 +101,11 @@ struct bt_fault {
 
 struct bt_stubs {
     uint32_t enter; /* bt_enter_fn */
-    uint32_t link_cc, link_host, lookup, interp_cc, interp_host, event_cc, event_host;
-    uint32_t refill_cc, refill_host, vec;
-    uint32_t dead; /* T0 = RIP: as lookup, for a block that is no more */
+    /* T1 = site or link, flags in EFLAGS; lookup also T0 = RIP */
+    uint32_t link, lookup, interp, event;
+    uint32_t refill; /* T0 = address */
+    uint32_t vec;    /* T0 = host address to go on at */
+    uint32_t dead;   /* T0 = RIP: as lookup, for a block that is no more */
 };
 
 /* Per VM. Everything changes under the code cache's lock, or with all vCPUs outside. */

@@ -133,7 +133,7 @@ void bt_link_make(struct bt *bt, uint32_t n, struct tblock *t)
     l->to = t;
     l->next = t->links_in;
     t->links_in = n;
-    patch(bt, l->patch, l->cc ? (checked ? t->vcc : t->cc) : (checked ? t->vhost : t->host));
+    patch(bt, l->patch, checked ? t->vhost : t->host);
 }
 
 void bt_kill(struct bt *bt, struct tblock *t)

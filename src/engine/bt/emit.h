@@ -183,25 +183,32 @@ static inline void emit_rorx(struct emit *e, unsigned dst, unsigned src, unsigne
     emit8(e, 0xc0 | (dst & 7) << 3 | (src & 7));
     emit8(e, n);
 }
-/* cmp dword gs:[off], 0 */
-static inline void emit_test_gs32(struct emit *e, uint32_t off)
+/* pext dst, src, gs:[off]: no flags */
+static inline void emit_pext_gs(struct emit *e, unsigned dst, unsigned src, uint32_t off)
 {
     emit8(e, 0x65);
-    emit8(e, 0x83);
-    emit8(e, 0x3c);
+    emit8(e, 0xc4);
+    emit8(e, (dst < 8 ? 0x80 : 0) | 0x60 | 2);
+    emit8(e, 0x82 | (~src & 15) << 3);
+    emit8(e, 0xf5);
+    emit8(e, (dst & 7) << 3 | 4);
     emit8(e, 0x25);
     emit32(e, off);
-    emit8(e, 0);
 }
-/* cmp byte gs:[off], imm */
-static inline void emit_cmp_gs8(struct emit *e, uint32_t off, uint8_t imm)
+/* not r: no flags */
+static inline void emit_not(struct emit *e, unsigned r)
+{
+    emit_rex(e, 1, 0, 0, r);
+    emit8(e, 0xf7);
+    emit8(e, 0xd0 | (r & 7));
+}
+/* movzx dst, byte gs:[off] */
+static inline void emit_load_gs8(struct emit *e, unsigned dst, uint32_t off)
 {
     emit8(e, 0x65);
-    emit8(e, 0x80);
-    emit8(e, 0x3c);
-    emit8(e, 0x25);
+    emit_rex(e, 0, dst, 0, 0);
+    emit_bytes(e, (const uint8_t[]){0x0f, 0xb6, (uint8_t)((dst & 7) << 3 | 4), 0x25}, 4);
     emit32(e, off);
-    emit8(e, imm);
 }
 
 /* Branches within the area; they return the offset of their rel32 field. */
@@ -222,6 +229,13 @@ static inline uint32_t emit_jcc(struct emit *e, unsigned cc, uint32_t target)
     emit8(e, 0x0f);
     emit8(e, 0x80 | cc);
     return emit_rel32(e, target);
+}
+/* jrcxz over a jmp rel32 that follows: no flags. Returns the offset of the rel32. */
+static inline uint32_t emit_jmp_if_rcx(struct emit *e)
+{
+    emit8(e, 0xe3);
+    emit8(e, 5);
+    return emit_jmp(e, 0);
 }
 /* Points the branch whose rel32 is at `at` to target. */
 static inline void emit_fix(struct emit *e, uint32_t at, uint32_t target)

@@ -1,8 +1,8 @@
 /*
- * The guest's status flags live in EFLAGS from the instruction that makes them to those that read
- * them, but address translations in between destroy EFLAGS. What cannot be seen any more is given
- * up; what only a fault could show is made again when there is one, from registers that still hold
- * the operands (a recipe); what is left is put into cpu.cc.
+ * The guest's status flags live in EFLAGS. Address translations in between would destroy them, so:
+ * flags that cannot be seen any more are given up; those that registers can make again (a recipe)
+ * are made again when they are needed, or in the cold path of a fault; for the rest the translation
+ * is done without touching EFLAGS, which costs a little more (access.c).
  */
 #include "engine/bt/tr.h"
 
@@ -27,26 +27,6 @@ void fl_analyse(struct tr *t)
             need = true;
         s->need = need;
     }
-}
-
-static void emit_park(struct emit *e)
-{
-    emit_mov_rr(e, BT_T1, RAX);
-    emit8(e, 0x9f);                                        /* lahf */
-    emit_bytes(e, (const uint8_t[]){0x0f, 0x90, 0xc0}, 3); /* seto al */
-    emit_store_gs16(e, BT_OFF(cc), RAX);
-    emit_mov_rr(e, RAX, BT_T1);
-}
-
-static void emit_unpark(struct emit *e)
-{
-    emit_mov_rr(e, BT_T1, RAX);
-    emit8(e, 0x65); /* movzx eax, word gs:[cc] */
-    emit_bytes(e, (const uint8_t[]){0x0f, 0xb7, 0x04, 0x25}, 4);
-    emit32(e, BT_OFF(cc));
-    emit_bytes(e, (const uint8_t[]){0x04, 0x7f}, 2); /* add al, 0x7f: OF */
-    emit8(e, 0x9e);                                  /* sahf */
-    emit_mov_rr(e, RAX, BT_T1);
 }
 
 /* op dst, src of any size */
@@ -126,36 +106,22 @@ void fl_cook(struct emit *e, const struct recipe *r)
     }
 }
 
-void fl_release(struct tr *t)
+bool fl_release(struct tr *t)
 {
-    if (t->fl != FL_HOST)
-        return;
-    if (!t->s->need) {
-        t->fl = FL_NONE;
-    } else if (t->recipe.kind != RC_NOTHING) {
-        t->fl = FL_RECIPE;
-    } else {
-        emit_park(t->e);
-        t->fl = FL_CC;
+    if (t->fl == FL_HOST) {
+        if (!t->s->need)
+            t->fl = FL_NONE;
+        else if (t->recipe.kind != RC_NOTHING)
+            t->fl = FL_RECIPE;
     }
+    return t->fl != FL_HOST;
 }
 
 void fl_to_host(struct tr *t)
 {
-    if (t->fl == FL_CC)
-        emit_unpark(t->e);
-    else if (t->fl == FL_RECIPE)
+    if (t->fl == FL_RECIPE)
         fl_cook(t->e, &t->recipe);
     t->fl = FL_HOST;
-}
-
-void fl_to_cc(struct tr *t)
-{
-    if (t->fl == FL_RECIPE)
-        fl_to_host(t);
-    if (t->fl == FL_HOST)
-        emit_park(t->e);
-    t->fl = FL_CC;
 }
 
 void fl_regs_change(struct tr *t, uint16_t regs)

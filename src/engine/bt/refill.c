@@ -5,7 +5,11 @@
 
 void bt_vec_leave(struct cpu *c)
 {
+    if (!c->bt.level)
+        return;
     c->bt.level = BT_LEVEL_NONE;
+    for (unsigned k = 0; k < ARRAY_LEN(c->bt.missing); k++)
+        c->bt.missing[k] = 1;
     vec_save(c);
 }
 
@@ -28,6 +32,8 @@ bool bt_vec_enter(struct cpu *c, uint32_t site)
         return false;
     vec_load(c);
     c->bt.level = level;
+    for (unsigned k = 0; k < ARRAY_LEN(c->bt.missing); k++)
+        c->bt.missing[k] = k > level;
     return true;
 }
 

@@ -3,13 +3,14 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/mman.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "engine/bt/bt.h"
 #include "engine/bt/check.h"
 #include "engine/bt/gs.h"
 #include "engine/bt/hooks.h"
+#include "engine/bt/jump.h"
 #include "engine/bt/trap.h"
 #include "engine/bt/vec.h"
 #include "engine/interp/core.h"
@@ -42,25 +43,14 @@ static struct tblock *translate(struct cpu *c, struct block *b)
     return t;
 }
 
-static void remember(struct cpu *c, struct tblock *t)
-{
-    uint64_t key = atomic_load(&c->bt.key);
-
-    /* Of the kernel's code only what lies in global pages outlives changes of the address space. */
-    if (c->cpl == 0 && jump_slot(c->jc, c->s.rip)->key != c->gkey)
-        return;
-    if (key)
-        *bt_jump_slot(c->bt.jump, c->s.rip) = (struct bt_jump){.rip = c->s.rip, .key = key, .t = t};
-}
-
 /* The translation to run at c->s.rip, or NULL with the interpreter's block there in *b. */
 static struct tblock *find(struct cpu *c, struct block **b)
 {
-    struct bt_jump *j = bt_jump_slot(c->bt.jump, c->s.rip);
+    struct bt_jump *j = bt_jump_slot(atomic_load(&c->bt.jump), c->s.rip);
     struct tblock *t;
 
     *b = NULL;
-    if (j->key && j->rip == c->s.rip && j->key == atomic_load(&c->bt.key) && j->t->live)
+    if (j->nrip == -c->s.rip && j->t->live)
         return j->t;
     *b = interp_find(c);
     if (c->bits != CPU_64 || !(*b)->live || (*b)->heat == HEAT_NEVER)
@@ -70,7 +60,7 @@ static struct tblock *find(struct cpu *c, struct block **b)
         t = translate(c, *b);
     if (!t || !t->live)
         return NULL;
-    remember(c, t);
+    bt_jumps_add(c, t, jump_slot(c->jc, c->s.rip)->key == c->gkey);
     return t;
 }
 
@@ -109,7 +99,7 @@ static bool locate(struct cpu *c, enum bt_exit why)
 /* Before t runs from c->s.rip on, when checking: control comes back at its end. */
 static void begin_check(struct cpu *c, const struct tblock *t)
 {
-    atomic_store(&c->bt.key, 0);
+    atomic_store(&c->bt.jump, c->bt.none);
     check_begin(c->bt.check, c, t->b, (unsigned)((c->s.rip - t->b->gpa) & PAGE_MASK));
 }
 
@@ -139,7 +129,6 @@ static bool interpret(struct cpu *c, uint32_t n)
     if (!s->single) {
         c->step = true;
         c->mode_changed = false;
-        c->bt.key = 0;
         interp_run_from(c, cache_lookup(c, 1)->op);
         return false;
     }
@@ -184,9 +173,9 @@ static void bt_run_some(struct cpu *c)
                 make_link(c, link, t);
             link = 0;
             c->bt.vpage = c->s.rip & ~PAGE_MASK;
-            code = t->entry;
+            code = bt_host(bt, t->host);
         }
-        /* A kick that came before the key was set is here; a later one takes the key away. */
+        /* A kick that came before the table was set is here; a later one takes the table away. */
         if (unlikely(atomic_load(&c->bt.poll)))
             return;
         if (unlikely(c->bt.check))
@@ -208,7 +197,7 @@ static void bt_run_some(struct cpu *c)
                 link = c->bt.site;
             break;
         case BT_EXIT_LOOKUP:
-            if (!atomic_load(&c->bt.key))
+            if (atomic_load(&c->bt.jump) == c->bt.none)
                 return;
             break;
         case BT_EXIT_EVENT:
@@ -288,8 +277,8 @@ static void bt_vcpu_fini(struct vcpu *v)
 
     if (c && c->bt.check)
         end_checks(c);
-    if (c && c->bt.jump)
-        munmap(c->bt.jump, sizeof(*c->bt.jump) << BT_JUMP_BITS);
+    if (c)
+        bt_jumps_fini(c);
     interp_vcpu_fini(v);
 }
 
@@ -297,29 +286,32 @@ static int bt_vcpu_init(struct vcpu *v, struct err *e)
 {
     int rc = interp_vcpu_init(v, e);
     struct cpu *c = v->priv;
-    void *p;
 
     if (rc)
         return rc;
-    p = mmap(NULL, sizeof(*c->bt.jump) << BT_JUMP_BITS, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) {
-        rc = err_sys(e, "memory for a vCPU's jump table");
+    rc = bt_jumps_init(c, e);
+    if (rc) {
         interp_vcpu_fini(v);
         return rc;
     }
-    c->bt.jump = p;
+    c->tlbs.bt = &c->bt;
     c->bt.self = c;
-    c->tlbs.bt_jump = p;
-    if (v->vm->check && check_new(&c->bt.check, e) < 0) {
-        bt_vcpu_fini(v);
-        return -ENOMEM;
+    c->bt.jump_mask = ((1ull << BT_JUMP_BITS) - 1) << BT_JUMP_SHIFT;
+    c->bt.page_mask = ~PAGE_MASK;
+    c->bt.tlb_mask = (uint64_t)(TLB_ENTRIES - 1) << PAGE_SHIFT;
+    memset(c->bt.missing, 1, sizeof(c->bt.missing));
+    if (v->vm->check) {
+        rc = check_new(&c->bt.check, e);
+        if (rc) {
+            bt_vcpu_fini(v);
+            return rc;
+        }
     }
     vec_init(c, VEC_AVX512);
     return 0;
 }
 
-/* The order is what bt_run_some and the run loop rely on: events, poll, key. */
+/* The order is what bt_run_some and the run loop rely on: events, poll, table. */
 static void bt_kick(struct vcpu *v)
 {
     struct cpu *c = v->priv;
@@ -327,7 +319,7 @@ static void bt_kick(struct vcpu *v)
     if (!c)
         return;
     atomic_store(&c->bt.poll, 1);
-    atomic_store(&c->bt.key, 0);
+    atomic_store(&c->bt.jump, c->bt.none);
 }
 
 static enum stop bt_run(struct vcpu *v)

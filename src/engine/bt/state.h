@@ -4,20 +4,27 @@
 #define RING3_ENGINE_BT_STATE_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
+
+#include "engine/interp/tlb.h"
 
 struct check;
 struct cpu;
 struct tblock;
 
-/* The jump table: RIP -> translation, for indirect branches and those that leave the page. The
- * blocks of a page lie in a row of their own, so that INVLPG has one row to clear. */
-#define BT_JUMP_BITS 13
-#define BT_JUMP_ROW_BITS 8 /* entries of a page: one for 16 bytes of code */
+/* A jump table: RIP -> translation, for indirect branches and those that leave the page. Each
+ * address space that the TLB keeps has one, and the kernel's global code. The blocks of a page lie
+ * in a row of their own, so that INVLPG has one row to clear. */
+#define BT_JUMP_BITS 12
+#define BT_JUMP_SHIFT 4    /* one entry for 16 bytes of code */
+#define BT_JUMP_ROW_BITS 8 /* entries of a page */
 struct bt_jump {
-    uint64_t rip, key;
+    uint64_t nrip; /* -RIP, 1 = none */
     struct tblock *t;
-    uint64_t pad;
+};
+struct bt_jumps {
+    struct bt_jump e[1u << BT_JUMP_BITS];
 };
 
 /* Vector instruction sets that a block needs, and that are available with registers live. */
@@ -27,23 +34,28 @@ enum bt_level { BT_LEVEL_NONE, BT_LEVEL_SSE, BT_LEVEL_AVX, BT_LEVEL_AVX512 };
 
 struct bt_cpu {
     struct cpu *self;
-    struct check *check;  /* in lockstep with the interpreter (check.h), or NULL */
-    struct bt_jump *jump; /* 1 << BT_JUMP_BITS of them; NULL: this vCPU does not translate */
-    /* What entries must match now; 0 when nothing may: control comes back at the next such branch.
-     * Set by the vCPU's thread, cleared by kicks. */
-    _Atomic uint64_t key;
+    struct check *check; /* in lockstep with the interpreter (check.h), or NULL */
+    /* The table for the mode and address space of now; `none`, which is empty, when control must
+     * come back at the next such branch. Set by the vCPU's thread, taken away by kicks. */
+    struct bt_jumps *_Atomic jump;
+    struct bt_jumps *none, *super; /* NULL: this vCPU does not translate */
+    struct bt_jumps *user;         /* by TLB context */
+    uint64_t super_gen, user_gen[TLB_CONTEXTS]; /* what their contents are valid for (tlb.h) */
+    bool user_global[TLB_CONTEXTS];             /* they hold code in global pages */
+    uint64_t jump_mask, page_mask, tlb_mask; /* constants for PEXT */
     uint64_t vpage; /* linear address of the page that runs */
     uint64_t tmp;   /* a register that flags displace */
     uint64_t value; /* what an instruction with two memory operands carries between them */
     uint64_t group[BT_GROUPS]; /* host minus guest address of shared translations */
     _Atomic uint32_t poll;     /* look at events at the next back-edge */
     uint32_t site;             /* where translated code left */
-    uint32_t level;            /* enum bt_level: the vector registers are live and offer this */
+    uint8_t level;             /* enum bt_level: the vector registers are live and offer this */
+    uint8_t missing[4];        /* by level: nonzero if it is not offered now */
 };
 
-static inline struct bt_jump *bt_jump_slot(struct bt_jump *j, uint64_t rip)
+static inline struct bt_jump *bt_jump_slot(struct bt_jumps *j, uint64_t rip)
 {
-    return &j[rip >> 4 & ((1u << BT_JUMP_BITS) - 1)];
+    return &j->e[rip >> BT_JUMP_SHIFT & ((1u << BT_JUMP_BITS) - 1)];
 }
 
 #endif

@@ -8,7 +8,6 @@
 /* Where the guest's status flags are, at a point of the translation. */
 enum fl_place {
     FL_HOST,   /* in EFLAGS */
-    FL_CC,     /* in cpu.cc */
     FL_RECIPE, /* nowhere, but recipe makes them again */
     FL_NONE    /* nowhere: nobody will look */
 };
@@ -109,12 +108,10 @@ struct tr {
 /* ---- flags.c ---- */
 /* Which flags before each step somebody may see; fills need. */
 void fl_analyse(struct tr *t);
-/* Before host code that destroys EFLAGS, T1 free. Where they are then known is t->fl. */
-void fl_release(struct tr *t);
+/* Host code that destroys EFLAGS would be welcome: true if it may come. Else they must stay. */
+bool fl_release(struct tr *t);
 /* The flags must be in EFLAGS now. T1 is used. */
 void fl_to_host(struct tr *t);
-/* The flags must be in cpu.cc now (or nobody needs them). T1 is used. */
-void fl_to_cc(struct tr *t);
 /* The step changes these registers: what needs their old values is done now. */
 void fl_regs_change(struct tr *t, uint16_t regs);
 /* The step has been emitted: where its flags are, and how to get them back. host: its re-encoded
@@ -127,9 +124,9 @@ void fl_cook(struct emit *e, const struct recipe *r);
 /* Finds accesses that can share a translation. */
 void access_analyse(struct tr *t);
 /* Emits the translation for an access of the current step. What stands for the address is filled
- * in; T0, and T2 if it is its index, must be left alone until the access is done. T1 is free
- * afterwards. */
-void access_translate(struct tr *t, const struct use *a, bool stack, struct recode_mem *m);
+ * in: T0 and T2, as far as they are part of it, must be left alone until the access is done. T1 is
+ * free afterwards. simple: without an index. */
+void access_translate(struct tr *t, const struct use *a, bool stack, bool simple, struct recode_mem *m);
 /* The linear address of the step's memory operand into T0 (T1 is used). */
 void access_address(struct tr *t, unsigned dst);
 

@@ -76,64 +76,133 @@ static const struct opnd *mem_operand(const struct insn *i)
     return NULL;
 }
 
-/* Host registers for the operands without a home, from `tmp` on; false if there are not enough. */
-static bool make_map(const struct insn *i, struct recode_map *map, const uint8_t *tmp, unsigned ntmp,
-                     uint8_t guest[3], unsigned *nguest)
+static uint16_t implicit_writes(const struct insn *i)
 {
-    memcpy(map->gpr, bt_home, sizeof(map->gpr));
-    memset(map->high, REG_NONE, sizeof(map->high));
-    *nguest = 0;
-    for (unsigned k = 0; k < i->nops; k++) {
-        const struct opnd *o = &i->op[k];
-
-        if (o->kind != OP_REG || o->cls != RC_GPR || map->gpr[o->reg] != BT_SPILLED)
-            continue;
-        if (*nguest == ntmp)
-            return false;
-        guest[*nguest] = o->reg;
-        map->gpr[o->reg] = tmp[(*nguest)++];
+    switch (i->id) {
+    case INSN_MUL: case INSN_DIV: case INSN_IDIV: case INSN_CMPXCHG8B: case INSN_CMPXCHG16B:
+        return BIT(RAX) | BIT(RDX);
+    case INSN_IMUL:
+        return i->nops == 1 ? BIT(RAX) | BIT(RDX) : 0;
+    case INSN_CMPXCHG: case INSN_CBW: case INSN_LAHF:
+        return BIT(RAX);
+    case INSN_CWD:
+        return BIT(RDX);
+    default:
+        return 0;
     }
-    /* The rest is not named: any value will do. */
-    for (unsigned r = 0; r < 16; r++)
-        if (map->gpr[r] == BT_SPILLED)
-            map->gpr[r] = BT_T0;
-    return true;
 }
 
-static int high_operand(const struct insn *i)
+/* RCX is scratch here: does the instruction use it without naming it? */
+static bool implicit_rcx(const struct insn *i)
+{
+    switch (i->id) {
+    case INSN_CMPXCHG8B: case INSN_CMPXCHG16B:
+        return true;
+    case INSN_SHL: case INSN_SHR: case INSN_SAR: case INSN_ROL: case INSN_ROR: case INSN_RCL:
+    case INSN_RCR: case INSN_SHLD: case INSN_SHRD:
+        return i->op[i->nops - 1].kind == OP_REG;
+    default:
+        return false;
+    }
+}
+
+static bool high_operand(const struct insn *i)
 {
     for (unsigned k = 0; k < i->nops; k++)
         if (i->op[k].kind == OP_REG && i->op[k].cls == RC_GPRH)
-            return i->op[k].reg;
-    return -1;
+            return true;
+    return false;
 }
 
-/* Can it be copied? Tries, as copy() will. */
-static bool can_copy(const struct step *s)
-{
-    static const uint8_t tmp[] = {BT_T1, BT_T2, BT_T0};
-    static const struct recode_mem mem = {.base = BT_T0, .index = REG_NONE};
-    const struct insn *i = &s->i;
-    const struct opnd *m = mem_operand(i);
+/* The operands of an instruction that is copied, and where they are meanwhile. */
+struct binding {
     struct recode_map map;
-    uint8_t guest[3], out[RECODE_MAX];
+    uint8_t guest[3], tmp[3]; /* operands without a home, and their registers */
     unsigned n;
-    int high = high_operand(i);
+    bool rcx;  /* guest RCX is needed in RCX */
+    int high;  /* one of AH to BH that has to be had by turning its register, or -1 */
+};
 
-    if (m && (!m->size || m->size > 64 || (i->mem.vsib)))
+/* mem: what the address takes up, or NULL. False if there are not enough registers. */
+static bool bind(const struct insn *i, const struct recode_mem *mem, struct binding *b)
+{
+    uint8_t room[3];
+    unsigned nroom = 0;
+
+    memcpy(b->map.gpr, bt_home, sizeof(b->map.gpr));
+    memset(b->map.high, REG_NONE, sizeof(b->map.high));
+    b->n = 0;
+    b->high = -1;
+    b->rcx = implicit_rcx(i);
+    if (b->rcx)
+        b->map.gpr[RCX] = RCX;
+    else
+        room[nroom++] = BT_T1;
+    if (!mem || mem->base != BT_T0)
+        room[nroom++] = BT_T0;
+    if (!mem || mem->index != BT_T2)
+        room[nroom++] = BT_T2;
+    for (unsigned k = 0; k < i->nops; k++) {
+        const struct opnd *o = &i->op[k];
+
+        if (o->kind != OP_REG || o->cls != RC_GPR || b->map.gpr[o->reg] != BT_SPILLED)
+            continue;
+        if (b->n == nroom)
+            return false;
+        b->guest[b->n] = o->reg;
+        b->tmp[b->n] = room[b->n];
+        b->map.gpr[o->reg] = room[b->n++];
+    }
+    /* The rest is not named. */
+    for (unsigned r = 0; r < 16; r++)
+        if (b->map.gpr[r] == BT_SPILLED)
+            b->map.gpr[r] = BT_T0;
+    return true;
+}
+
+/* Re-encodes i. AH to BH cannot be named beside R8 to R15, and CH has no home at all: then their
+ * register is turned for the moment. Returns the length, 0 if it cannot be done. */
+static unsigned encode(const struct insn *i, const struct recode_mem *mem, struct binding *b,
+                       uint8_t out[RECODE_MAX])
+{
+    int high = -1;
+    unsigned low = 0, n;
+
+    for (unsigned k = 0; k < i->nops; k++) {
+        const struct opnd *o = &i->op[k];
+
+        if (o->kind == OP_REG && o->cls == RC_GPRH) {
+            if (high >= 0 && high != o->reg)
+                low = 0xffff; /* two of them */
+            high = o->reg;
+        } else if (o->kind == OP_REG && o->cls == RC_GPR) {
+            low |= 1u << o->reg;
+        }
+    }
+    if (high != RCX) {
+        n = recode(out, i, &b->map, mem);
+        if (n || high < 0)
+            return n;
+    }
+    if ((low >> high & 1) || (high == RAX && i->id == INSN_CMPXCHG) || implicit_writes(i) ||
+        (high == RCX && b->rcx))
+        return 0;
+    b->high = high;
+    b->map.high[high] = bt_home[high];
+    return recode(out, i, &b->map, mem);
+}
+
+/* Can it be copied? Tries the worst case of what copy() will do. */
+static bool can_copy(const struct insn *i)
+{
+    static const struct recode_mem at = {.base = BT_T0, .index = REG_NONE};
+    const struct opnd *m = mem_operand(i);
+    struct binding b;
+    uint8_t out[RECODE_MAX];
+
+    if (m && (!m->size || m->size > 64 || i->mem.vsib || i->addrsize < 4))
         return false;
-    if (m && i->addrsize != 8 && i->addrsize != 4)
-        return false;
-    if (m && i->mem.disp != (int32_t)i->mem.disp && i->mem.base == REG_RIP)
-        return false;
-    /* Two high registers beside memory do not occur. */
-    if (m && high >= 0 && (i->id == INSN_CMPXCHG || i->id == INSN_MUL || i->id == INSN_DIV))
-        return false;
-    if (!make_map(i, &map, tmp, m ? 2 : 3, guest, &n))
-        return false;
-    if (m && high >= 0)
-        map.high[high] = (uint8_t)high;
-    return recode(out, i, &map, m ? &mem : NULL) != 0;
+    return bind(i, m ? &at : NULL, &b) && encode(i, m ? &at : NULL, &b, out);
 }
 
 static void flag_effects(struct step *s)
@@ -159,24 +228,6 @@ static void flag_effects(struct step *s)
     default:
         s->fl_read = r;
         s->fl_write = w;
-    }
-}
-
-static uint16_t implicit_writes(const struct insn *i)
-{
-    switch (i->id) {
-    case INSN_MUL: case INSN_DIV: case INSN_IDIV: case INSN_CMPXCHG8B: case INSN_CMPXCHG16B:
-        return BIT(RAX) | BIT(RDX);
-    case INSN_IMUL:
-        return i->nops == 1 ? BIT(RAX) | BIT(RDX) : 0;
-    case INSN_CMPXCHG: case INSN_CBW: case INSN_LAHF:
-        return BIT(RAX);
-    case INSN_CWD:
-        return BIT(RDX);
-    case INSN_PCMPESTRI: case INSN_PCMPISTRI: case INSN_VPCMPESTRI: case INSN_VPCMPISTRI:
-        return BIT(RCX);
-    default:
-        return 0;
     }
 }
 
@@ -281,7 +332,7 @@ static void classify(struct tr *t, struct step *s)
         return;
     if (!copied(i) && level_of(i) == BT_LEVEL_NONE)
         return;
-    if (!can_copy(s))
+    if (!can_copy(i))
         return;
     s->how = HOW_COPY;
     if (mem)
@@ -317,46 +368,44 @@ static void copy(struct tr *t)
     struct step *s = t->s;
     const struct insn *i = &s->i;
     struct recode_mem m;
-    struct recode_map map;
+    const struct recode_mem *mem = s->mem.used ? &m : NULL;
+    struct binding b;
     struct cold before;
-    uint8_t tmp[3], guest[3], out[RECODE_MAX];
-    unsigned n, ntmp = 0, len;
-    int high = s->mem.used ? high_operand(i) : -1;
+    uint8_t out[RECODE_MAX];
+    unsigned len;
     uint32_t begin;
 
-    if (s->mem.used)
-        access_translate(t, &s->mem, false, &m);
+    if (mem)
+        access_translate(t, &s->mem, false, false, &m);
+    if (mem && m.index == BT_T2 && (!bind(i, mem, &b) || high_operand(i))) {
+        emit_lea(t->e, 1, BT_T0, m.base, m.index, 0, m.disp);
+        m = (struct recode_mem){.base = BT_T0, .index = REG_NONE};
+    }
     if (s->fl_read || (s->fl_some && (s->fl_write & STATUS) != STATUS && s->need_after))
         fl_to_host(t);
     before = (struct cold){.fl = t->fl, .recipe = t->recipe};
     fl_regs_change(t, s->writes);
-    tmp[ntmp++] = BT_T1;
-    if (!s->mem.used || m.base != BT_T0)
-        tmp[ntmp++] = BT_T0;
-    if (!s->mem.used || m.index != BT_T2)
-        tmp[ntmp++] = BT_T2;
-    make_map(i, &map, tmp, ntmp, guest, &n);
-    for (unsigned k = 0; k < n; k++) {
-        emit_load_gs(t->e, tmp[k], BT_OFF_GPR(guest[k]));
-        if (tmp[k] == BT_T2)
+    bind(i, mem, &b);
+    len = encode(i, mem, &b, out);
+    if (b.rcx)
+        emit_mov_rr(t->e, RCX, bt_home[RCX]);
+    for (unsigned k = 0; k < b.n; k++) {
+        emit_load_gs(t->e, b.tmp[k], BT_OFF_GPR(b.guest[k]));
+        if (b.tmp[k] == BT_T2)
             t->in_t2 = GROUP_NONE;
     }
-    if (high >= 0) {
-        /* AH and its like cannot be named beside the registers of the address. */
-        map.high[high] = (uint8_t)high;
-        emit_rorx(t->e, (unsigned)high, (unsigned)high, 8);
-    }
-    len = recode(out, i, &map, s->mem.used ? &m : NULL);
+    if (b.high >= 0)
+        emit_rorx(t->e, bt_home[b.high], bt_home[b.high], 8);
     begin = emit_pos(t->e);
     emit_bytes(t->e, out, len);
     if (host_faults(i))
         host_fault(t, begin, &before);
-    if (high >= 0)
-        emit_rorx(t->e, (unsigned)high, (unsigned)high, 56);
-    for (unsigned k = 0; k < n; k++)
-        if (s->writes & BIT(guest[k]))
-            emit_store_gs(t->e, BT_OFF_GPR(guest[k]), tmp[k]);
-    fl_written(t, !s->mem.used && !n ? out : NULL, len);
+    if (b.high >= 0)
+        emit_rorx(t->e, bt_home[b.high], bt_home[b.high], 56);
+    for (unsigned k = 0; k < b.n; k++)
+        if (s->writes & BIT(b.guest[k]))
+            emit_store_gs(t->e, BT_OFF_GPR(b.guest[k]), b.tmp[k]);
+    fl_written(t, !mem && !b.n && b.high < 0 && !b.rcx ? out : NULL, len);
 }
 
 static void lea(struct tr *t)
@@ -412,11 +461,11 @@ static void push(struct tr *t)
     struct recode_mem m;
 
     if (s->mem.used) {
-        access_translate(t, &s->mem, false, &m);
+        access_translate(t, &s->mem, false, false, &m);
         emit_to_mem(t, 0x8b, BT_T1, &m);
         emit_store_gs(t->e, BT_OFF(bt.value), BT_T1);
     }
-    access_translate(t, &s->stack, true, &m);
+    access_translate(t, &s->stack, true, false, &m);
     if (o->kind == OP_IMM) {
         emit_to_mem(t, 0xc7, 0, &m);
         emit32(t->e, (uint32_t)s->i.imm);
@@ -435,7 +484,7 @@ static void pop(struct tr *t)
     unsigned r = t->s->i.op[0].reg, home = bt_home[r];
     struct recode_mem m;
 
-    access_translate(t, &t->s->stack, true, &m);
+    access_translate(t, &t->s->stack, true, false, &m);
     fl_regs_change(t, t->s->writes);
     emit_to_mem(t, 0x8b, home == BT_SPILLED ? BT_T1 : home, &m);
     if (home == BT_SPILLED)
@@ -448,25 +497,25 @@ static void leave(struct tr *t)
 {
     struct recode_mem m;
 
-    access_translate(t, &t->s->stack, true, &m);
+    access_translate(t, &t->s->stack, true, false, &m);
     fl_regs_change(t, t->s->writes);
     emit_to_mem(t, 0x8b, BT_T1, &m);
     emit_lea(t->e, 1, bt_home[RSP], bt_home[RBP], REG_NONE, 0, 8);
     emit_mov_rr(t->e, bt_home[RBP], BT_T1);
 }
 
-/* Before vector instructions up to `level`; flags are in cc. */
+/* Before vector instructions up to `level`; flags stay in EFLAGS. */
 static void vec_check(struct tr *t, uint8_t level)
 {
+    struct bt_site *s;
     struct cold *c;
 
     if (level <= t->level)
         return;
-    emit_cmp_gs8(t->e, BT_OFF(bt.level), level);
-    c = tr_cold(t, COLD_VEC, emit_jcc(t->e, CC_B, 0), tr_site(t, BT_SITE_PLAIN, 0));
-    t->bt->site[c->site].span = level;
-    t->bt->site[c->site].kind = BT_SITE_VEC;
-    t->bt->site[c->site].retry = emit_pos(t->e);
+    emit_load_gs8(t->e, BT_T1, BT_OFF(bt.missing) + level);
+    c = tr_cold(t, COLD_VEC, emit_jmp_if_rcx(t->e), tr_site(t, BT_SITE_VEC, level));
+    s = &t->bt->site[c->site];
+    s->retry = emit_pos(t->e);
     t->level = level;
 }
 
@@ -488,9 +537,9 @@ static void interp(struct tr *t)
     unsigned k = (unsigned)(t->s - t->step);
     bool last = k + 1 == t->n && (t->s->i.row->flags & (IF_BRANCH | IF_SYS));
 
-    fl_to_cc(t);
+    fl_to_host(t);
     emit_mov_ri32(e, BT_T1, site);
-    emit_jmp(e, t->bt->stub.interp_cc);
+    emit_jmp(e, t->bt->stub.interp);
     t->bt->site[site].single = cache_single(t->c, &t->s->i);
     t->bt->site[site].len = t->s->i.len;
     if (last)
@@ -499,7 +548,6 @@ static void interp(struct tr *t)
     t->level = 0;
     t->in_t2 = GROUP_NONE;
     t->recipe.kind = RC_NOTHING;
-    t->fl = FL_CC;
     if (k + 1 < t->n) {
         t->s++;
         vec_check(t, level_from(t, k + 1));
@@ -542,7 +590,6 @@ static void cold(struct tr *t, const struct cold *c)
 {
     const struct bt_stubs *s = &t->bt->stub;
     struct emit *e = t->e;
-    bool host = c->fl == FL_HOST || c->fl == FL_RECIPE;
 
     if (c->kind == COLD_INTERP)
         t->bt->fault[c->from].cold = emit_pos(e);
@@ -555,19 +602,19 @@ static void cold(struct tr *t, const struct cold *c)
     emit_mov_ri32(e, BT_T1, c->site);
     switch (c->kind) {
     case COLD_ACCESS:
-        emit_jmp(e, host ? s->refill_host : s->refill_cc);
+        emit_jmp(e, s->refill);
         break;
     case COLD_INTERP:
-        emit_jmp(e, host ? s->interp_host : s->interp_cc);
+        emit_jmp(e, s->interp);
         break;
     case COLD_EVENT:
-        emit_jmp(e, host ? s->event_host : s->event_cc);
+        emit_jmp(e, s->event);
         break;
     case COLD_LOOKUP:
         emit_jmp(e, s->lookup);
         break;
     case COLD_LINK:
-        emit_jmp(e, host ? s->link_host : s->link_cc);
+        emit_jmp(e, s->link);
         break;
     case COLD_VEC:
         emit_mov_ri64(e, BT_T0, (uintptr_t)bt_host(t->bt, t->bt->site[c->site].retry));
@@ -576,70 +623,20 @@ static void cold(struct tr *t, const struct cold *c)
     }
 }
 
-/* Where the block wants its flags at entry. */
-static enum fl_place first_place(const struct tr *t)
-{
-    if (!t->n || !t->step[0].need)
-        return FL_NONE;
-    for (unsigned k = 0; k < t->n; k++) {
-        const struct step *s = &t->step[k];
-
-        if (s->mem.used || s->stack.used || s->how == HOW_INTERP)
-            return FL_CC;
-        if (s->fl_read || s->fl_some || s->how == HOW_JCC)
-            return FL_HOST;
-        if (s->how >= HOW_JMP)
-            return FL_CC;
-    }
-    return FL_CC;
-}
-
 static void entries(struct tr *t)
 {
-    enum fl_place want = first_place(t);
-    uint8_t level = level_from(t, 0);
     struct tblock *b = t->t;
 
     t->s = t->step;
     t->level = 0;
-    b->level = level;
-    if (level) {
-        /* The check needs EFLAGS. */
-        t->fl = FL_HOST;
-        t->recipe.kind = RC_NOTHING;
-        b->host = emit_pos(t->e);
-        if (want != FL_NONE)
-            fl_to_cc(t);
-        t->fl = FL_CC;
-        b->cc = emit_pos(t->e);
-        vec_check(t, level);
-        t->fl = want == FL_NONE ? FL_NONE : FL_CC;
-    }
-    /* With flags in the wrong place first, as falling through then puts them right. */
-    if (want == FL_HOST) {
-        b->vcc = emit_pos(t->e);
-        t->fl = FL_CC;
-        fl_to_host(t);
-        b->vhost = emit_pos(t->e);
-    } else {
-        uint32_t over = 0;
-
-        if (level && want == FL_CC)
-            over = emit_jmp(t->e, 0);
-        b->vhost = emit_pos(t->e);
-        t->fl = FL_HOST;
-        if (want == FL_CC)
-            fl_to_cc(t);
-        if (over)
-            emit_fix_here(t->e, over);
-        b->vcc = emit_pos(t->e);
-        t->fl = want;
-    }
-    if (!level) {
-        b->cc = b->vcc;
-        b->host = b->vhost;
-    }
+    t->fl = FL_HOST;
     t->recipe.kind = RC_NOTHING;
+    b->entry = bt_host(t->bt, emit_pos(t->e));
+    emit_lea(t->e, 1, BT_T1, BT_T0, REG_NONE, 0, -(int32_t)t->s->off);
+    emit_store_gs(t->e, BT_OFF(bt.vpage), BT_T1);
+    b->host = emit_pos(t->e);
+    vec_check(t, b->level);
+    b->vhost = emit_pos(t->e);
 }
 
 static bool decode(struct tr *t)
@@ -704,6 +701,7 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
     tb->begin = emit_pos(t->e);
     fl_analyse(t);
     access_analyse(t);
+    tb->level = level_from(t, 0);
     entries(t);
     for (unsigned k = 0; k < t->n; k++) {
         t->s = &t->step[k];
@@ -714,9 +712,9 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
     if (!(last->i.row->flags & (IF_BRANCH | IF_SYS)) || last->how == HOW_JCC) {
         if (end < (t->b->gpa & PAGE_MASK) + b->bytes) { /* what follows is no instruction */
             t->s->off = (uint16_t)end;
-            fl_to_cc(t);
+            fl_to_host(t);
             emit_mov_ri32(t->e, BT_T1, tr_site(t, BT_SITE_PLAIN, 0));
-            emit_jmp(t->e, bt->stub.interp_cc);
+            emit_jmp(t->e, bt->stub.interp);
         } else {
             branch_fall(t, end);
         }
@@ -724,7 +722,6 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
     for (unsigned k = 0; k < t->ncold; k++)
         cold(t, &t->cold[k]);
     tb->end = emit_pos(t->e);
-    tb->entry = bt_host(bt, tb->cc);
     bt->blocks++;
     bt->insns += t->n;
     bt->bytes += tb->end - tb->begin;

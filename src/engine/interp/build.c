@@ -383,7 +383,7 @@ static struct block *build(struct cpu *c, struct room *r, const struct fetch *f,
     b->nogroup = false;
     b->t = NULL;
     if (tiered)
-        b->op[0] = (struct op){.fn = tier, .exact = true};
+        b->op[0] = (struct op){.fn = tier, .cnt = 1, .exact = true};
     make_end(r, d, mode & MODE_SINGLE, &ops[d->n]);
     /* Backwards, so that each instruction knows which of its flags anybody will see. */
     for (unsigned k = d->n; k-- > 0;) {

@@ -28,13 +28,13 @@ bool tlb_refill(struct cpu *c, uint64_t la, enum access a, enum priv p, struct r
     if (!(r->ent & P2M_PRESENT)) {
         r->ent = 0;
         if (page == (e->rtag & ~PAGE_MASK))
-            e->rtag = e->wtag = TLB_EMPTY;
+            e->rtag = e->wtag = tlb_empty(tlb_index(la));
         return true;
     }
     if (a == ACCESS_WRITE && !(r->ent & (P2M_READONLY | P2M_DIRTY)))
         r->ent = p2m_set_flags(p2m, gfn, P2M_DIRTY) | P2M_DIRTY;
     if (e->rtag != page || e->info >> PAGE_SHIFT != gfn)
-        e->wtag = TLB_EMPTY;
+        e->wtag = tlb_empty(tlb_index(la));
     e->rtag = page;
     e->addend = (uint64_t)(uintptr_t)p2m_host(r->ent) - page;
     e->info = gfn << PAGE_SHIFT | (w->global ? TLB_INFO_GLOBAL : 0) |

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/bt/jump.h"
 #include "engine/interp/core.h"
 #include "engine/interp/hooks.h"
 #include "engine/interp/op.h"
@@ -76,9 +77,8 @@ static void update_tlb(struct cpu *c)
         c->key = c->gkey = ~0ull; /* nothing in the jump cache matches: control comes back after one instruction */
     else
         set_keys(c, x->gen, c->tlbs.global_gen);
-    /* The translator's table holds 64-bit code, and of the kernel's only what lies in global pages. */
-    if (c->bt.jump)
-        atomic_store(&c->bt.key, c->step || c->bits != CPU_64 ? 0 : c->cpl ? c->key : c->gkey);
+    if (c->bt.none)
+        bt_jumps_select(c);
 }
 
 void cpu_update_mode(struct cpu *c)
@@ -143,8 +143,8 @@ void cpu_sync_work(struct cpu *c, unsigned work)
         tlbs_flush_writes(&c->tlbs);
     if (work & SYNC_JUMPS)
         memset(c->jc, 0, sizeof(*c->jc));
-    if ((work & SYNC_JUMPS) && c->bt.jump)
-        memset(c->bt.jump, 0, sizeof(*c->bt.jump) << BT_JUMP_BITS);
+    if ((work & SYNC_JUMPS) && c->bt.none)
+        bt_jumps_clear(c);
     update_tlb(c);
 }
 
@@ -448,7 +448,7 @@ int interp_vcpu_init(struct vcpu *v, struct err *e)
         return err_set(e, ENOMEM, "out of memory for a vCPU's TLB");
     }
     for (unsigned i = 0; i < TLB_ENTRIES; i++)
-        c->no_tlb->e[i] = (struct tlb_entry){ .rtag = TLB_EMPTY, .wtag = TLB_EMPTY };
+        c->no_tlb->e[i] = (struct tlb_entry){.rtag = tlb_empty(i), .wtag = tlb_empty(i)};
     rc = simd_init(c, e);
     if (rc < 0) {
         interp_vcpu_fini(v);
