@@ -96,7 +96,7 @@ void access_analyse(struct tr *t)
             g->members++;
             a->group = open[base];
         }
-        if (s->how == HOW_INTERP)
+        if (s->how <= HOW_HELP)
             memset(open, GROUP_NONE, sizeof(open));
         for (unsigned r = 0; r < 16; r++) {
             int32_t by;

@@ -26,7 +26,9 @@ static void jump_t0(struct tr *t, uint32_t site)
     struct emit *e = t->e;
 
     emit_load_gs(e, BT_T2, BT_OFF(bt.jump));
-    emit_pext_gs(e, BT_T1, BT_T0, BT_OFF(bt.jump_mask));
+    emit_rorx(e, BT_T1, BT_T0, BT_JUMP_ROR);
+    emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, 0);
+    emit_pext_gs(e, BT_T1, BT_T1, BT_OFF(bt.jump_mask));
     emit_lea(e, 1, BT_T1, BT_T1, BT_T1, 0, 0);
     emit_lea(e, 1, BT_T2, BT_T2, BT_T1, 3, 0);
     emit_load(e, BT_T1, BT_T2, offsetof(struct bt_jump, nrip));

@@ -55,13 +55,15 @@ enum bt_exit {
 struct bt_site {
     struct tblock *t;
     uint32_t retry;  /* code offset of the address translation to repeat; BT_SITE_PLAIN: where to go on
-                        behind the interpreter's instruction, 0 = nowhere */
+                        behind an instruction that C does */
     uint16_t off;    /* of the instruction in its page */
     uint16_t span;   /* bytes from the address in T0 that the access may touch; BT_SITE_RET: what was
                         added to RSP */
     uint8_t kind;    /* enum bt_site_kind */
     uint8_t len;     /* of the instruction */
     bool group;      /* a shared translation */
+    bool rep;        /* a repeated string instruction */
+    bool resume;     /* the interpreter may come back at retry */
     struct block *single; /* the interpreter's code for it, or NULL: it is looked up */
 };
 enum bt_site_kind {
@@ -105,6 +107,7 @@ struct bt_stubs {
     uint32_t link, lookup, interp, event;
     uint32_t refill; /* T0 = address */
     uint32_t vec;    /* T0 = host address to go on at */
+    uint32_t help;   /* T0 = bt_helper */
     uint32_t dead;   /* T0 = RIP: as lookup, for a block that is no more */
 };
 
@@ -151,6 +154,10 @@ typedef uint64_t (*bt_enter_fn)(struct cpu *c, const uint8_t *code);
 /* ---- translate.c ---- */
 /* The translation of b, made now; NULL if it cannot have one or there is no room. Lock held. */
 struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b);
+
+/* ---- helper.c ---- */
+typedef const uint8_t *bt_helper(struct cpu *c, uint32_t site);
+bt_helper bt_help_movs, bt_help_stos, bt_help_cli, bt_help_sti, bt_help_pushf, bt_help_popf, bt_help_swapgs;
 
 /* ---- refill.c: compiled without vector registers, for they are the guest's ---- */
 /* A TLB miss at a site for the address la: the host address to go on at, or NULL when the

@@ -19,7 +19,7 @@ void fl_analyse(struct tr *t)
         if ((s->fl_write & STATUS) == STATUS)
             need = false;
         if (s->mem.used || s->stack.used || s->fl_read || s->how == HOW_JCC ||
-            s->how == HOW_INTERP || s->how >= HOW_JMP)
+            s->how <= HOW_HELP || s->how >= HOW_JMP)
             need = true;
         /* The host instruction may fault by itself. */
         if (s->how == HOW_COPY && (s->i.id == INSN_DIV || s->i.id == INSN_IDIV ||

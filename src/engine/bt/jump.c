@@ -8,18 +8,34 @@
 /* none, super and one for each context */
 #define TABLES (2 + TLB_CONTEXTS)
 
-/* Entry 0 cannot be 0 as the rest is when empty, for RIP 0 is looked up there; -16 is not. */
+/* RIP 0 has index 0, so that entry cannot hold 0 when empty as the rest does. This RIP has another. */
+#define EMPTY0 64
+
+_Static_assert(BT_JUMP_SHIFT == 2 && BT_JUMP_BITS == 14, "-EMPTY0 must not have index 0");
+
 static void clear(struct bt_jumps *j)
 {
     memset(j, 0, sizeof(*j));
-    j->e[0].nrip = 16;
+    j->e[0].nrip = EMPTY0;
 }
 
-static void clear_row(struct bt_jumps *j, uint64_t la)
+static unsigned page_hash(uint64_t la)
 {
-    memset(bt_jump_slot(j, la & ~PAGE_MASK), 0, sizeof(j->e[0]) << BT_JUMP_ROW_BITS);
-    if (!j->e[0].nrip)
-        j->e[0].nrip = 16;
+    return (unsigned)((la >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> 52);
+}
+
+static void mark(struct bt_jumps *j, uint64_t la)
+{
+    unsigned h = page_hash(la);
+
+    j->pages[h / 64] |= BIT(h % 64);
+}
+
+static bool marked(const struct bt_jumps *j, uint64_t la)
+{
+    unsigned h = page_hash(la);
+
+    return j->pages[h / 64] >> (h % 64) & 1;
 }
 
 int bt_jumps_init(struct cpu *c, struct err *e)
@@ -31,7 +47,7 @@ int bt_jumps_init(struct cpu *c, struct err *e)
     if (j == MAP_FAILED)
         return err_sys(e, "memory for a vCPU's jump tables");
     for (unsigned k = 0; k < TABLES; k++)
-        j[k].e[0].nrip = 16;
+        j[k].e[0].nrip = EMPTY0;
     b->none = j;
     b->super = j + 1;
     b->user = j + 2;
@@ -87,13 +103,16 @@ void bt_jumps_add(struct cpu *c, struct tblock *t, bool global)
         return;
     if (j != b->super)
         b->user_global[c->tlbs.cur] |= global;
+    mark(j, c->s.rip);
     *bt_jump_slot(j, c->s.rip) = (struct bt_jump){.nrip = -c->s.rip, .t = t};
 }
 
 void bt_jumps_forget(struct bt_cpu *b, unsigned ctx, uint64_t la)
 {
-    clear_row(&b->user[ctx], la);
-    clear_row(b->super, la);
+    if (marked(&b->user[ctx], la))
+        clear(&b->user[ctx]);
+    if (marked(b->super, la))
+        clear(b->super);
     for (unsigned k = 0; k < TLB_CONTEXTS; k++)
         if (k != ctx && b->user_global[k])
             b->user_gen[k] = 0;

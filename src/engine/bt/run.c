@@ -134,7 +134,7 @@ static bool interpret(struct cpu *c, uint32_t n)
     }
     next = c->s.rip + s->len;
     interp_run_from(c, s->single->op);
-    return s->retry && c->s.rip == next && !c->mode_changed && t->live &&
+    return s->resume && c->s.rip == next && !c->mode_changed && t->live &&
            !atomic_load_explicit(c->events, memory_order_relaxed) && !interp_must_step(c);
 }
 

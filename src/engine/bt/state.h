@@ -14,17 +14,17 @@ struct cpu;
 struct tblock;
 
 /* A jump table: RIP -> translation, for indirect branches and those that leave the page. Each
- * address space that the TLB keeps has one, and the kernel's global code. The blocks of a page lie
- * in a row of their own, so that INVLPG has one row to clear. */
-#define BT_JUMP_BITS 12
-#define BT_JUMP_SHIFT 4    /* one entry for 16 bytes of code */
-#define BT_JUMP_ROW_BITS 8 /* entries of a page */
+ * address space that the TLB keeps has one, and the kernel's global code. */
+#define BT_JUMP_BITS 14
+#define BT_JUMP_ROR 13 /* the index is of RIP plus RIP rotated so */
+#define BT_JUMP_SHIFT 2
 struct bt_jump {
-    uint64_t nrip; /* -RIP, 1 = none */
+    uint64_t nrip; /* -RIP */
     struct tblock *t;
 };
 struct bt_jumps {
     struct bt_jump e[1u << BT_JUMP_BITS];
+    uint64_t pages[64]; /* a bit for each page that may have entries, by a hash */
 };
 
 /* Vector instruction sets that a block needs, and that are available with registers live. */
@@ -47,15 +47,24 @@ struct bt_cpu {
     uint64_t tmp;   /* a register that flags displace */
     uint64_t value; /* what an instruction with two memory operands carries between them */
     uint64_t group[BT_GROUPS]; /* host minus guest address of shared translations */
+    /* An interrupt may be waiting that was looked for while they were disabled. */
+    bool intr;
     _Atomic uint32_t poll;     /* look at events at the next back-edge */
     uint32_t site;             /* where translated code left */
     uint8_t level;             /* enum bt_level: the vector registers are live and offer this */
     uint8_t missing[4];        /* by level: nonzero if it is not offered now */
 };
 
+static inline unsigned bt_jump_index(uint64_t rip)
+{
+    uint64_t h = rip + (rip >> BT_JUMP_ROR | rip << (64 - BT_JUMP_ROR));
+
+    return h >> BT_JUMP_SHIFT & ((1u << BT_JUMP_BITS) - 1);
+}
+
 static inline struct bt_jump *bt_jump_slot(struct bt_jumps *j, uint64_t rip)
 {
-    return &j->e[rip >> BT_JUMP_SHIFT & ((1u << BT_JUMP_BITS) - 1)];
+    return &j->e[bt_jump_index(rip)];
 }
 
 #endif

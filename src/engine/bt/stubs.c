@@ -105,6 +105,23 @@ static uint32_t make_refill(struct emit *e)
     return at;
 }
 
+static uint32_t make_help(struct emit *e)
+{
+    uint32_t at = emit_pos(e), none;
+
+    stop(e);
+    emit_mov_rr(e, RSI, BT_T1);
+    emit_load_gs(e, RDI, BT_OFF(bt.self));
+    emit_call_r(e, BT_T0);
+    emit_bytes(e, (const uint8_t[]){0x48, 0x85, 0xc0}, 3); /* test rax, rax */
+    none = emit_jcc(e, CC_E, 0);
+    emit_mov_rr(e, BT_T1, RAX);
+    go_on(e);
+    emit_fix_here(e, none);
+    leave(e, BT_EXIT_INTERP);
+    return at;
+}
+
 static uint32_t make_vec(struct emit *e)
 {
     uint32_t at = emit_pos(e), none;
@@ -158,5 +175,6 @@ void bt_stubs_make(struct bt *bt)
     s->event = make_exit(e, BT_EXIT_EVENT);
     s->refill = make_refill(e);
     s->vec = make_vec(e);
+    s->help = make_help(e);
     s->dead = make_dead(e, s->lookup);
 }

@@ -47,6 +47,7 @@ struct use {
 /* What the translator makes of an instruction. */
 enum how {
     HOW_INTERP, /* leaves to the interpreter; the block ends */
+    HOW_HELP,   /* done by a function that is called */
     HOW_COPY,   /* the instruction itself with its operands replaced */
     HOW_LEA,
     HOW_NOP,
@@ -65,6 +66,7 @@ struct step {
     struct insn i;
     uint16_t off;       /* in the page */
     uint8_t how;        /* enum how */
+    bt_helper *help;
     bool need;          /* the flags before it can be observed */
     bool need_after;
     bool fl_read;       /* reads status flags for certain */

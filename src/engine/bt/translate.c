@@ -87,6 +87,8 @@ static uint16_t implicit_writes(const struct insn *i)
         return BIT(RAX);
     case INSN_CWD:
         return BIT(RDX);
+    case INSN_PCMPESTRI: case INSN_PCMPISTRI: case INSN_VPCMPESTRI: case INSN_VPCMPISTRI:
+        return BIT(RCX);
     default:
         return 0;
     }
@@ -97,6 +99,8 @@ static bool implicit_rcx(const struct insn *i)
 {
     switch (i->id) {
     case INSN_CMPXCHG8B: case INSN_CMPXCHG16B:
+        return true;
+    case INSN_PCMPESTRI: case INSN_PCMPISTRI: case INSN_VPCMPESTRI: case INSN_VPCMPISTRI:
         return true;
     case INSN_SHL: case INSN_SHR: case INSN_SAR: case INSN_ROL: case INSN_ROR: case INSN_RCL:
     case INSN_RCR: case INSN_SHLD: case INSN_SHRD:
@@ -249,6 +253,28 @@ static void mem_access(struct step *s)
                                  .disp = (int32_t)s->i.mem.disp};
 }
 
+static bt_helper *helper_of(const struct insn *i)
+{
+    switch (i->id) {
+    case INSN_MOVS:
+        return i->addrsize == 8 && i->mem.seg < FS ? bt_help_movs : NULL;
+    case INSN_STOS:
+        return i->addrsize == 8 ? bt_help_stos : NULL;
+    case INSN_CLI:
+        return bt_help_cli;
+    case INSN_STI:
+        return bt_help_sti;
+    case INSN_PUSHF:
+        return i->opsize == 8 ? bt_help_pushf : NULL;
+    case INSN_POPF:
+        return i->opsize == 8 ? bt_help_popf : NULL;
+    case INSN_SWAPGS:
+        return bt_help_swapgs;
+    default:
+        return NULL;
+    }
+}
+
 static void classify(struct tr *t, struct step *s)
 {
     const struct insn *i = &s->i;
@@ -328,6 +354,11 @@ static void classify(struct tr *t, struct step *s)
     default:
         break;
     }
+    s->help = helper_of(i);
+    if (s->help) {
+        s->how = HOW_HELP;
+        return;
+    }
     if (i->row->flags & (IF_PRIV | IF_BRANCH | IF_SYS | IF_X87 | IF_MMX | IF_REP))
         return;
     if (!copied(i) && level_of(i) == BT_LEVEL_NONE)
@@ -402,6 +433,8 @@ static void copy(struct tr *t)
         host_fault(t, begin, &before);
     if (b.high >= 0)
         emit_rorx(t->e, bt_home[b.high], bt_home[b.high], 56);
+    if (b.rcx && (s->writes & BIT(RCX)))
+        emit_mov_rr(t->e, bt_home[RCX], RCX);
     for (unsigned k = 0; k < b.n; k++)
         if (s->writes & BIT(b.guest[k]))
             emit_store_gs(t->e, BT_OFF_GPR(b.guest[k]), b.tmp[k]);
@@ -524,27 +557,36 @@ static uint8_t level_from(const struct tr *t, unsigned k)
 {
     uint8_t level = 0;
 
-    for (; k < t->n && t->step[k].how != HOW_INTERP; k++)
+    for (; k < t->n && t->step[k].how > HOW_HELP; k++)
         level = MAX(level, (uint8_t)level_of(&t->step[k].i));
     return level;
 }
 
-/* Leaves to the interpreter for one instruction, and comes back behind it. */
-static void interp(struct tr *t)
+/* Leaves to a helper or to the interpreter, and comes back behind the instruction. */
+static void leave_to_c(struct tr *t)
 {
     struct emit *e = t->e;
-    uint32_t site = tr_site(t, BT_SITE_PLAIN, 0);
+    const struct insn *i = &t->s->i;
     unsigned k = (unsigned)(t->s - t->step);
-    bool last = k + 1 == t->n && (t->s->i.row->flags & (IF_BRANCH | IF_SYS));
+    uint32_t n = tr_site(t, BT_SITE_PLAIN, 0);
+    struct bt_site *site = &t->bt->site[n];
+    /* Those that end a block want the run loop. */
+    bool ends = k + 1 == t->n && (i->row->flags & (IF_BRANCH | IF_SYS));
 
     fl_to_host(t);
-    emit_mov_ri32(e, BT_T1, site);
-    emit_jmp(e, t->bt->stub.interp);
-    t->bt->site[site].single = cache_single(t->c, &t->s->i);
-    t->bt->site[site].len = t->s->i.len;
-    if (last)
-        return;
-    t->bt->site[site].retry = emit_pos(e);
+    emit_mov_ri32(e, BT_T1, n);
+    if (t->s->how == HOW_HELP) {
+        emit_mov_ri64(e, BT_T0, (uintptr_t)t->s->help);
+        emit_jmp(e, t->bt->stub.help);
+        site->span = i->op[0].size;
+        site->rep = i->prefix & (PFX_REP | PFX_REPNE);
+    } else {
+        emit_jmp(e, t->bt->stub.interp);
+    }
+    site->single = cache_single(t->c, i);
+    site->len = i->len;
+    site->resume = !ends;
+    site->retry = emit_pos(e);
     t->level = 0;
     t->in_t2 = GROUP_NONE;
     t->recipe.kind = RC_NOTHING;
@@ -552,6 +594,8 @@ static void interp(struct tr *t)
         t->s++;
         vec_check(t, level_from(t, k + 1));
         t->s--;
+    } else if (ends && t->s->how == HOW_HELP) {
+        branch_fall(t, t->s->off + i->len);
     }
 }
 
@@ -559,7 +603,8 @@ static void step(struct tr *t)
 {
     switch (t->s->how) {
     case HOW_INTERP:
-        interp(t);
+    case HOW_HELP:
+        leave_to_c(t);
         break;
     case HOW_NOP:
         break;
@@ -660,12 +705,6 @@ static bool decode(struct tr *t)
     return true;
 }
 
-/* Is anything gained? */
-static bool worthwhile(const struct tr *t)
-{
-    return t->n && t->step[0].how != HOW_INTERP;
-}
-
 static uint64_t now_ns(void)
 {
     struct timespec ts;
@@ -692,7 +731,7 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
     t->s = NULL;
     t->in_t2 = GROUP_NONE;
     t->ncold = 0;
-    if (!decode(t) || !worthwhile(t))
+    if (!t->n || !decode(t))
         return NULL;
     tb = t->t = cache_alloc(bt->cache, sizeof(*tb));
     *tb = (struct tblock){.b = b, .live = true};

@@ -529,6 +529,7 @@ struct block *cache_lookup(struct cpu *c, unsigned max)
     struct block *b;
 
     for (;;) {
+        c->fetch_global = true;
         fetch_part(c, c->s.rip, PAGE_SIZE, &f.p[0]);
         f.n = 1;
         b = f.p[0].memory ? find(c, &f.p[0], mode) : NULL;

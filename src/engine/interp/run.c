@@ -193,6 +193,8 @@ static bool take_events(struct cpu *c)
 {
     uint32_t ev = atomic_exchange(&c->v->events, 0);
 
+    if (ev & VCPU_EV_INTR)
+        c->bt.intr = true;
     if (ev & VCPU_EV_FLUSH) {
         sync_leave(c);
         sync_enter(c);
@@ -235,6 +237,8 @@ static bool take_interrupt(struct cpu *c)
             return false;
         raise_event(c, EV_EXT_INT, (uint8_t)vec);
     } else {
+        if ((s->rflags & FL_IF) && !s->sti_shadow && !s->mov_ss_shadow)
+            c->bt.intr = false;
         return false;
     }
     s->activity = CPU_RUNNING;
