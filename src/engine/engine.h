@@ -93,6 +93,7 @@ struct vm {
     struct trace *trace;
     struct vcpu **vcpu;
     uint32_t nvcpu;
+    bool check;        /* compare the engine with the interpreter as it runs; one vCPU, engine_ops.checks */
     void *owner;       /* the machine */
     void *engine_priv; /* engine's per-VM data */
 };
@@ -101,6 +102,7 @@ struct vm {
 struct engine_ops {
     const char *name;
     const char *summary; /* for `ring3 engines` */
+    bool checks;         /* heeds vm.check */
     /* Can it run on this host? 0, or negative errno with the reason. */
     int (*probe)(struct err *e);
     int (*vm_init)(struct vm *vm, struct err *e);

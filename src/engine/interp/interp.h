@@ -31,6 +31,7 @@ struct op;
 struct block;
 struct code_cache;
 struct simd; /* simd.h */
+struct dry;  /* dry.h */
 
 /* What the vCPUs of one VM share: vm->engine_priv. */
 struct interp_vm {
@@ -81,6 +82,7 @@ struct cpu {
     bool in_delivery;    /* an event is being delivered: for #DF */
     uint8_t deliver_class; /* its class: 0 benign, 1 contributory, 2 page fault, 3 double fault */
     bool shutdown;
+    bool failed;         /* run() ends with STOP_ERROR; v->error says why */
     bool mode_changed;   /* leave the block: CPL, CS, paging or flags that matter changed */
 
     struct paging pg;
@@ -117,6 +119,7 @@ struct cpu {
     bool trap_taken;     /* set by an instruction that consumes its own single-step trap (SYSCALL, INT n) */
     unsigned pauses;     /* PAUSEs in short succession */
     uint64_t pause_at;   /* ninsn at the last one */
+    struct dry *dry;     /* a dry run is under way: memory is read but not written, TLBs not filled (dry.h) */
     bool no_fast;        /* tests: use the plain functions for everything */
     struct bt_cpu bt;    /* the translator's */
 };

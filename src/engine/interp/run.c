@@ -344,6 +344,8 @@ static enum stop run_loop(struct cpu *c)
             c->shutdown = false;
             c->s.activity = CPU_SHUTDOWN;
         }
+        if (unlikely(c->failed))
+            return STOP_ERROR;
         c->mode_changed = false;
         if (unlikely(atomic_load_explicit(&c->bt.poll, memory_order_relaxed)))
             atomic_store(&c->bt.poll, 0); /* before the events are looked at */
