@@ -154,7 +154,7 @@ static void refuses(void **state)
         uint8_t code[8];
         unsigned n, vector;
     } t[] = {
-        {{INC_RAX, 0xfa /* cli */}, 1, DRY_NO_FAULT},
+        {{INC_RAX, 0xf4 /* hlt */}, 1, DRY_NO_FAULT},
         {{INC_RAX, 0xe4, 0x10 /* in */}, 1, DRY_NO_FAULT},
         {{INC_RAX, 0x0f, 0xa2 /* cpuid */}, 1, DRY_NO_FAULT},
         {{INC_RAX, 0x49, 0x89, 0x00 /* mov [r8], rax: I/O */}, 1, DRY_NO_FAULT},
@@ -257,6 +257,9 @@ static void agrees(void **state)
         {{0x9c /* pushf */, 0xc8, 0x10, 0x00, 0x01 /* enter 16, 1 */, 0xc9, HLT}, 3},
         {{0x0f, 0xc7, 0x0b /* cmpxchg8b [rbx] */, 0xff, 0x56, 0x00 /* call [rsi] */}, 2},
         {{0xdb, 0xe3 /* fninit */, 0xd9, 0xe8 /* fld1 */, 0xdd, 0x1b /* fstp qword [rbx] */, HLT}, 3},
+        {{0xfb /* sti */, 0x9c, 0xfa /* cli */, 0x9d /* popf */}, 1},
+        {{0x9c, 0x9d}, 2},
+        {{0x0f, 0x01, 0xf8 /* swapgs */, INC_RAX}, 1},
         {{INC_RAX, 0x74, 0x10 /* jz */, INC_RAX, 0x75, 0x10 /* jnz, taken */, INC_RAX}, 4},
         {{INC_RAX, 0xeb, 0xfb /* jmp to the start */}, 2},
         {{INC_RAX, JMP_NEXT}, 2},
@@ -312,6 +315,8 @@ static void spoil_st(struct lock *l) { l->c->s.x87.st[2][4] ^= 1; }
 static void spoil_fs(struct lock *l) { l->c->s.seg[FS].base ^= 1; }
 static void spoil_cr3(struct lock *l) { l->c->s.cr3 ^= 0x1000; }
 static void spoil_shadow(struct lock *l) { l->c->s.sti_shadow = 1; }
+static void spoil_nmi(struct lock *l) { l->c->s.nmi_blocked = 1; }
+static void spoil_gs(struct lock *l) { l->c->s.kernel_gs_base ^= 1; }
 static void spoil_byte(struct lock *l) { l->w->mem[GUEST_DATA + 7] ^= 1; }
 static void spoil_far_byte(struct lock *l) { l->w->mem[LAST_PAGE + 4] ^= 1; }
 
@@ -321,8 +326,8 @@ static void finds(void **state)
         {"rax ", spoil_rax},     {"r15 ", spoil_r15},    {"rflags ", spoil_zf},
         {"rflags ", spoil_df},   {"rflags ", spoil_if},  {"never was", spoil_rip},
         {"zmm7+24 ", spoil_zmm}, {"mxcsr+0 ", spoil_mxcsr}, {"k5+0 ", spoil_k},
-        {"x87+32 ", spoil_st},   {"segments+", spoil_fs}, {"system+", spoil_cr3},
-        {"other+", spoil_shadow}, {"[0x20000] ", spoil_byte}, {"[0x21000] ", spoil_far_byte},
+        {"x87+32 ", spoil_st},   {"segments+", spoil_fs}, {"control+", spoil_cr3}, {"kernel gs ", spoil_gs},
+        {"sti shadow ", spoil_shadow}, {"other+", spoil_nmi}, {"[0x20000] ", spoil_byte}, {"[0x21000] ", spoil_far_byte},
     };
     struct lock *l = *state;
 
