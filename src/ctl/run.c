@@ -55,7 +55,7 @@ static int set_cpus(void *cfg, const char *val, struct err *e)
     if (!rc && n == 0)
         return err_set(e, EINVAL, "a machine has at least one");
     if (!rc && n > MACHINE_CPUS_MAX)
-        return err_set(e, EINVAL, "this version runs one vCPU");
+        return err_set(e, EINVAL, "a machine has at most %u", MACHINE_CPUS_MAX);
     ((struct run_cfg *)cfg)->m.cpus = (uint32_t)n;
     return rc;
 }
@@ -126,7 +126,7 @@ static const struct option_desc options[] = {
      "Compare the binary translator with the interpreter, block by block,\n"
      "and end at the first difference. Slow; needs engine bt and one vCPU.",
      set_check},
-    {"cpus", "N", "Number of vCPUs; this version runs one. Default: 1.", set_cpus},
+    {"cpus", "N", "Number of vCPUs, 1 to 255; each is a thread. Default: 1.", set_cpus},
     {"memory", "SIZE",
      "Guest memory, with K, M or G; a multiple of 4K, at least 2M.\n"
      "Default: 512M.",

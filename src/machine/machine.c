@@ -321,7 +321,7 @@ static int check_cfg(const struct machine_cfg *cfg, struct err *e)
     uint64_t limit = ram_host_limit();
 
     if (cfg->cpus < 1 || cfg->cpus > MACHINE_CPUS_MAX)
-        return err_set(e, EINVAL, "--cpus: this version runs one vCPU");
+        return err_set(e, EINVAL, "--cpus: a machine has 1 to %u", MACHINE_CPUS_MAX);
     if (cfg->memory < MACHINE_MEMORY_MIN)
         return err_set(e, EINVAL, "--memory: at least %llu MiB are needed",
                        MACHINE_MEMORY_MIN / MIB);

@@ -36,7 +36,7 @@
 struct chardev;
 struct pci_bus;
 
-#define MACHINE_CPUS_MAX 1u
+#define MACHINE_CPUS_MAX 255u
 #define MACHINE_MEMORY_MIN (2 * MIB)
 
 struct machine_cfg {

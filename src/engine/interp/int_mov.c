@@ -64,6 +64,22 @@ PLAIN(int_sahf)
 
 PLAIN(int_nop) {}
 
+/* Loads are never reordered with each other, so LFENCE needs nothing; but the host's own stores wait
+ * in its store buffer as the guest's would. */
+PLAIN(int_fence) { cpu_fence(); }
+
+/* Spinning is PAUSEs in short succession. */
+PLAIN(int_pause)
+{
+    if (c->vm->nvcpu == 1)
+        return;
+    if (c->ninsn - c->pause_at > PAUSE_GAP)
+        c->pauses = 0;
+    c->pause_at = c->ninsn;
+    if (++c->pauses >= PAUSES_MAX)
+        c->mode_changed = true;
+}
+
 /* CLFLUSH, CLFLUSHOPT and CLWB fault as a load of one byte does; guest caches are the host's. */
 PLAIN(int_clflush)
 {

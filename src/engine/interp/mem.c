@@ -229,10 +229,11 @@ const void *lin_map_ro(struct cpu *c, uint64_t la, unsigned n)
     return pc[0].host;
 }
 
-void lin_rmw_begin(struct cpu *c, struct rmw *r, uint64_t la, unsigned n, bool locked)
+static void rmw_begin(struct cpu *c, struct rmw *r, uint64_t la, unsigned n, bool locked,
+                      enum priv p)
 {
     struct piece pc[2];
-    unsigned np = split(c, la, n, ACCESS_WRITE, PRIV_CPL, pc);
+    unsigned np = split(c, la, n, ACCESS_WRITE, p, pc);
     uint8_t *out = r->buf;
 
     r->n[1] = 0;
@@ -265,6 +266,29 @@ void lin_rmw_begin(struct cpu *c, struct rmw *r, uint64_t la, unsigned n, bool l
             io_read(c, pc[i].gpa, out, pc[i].n);
         out += pc[i].n;
     }
+}
+
+void lin_rmw_begin(struct cpu *c, struct rmw *r, uint64_t la, unsigned n, bool locked)
+{
+    rmw_begin(c, r, la, n, locked, PRIV_CPL);
+}
+
+void lin_set_bits(struct cpu *c, uint64_t la, uint8_t set)
+{
+    struct rmw r;
+
+    rmw_begin(c, &r, la, 1, true, PRIV_SUPER);
+    __atomic_fetch_or((uint8_t *)r.p, set, __ATOMIC_SEQ_CST);
+    lin_rmw_end(c, &r);
+}
+
+void lin_clear_bits(struct cpu *c, uint64_t la, uint8_t clear)
+{
+    struct rmw r;
+
+    rmw_begin(c, &r, la, 1, true, PRIV_SUPER);
+    __atomic_fetch_and((uint8_t *)r.p, (uint8_t)~clear, __ATOMIC_SEQ_CST);
+    lin_rmw_end(c, &r);
 }
 
 void lin_rmw_end(struct cpu *c, struct rmw *r)
