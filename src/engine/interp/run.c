@@ -338,6 +338,7 @@ static enum stop run_loop(struct cpu *c)
         left(c, why);
     for (;;) {
         c->op = NULL;
+        c->bt.live = NULL;
         c->step = false;
         if (c->deliver) {
             c->deliver = false;
