@@ -161,11 +161,12 @@ struct cpu_state {
     uint64_t mcg_status;
     uint64_t tsc_offset; /* guest TSC = clock_tsc() + tsc_offset; TSC_ADJUST below is bookkeeping */
     uint64_t tsc_adjust;
+    uint64_t pending_dbg; /* DR6 bits of a debug trap not yet delivered */
 
     struct x87_state x87;
     uint32_t mxcsr;
     uint32_t activity; /* enum cpu_activity */
-    uint64_t zmm[32][8]; /* XMM = [0..1], YMM = [0..3] of each row */
+    uint64_t zmm[32][8]; /* XMM = [0..1], YMM = [0..3] of each row; see bt/vec.c */
     uint64_t k[8];
 
     /* Interruptibility and pending events between instructions. */
@@ -175,7 +176,6 @@ struct cpu_state {
     uint8_t nmi_pending;
     uint8_t init_pending, sipi_pending, sipi_vector;
     uint8_t pad2;
-    uint64_t pending_dbg; /* DR6 bits of a debug trap not yet delivered */
 };
 
 /* Is la canonical for 48-bit linear addresses (SDM vol. 1 §3.3.7.1)? */

@@ -93,6 +93,7 @@ struct vm {
     struct trace *trace;
     struct vcpu **vcpu;
     uint32_t nvcpu;
+    bool check;        /* compare the engine with the interpreter as it runs; one vCPU, engine_ops.checks */
     void *owner;       /* the machine */
     void *engine_priv; /* engine's per-VM data */
 };
@@ -101,6 +102,7 @@ struct vm {
 struct engine_ops {
     const char *name;
     const char *summary; /* for `ring3 engines` */
+    bool checks;         /* heeds vm.check */
     /* Can it run on this host? 0, or negative errno with the reason. */
     int (*probe)(struct err *e);
     int (*vm_init)(struct vm *vm, struct err *e);
@@ -126,7 +128,7 @@ struct engine_ops {
 
 /* All engines in order of preference, NULL-terminated (engines.c). */
 extern const struct engine_ops *const engine_list[];
-extern const struct engine_ops interp_engine;
+extern const struct engine_ops interp_engine, bt_engine;
 const struct engine_ops *engine_find(const char *name);
 
 /* Posts events and kicks. Any thread, async-signal-safe. */

@@ -381,6 +381,7 @@ static int make_vcpus(struct machine *m, const struct machine_cfg *cfg, struct e
                         .trace = cfg->trace,
                         .vcpu = m->vcpus,
                         .nvcpu = cfg->cpus,
+                        .check = cfg->check,
                         .owner = m};
     for (uint32_t i = 0; i < cfg->cpus; i++)
         m->vcpus[i] = &m->cpu[i].v;

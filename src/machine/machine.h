@@ -42,6 +42,7 @@ struct pci_bus;
 struct machine_cfg {
     const char *name;
     const struct engine_ops *engine;
+    bool check;           /* lockstep with the interpreter; the engine must offer it, and cpus be 1 */
     uint32_t cpus;        /* 1..MACHINE_CPUS_MAX */
     uint64_t memory;      /* bytes, a multiple of 4 KiB */
     struct boot_cfg boot; /* strings are copied */

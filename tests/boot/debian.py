@@ -11,6 +11,7 @@ import hashlib
 import os
 import pty
 import random
+import re
 import resource
 import select
 import shutil
@@ -389,6 +390,14 @@ def case_timeout(ring3):
     """Status 4: the guest does not end."""
     status, out, err = batch(ring3, 'sleep 100000', '--timeout', '8')
     check(status == 4 and one_line(err), f'status {status}, {err!r}', out)
+
+
+def case_check(ring3):
+    """A whole boot of the translator in lockstep with the interpreter: they agree on everything."""
+    status, out, err = batch(ring3, 'uname -s', '--engine', 'bt', '--check', '--log-level', 'info')
+    check(status == 0 and out.endswith(b'Linux\n'), f'status {status}, {err!r}', out)
+    alike = re.search(rb'^ring3: check: (\d+) blocks, (\d+) instructions alike', err, re.M)
+    check(alike and int(alike[1]) > 1000000, f'too little was compared: {err!r}', out)
 
 
 def case_pvh(ring3):

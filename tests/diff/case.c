@@ -37,12 +37,15 @@ bool case_assemble(const struct test_case *t, uint8_t code[CODE_BYTES], unsigned
         const struct item *it = &t->item[k];
         int32_t rel = it->fix ? (int32_t)(off[it->target] - off[k + 1]) : 0;
 
+        if (it->fix == FIX_IMM)
+            rel += it->target < (int)t->n ? t->item[it->target].len - 1 : 0;
+
         memcpy(code + off[k], it->b, it->len);
         if (it->fix == FIX_REL8) {
             if (rel != (int8_t)rel)
                 return false;
             code[off[k + 1] - 1] = (uint8_t)rel;
-        } else if (it->fix == FIX_REL32) {
+        } else if (it->fix) {
             memcpy(code + off[k + 1] - 4, &rel, 4);
         }
     }

@@ -24,17 +24,19 @@
 #define DATA_BYTES 0x2000u
 #define RO_ADDR (DATA_ADDR + DATA_BYTES) /* read-only, not executable; not mapped behind */
 #define RO_BYTES 0x1000u
+#define SUP_ADDR 0x10100000ull /* the guest's supervisor; natively nothing is here */
+#define SUP_BYTES 0x5000u
 #define GS_BASE (DATA_ADDR + 0x340)
 
 #define SEL_CODE32 0x23
 #define SEL_DATA 0x2b
 #define SEL_CODE64 0x33
 
-#define ITEMS_MAX 48
+#define ITEMS_MAX 56
 
 /* What in an item's bytes depends on where it and its target lie. The field is the last of the
  * item. */
-enum item_fix { FIX_NONE, FIX_REL8, FIX_REL32 };
+enum item_fix { FIX_NONE, FIX_REL8, FIX_REL32, FIX_IMM /* to the last byte of the target, in 4 bytes */ };
 
 struct item {
     uint8_t b[INSN_MAX_LEN];

@@ -79,6 +79,9 @@ static bool get_hex(const char *text, uint8_t *p, unsigned n)
     return true;
 }
 
+static const char *const fix_name[] = {
+    [FIX_NONE] = "", [FIX_REL8] = "rel8", [FIX_REL32] = "rel32", [FIX_IMM] = "imm"};
+
 static void save_data(const struct test_case *t, const struct test_case *init, FILE *f)
 {
     for (unsigned at = 0; at < DATA_BYTES; at += 16) {
@@ -109,7 +112,7 @@ void case_save(const struct test_case *t, FILE *f)
         for (unsigned b = 0; b < it->len; b++)
             fprintf(f, "%02x", it->b[b]);
         if (it->fix)
-            fprintf(f, " %s %d", it->fix == FIX_REL8 ? "rel8" : "rel32", it->target);
+            fprintf(f, " %s %d", fix_name[it->fix], it->target);
         fprintf(f, " # %u: %s\n", k, case_decode(t, k, &i) ? i.row->mnemonic : "(bad)");
     }
     for (unsigned k = 0; k < n; k++) {
@@ -139,9 +142,11 @@ static bool load_item(struct test_case *t, const char *hex, const char *fix, int
             return false;
         it->b[k] = (uint8_t)v;
     }
-    if (fix && !strncmp(fix, "rel", 3)) {
-        it->fix = !strcmp(fix, "rel8") ? FIX_REL8 : FIX_REL32;
-        if (target < 0 || target > ITEMS_MAX || it->len < 1 + (it->fix == FIX_REL8 ? 1 : 4))
+    if (fix) {
+        for (unsigned k = FIX_REL8; k <= FIX_IMM; k++)
+            if (!strcmp(fix, fix_name[k]))
+                it->fix = (uint8_t)k;
+        if (!it->fix || target < 0 || target > ITEMS_MAX || it->len < 1 + (it->fix == FIX_REL8 ? 1 : 4))
             return false;
         it->target = (int8_t)target;
     }

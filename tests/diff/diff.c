@@ -1,11 +1,11 @@
 /*
- * Random instructions on the silicon and on an engine, everything compared:
+ * Random instructions on the silicon and on each engine, everything compared:
  *   diff-fuzz [OPTION...]              fuzz
  *   diff-fuzz [OPTION...] CASE-FILE... run these cases
  *   diff-fuzz [OPTION...] --kept DIR   run every *.case of a folder
- * Options: --engine NAME; --cases N, --seed S, --first K (the number of the first case, as failures
+ * Options: --engine NAME[,NAME...] (all: every engine of this build that runs here); --cases N, --seed S, --first K (the number of the first case, as failures
  * print it),
- * --only MNEMONIC or --only far; --minimise, --failures N (stop after so many), --verbose. Status
+ * --only MNEMONIC or --only far; --block N (nothing but sequences, of at most N instructions); --minimise, --failures N (stop after so many), --verbose. Status
  * 0: no difference, 1: differences, 77: this host cannot be the oracle.
  */
 #include <dirent.h>
@@ -19,9 +19,12 @@
 #include "minimise.h"
 #include "native.h"
 
+#define ENGINES_MAX 4
+
 struct run {
     struct native *native;
-    struct guest *guest;
+    struct guest *guest[ENGINES_MAX];
+    unsigned nguest;
     struct gen_cfg cfg;
     uint64_t cases, seed, first;
     unsigned failures, max_failures;
@@ -31,20 +34,30 @@ struct run {
     uint64_t lost;        /* cases that the oracle could not end */
 };
 
-/* The first difference in any mode, or NULL. */
+/* Who and how, for messages. */
+struct where {
+    char name[40];
+};
+
+/* The first difference on any engine in any mode, or NULL. */
 static const char *differs(struct run *u, const struct test_case *t, const struct outcome *silicon,
-                           struct outcome *ours, unsigned *mode)
+                           struct outcome *ours, struct where *where)
 {
-    uint64_t undefined = gen_undefined(t);
+    uint64_t undefined = gen_undefined(t, silicon->s.rip);
 
     if (silicon->vector < 0)
         return NULL; /* nothing to compare with */
-    for (*mode = 0; *mode < GUEST_MODES; (*mode)++) {
-        guest_run(u->guest, t, *mode, ours);
-        const char *what = compare(t, silicon, ours, undefined);
-        if (what)
-            return what;
-    }
+    for (unsigned k = 0; k < u->nguest; k++)
+        for (unsigned mode = 0; mode < GUEST_MODES; mode++) {
+            if (!guest_run(u->guest[k], t, mode, ours))
+                continue;
+            const char *what = compare(t, silicon, ours, undefined);
+            if (what) {
+                snprintf(where->name, sizeof(where->name), "%s, %s", guest_engine(u->guest[k]),
+                         guest_mode_name[mode]);
+                return what;
+            }
+        }
     return NULL;
 }
 
@@ -59,12 +72,12 @@ struct shrink {
 static bool fails_alike(void *ctx, const struct test_case *t)
 {
     struct shrink *s = ctx;
-    unsigned mode;
+    struct where where;
 
     *native_case(s->u->native, 0) = *t;
     native_run(s->u->native, 1);
     const struct outcome *o = native_outcome(s->u->native, 0);
-    const char *what = differs(s->u, t, o, &s->out, &mode);
+    const char *what = differs(s->u, t, o, &s->out, &where);
     return what && !strcmp(what, s->what) && o->vector == s->silicon && s->out.vector == s->ours;
 }
 
@@ -73,7 +86,7 @@ static void report(struct run *u, struct test_case *t, const char *name, const c
                    int silicon, int vector)
 {
     struct shrink s = {.u = u, .what = what, .silicon = silicon, .ours = vector};
-    unsigned mode;
+    struct where where = {""};
 
     if (!fails_alike(&s, t)) {
         printf("%s: %s differed once only\n", name, what);
@@ -84,10 +97,9 @@ static void report(struct run *u, struct test_case *t, const char *name, const c
     *native_case(u->native, 0) = *t;
     native_run(u->native, 1);
     const struct outcome *o = native_outcome(u->native, 0);
-    what = differs(u, t, o, &s.out, &mode);
-    printf("%s: %s differs (%s)\n", name, what ? what : "nothing",
-           mode < GUEST_MODES ? guest_mode_name[mode] : "");
-    compare_show(t, o, &s.out, gen_undefined(t));
+    what = differs(u, t, o, &s.out, &where);
+    printf("%s: %s differs (%s)\n", name, what ? what : "nothing", where.name);
+    compare_show(t, o, &s.out, gen_undefined(t, o->s.rip));
     case_save(t, stdout);
     u->failures++;
 }
@@ -130,7 +142,8 @@ static void fuzz_batch(struct run *u, uint64_t n, unsigned count)
     } bad[NATIVE_BATCH];
     struct test_case *failed = malloc(sizeof(*failed));
     struct outcome *ours = malloc(sizeof(*ours));
-    unsigned nbad = 0, mode;
+    unsigned nbad = 0;
+    struct where where;
     char name[40];
 
     if (!failed || !ours)
@@ -143,7 +156,7 @@ static void fuzz_batch(struct run *u, uint64_t n, unsigned count)
         const struct outcome *o = native_outcome(u->native, k);
 
         count_case(u, n + k, t, o);
-        bad[nbad].what = differs(u, t, o, ours, &mode);
+        bad[nbad].what = differs(u, t, o, ours, &where);
         bad[nbad].k = k;
         bad[nbad].silicon = o->vector;
         bad[nbad].ours = ours->vector;
@@ -185,7 +198,7 @@ static void run_file(struct run *u, const char *path)
     struct test_case *t = malloc(sizeof(*t));
     uint8_t code[CODE_BYTES];
     struct outcome ours;
-    unsigned mode;
+    struct where where;
 
     if (!t)
         abort();
@@ -198,7 +211,7 @@ static void run_file(struct run *u, const char *path)
     native_run(u->native, 1);
     const struct outcome *o = native_outcome(u->native, 0);
     int silicon = o->vector;
-    const char *what = differs(u, t, o, &ours, &mode);
+    const char *what = differs(u, t, o, &ours, &where);
     if (what)
         report(u, t, path, what, silicon, ours.vector);
     else if (u->verbose)
@@ -233,18 +246,49 @@ static void run_dir(struct run *u, const char *dir)
     printf("%d kept cases\n", n);
 }
 
+static bool add_engine(struct run *u, const struct engine_ops *engine)
+{
+    struct err e = {.msg = ""};
+
+    if (u->nguest < ENGINES_MAX)
+        u->guest[u->nguest] = guest_new(engine, native_xcr0(), &e);
+    if (u->nguest == ENGINES_MAX || !u->guest[u->nguest]) {
+        printf("%s: %s\n", engine->name, e.msg);
+        return false;
+    }
+    u->nguest++;
+    return true;
+}
+
+/* A list of names, or "all". */
+static bool add_engines(struct run *u, const char *names)
+{
+    char *copy = strdup(names), *save = NULL;
+    bool ok = copy != NULL;
+    struct err e;
+
+    if (ok && !strcmp(names, "all")) {
+        for (const struct engine_ops *const *x = engine_list; *x && ok; x++)
+            if ((*x)->probe(&e) == 0)
+                ok = add_engine(u, *x);
+    } else if (ok) {
+        for (char *n = strtok_r(copy, ",", &save); n && ok; n = strtok_r(NULL, ",", &save))
+            ok = add_engine(u, test_engine(n));
+    }
+    free(copy);
+    return ok && u->nguest;
+}
+
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
         {"cases", 1, NULL, 'c'},   {"seed", 1, NULL, 's'},   {"first", 1, NULL, 'f'},
         {"only", 1, NULL, 'o'},    {"engine", 1, NULL, 'e'}, {"minimise", 0, NULL, 'm'},
         {"verbose", 0, NULL, 'v'}, {"kept", 1, NULL, 'k'},   {"failures", 1, NULL, 'F'},
-        {NULL, 0, NULL, 0},
+        {"block", 1, NULL, 'b'},   {NULL, 0, NULL, 0},
     };
     struct run u = {.cases = 1000, .seed = 1, .max_failures = 20};
-    const struct engine_ops *engine = &interp_engine;
-    struct err e = {.msg = ""};
-    const char *kept = NULL;
+    const char *kept = NULL, *engines = "all";
     int opt;
 
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -275,28 +319,25 @@ int main(int argc, char **argv)
             u.max_failures = (unsigned)strtoul(optarg, NULL, 0);
             break;
         case 'e':
-            engine = engine_find(optarg);
+            engines = optarg;
+            break;
+        case 'b':
+            u.cfg.sequences = true;
+            u.cfg.block = (unsigned)strtoul(optarg, NULL, 0);
             break;
         default:
             return 2;
         }
     }
-    if (!engine) {
-        printf("no such engine\n");
-        return 2;
-    }
     u.native = native_new();
     if (!u.native)
         return 77; /* skipped */
     u.rows = calloc(insn_table_len, sizeof(*u.rows));
-    u.guest = guest_new(engine, native_xcr0(), &e);
-    if (!u.guest || !u.rows) {
-        printf("%s\n", e.msg);
-        native_free(u.native);
-        free(u.rows);
-        return 1;
+    if (!u.rows || !add_engines(&u, engines)) {
+        u.failures++;
+        goto out;
     }
-    u.cfg.policy = guest_policy(u.guest);
+    u.cfg.policy = guest_policy(u.guest[0]);
     u.cfg.xsave = native_xcr0_complete();
     if (kept)
         run_dir(&u, kept);
@@ -304,8 +345,10 @@ int main(int argc, char **argv)
         run_file(&u, argv[k]);
     if (optind == argc && !kept)
         fuzz(&u);
+out:
     free(u.rows);
-    guest_free(u.guest);
+    for (unsigned k = 0; k < u.nguest; k++)
+        guest_free(u.guest[k]);
     native_free(u.native);
     return u.failures != 0;
 }

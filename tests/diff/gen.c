@@ -1,4 +1,4 @@
-#include "gen.h"
+#include "parts.h"
 
 #include <string.h>
 #include <strings.h>
@@ -90,7 +90,7 @@ static bool allowed(const struct gen_cfg *cfg, const struct insn *i)
     }
 }
 
-static bool has_mem(const struct insn *i)
+bool gen_has_mem(const struct insn *i)
 {
     for (unsigned n = 0; n < i->nops; n++)
         if (i->op[n].kind == OP_MEM)
@@ -98,24 +98,33 @@ static bool has_mem(const struct insn *i)
     return false;
 }
 
-/* Locked accesses across cache lines are trapped and delayed by the host's kernel. */
-static bool is_locked(const struct insn *i)
+bool gen_is_locked(const struct insn *i)
 {
-    return has_mem(i) && ((i->prefix & PFX_LOCK) || i->id == INSN_XCHG);
+    return gen_has_mem(i) && ((i->prefix & PFX_LOCK) || i->id == INSN_XCHG);
 }
 
-/* A memory operand in ModRM, as opposed to one in fixed registers or moffs. */
-static bool modrm_mem(const struct insn *i)
+bool gen_modrm_mem(const struct insn *i)
 {
-    return has_mem(i) && i->off_modrm && i->modrm < 0xc0;
+    return gen_has_mem(i) && i->off_modrm && i->modrm < 0xc0;
 }
 
 static const struct insn_row *pick_row(struct rng *r, const struct gen_cfg *cfg)
 {
-    static const uint8_t weight[ROW_KINDS] = {
-        [ROW_GENERAL] = 46, [ROW_X87] = 8,  [ROW_MMX] = 4,
-        [ROW_SSE] = 18,     [ROW_VEX] = 10, [ROW_EVEX] = 14,
+    static const uint8_t weights[2][ROW_KINDS] = {
+        {[ROW_GENERAL] = 46,
+         [ROW_X87] = 8,
+         [ROW_MMX] = 4,
+         [ROW_SSE] = 18,
+         [ROW_VEX] = 10,
+         [ROW_EVEX] = 14},
+        {[ROW_GENERAL] = 88,
+         [ROW_X87] = 2,
+         [ROW_MMX] = 1,
+         [ROW_SSE] = 5,
+         [ROW_VEX] = 2,
+         [ROW_EVEX] = 2},
     };
+    const uint8_t *weight = weights[cfg->general];
     unsigned w = pick(r, 100), kind = 0;
 
     while (w >= weight[kind])
@@ -128,8 +137,7 @@ static const struct insn_row *pick_row(struct rng *r, const struct gen_cfg *cfg)
     }
 }
 
-/* A random allowed instruction for this code size. */
-static void pick_insn(struct rng *r, const struct gen_cfg *cfg, enum cpu_bits bits, uint8_t b[16],
+void gen_pick_insn(struct rng *r, const struct gen_cfg *cfg, enum cpu_bits bits, uint8_t b[16],
                       struct insn *i)
 {
     struct gen_cfg any = *cfg;
@@ -225,7 +233,7 @@ static void gen_image(struct rng *r, uint8_t *p, const struct cpuid_policy *pol)
 
 /* ---- single instructions ---- */
 
-static void set_gpr(struct test_case *t, unsigned reg, uint64_t v)
+void gen_set_gpr(struct test_case *t, unsigned reg, uint64_t v)
 {
     t->s.gpr[reg] = t->bits == CPU_64 ? v : (uint32_t)v;
 }
@@ -235,7 +243,7 @@ static void aim_vsib(struct rng *r, struct test_case *t, const struct insn *i, u
     uint8_t *idx = (uint8_t *)t->s.zmm[i->mem.index];
 
     if (i->mem.base != REG_NONE)
-        set_gpr(t, i->mem.base, ta - (uint64_t)i->mem.disp);
+        gen_set_gpr(t, i->mem.base, ta - (uint64_t)i->mem.disp);
     for (unsigned n = 0; n < 16; n++) {
         uint32_t v = (uint32_t)(pick(r, 40) ? (int)pick(r, 200) - 100 : (int)rnd(r));
         memcpy(idx + 4 * n, &v, 4);
@@ -255,10 +263,10 @@ static void aim(struct rng *r, struct test_case *t, const struct insn *i, uint8_
 
     if (m->vsib) {
         aim_vsib(r, t, i, ta);
-    } else if (!modrm_mem(i)) {
+    } else if (!gen_modrm_mem(i)) {
         switch (i->id) {
         case INSN_XLAT:
-            set_gpr(t, RBX, ta - (t->s.gpr[RAX] & 0xff));
+            gen_set_gpr(t, RBX, ta - (t->s.gpr[RAX] & 0xff));
             break;
         case INSN_MOV: /* moffs */
             memcpy(raw + i->len - i->addrsize, &ta, i->addrsize);
@@ -267,10 +275,10 @@ static void aim(struct rng *r, struct test_case *t, const struct insn *i, uint8_
             if (ta - CODE_ADDR <
                 CODE_BYTES) /* what a processor makes of its own code then is its choice */
                 ta = DATA_ADDR;
-            set_gpr(t, RSI, ta);
-            set_gpr(t, RDI, pick(r, 4) ? gen_target(r) : ta + pick(r, 64) - 32);
+            gen_set_gpr(t, RSI, ta);
+            gen_set_gpr(t, RDI, pick(r, 4) ? gen_target(r) : ta + pick(r, 64) - 32);
             if ((i->prefix & (PFX_REP | PFX_REPNE)) && pick(r, 8))
-                set_gpr(t, RCX, pick(r, 4) ? pick(r, 40) : pick(r, 3000));
+                gen_set_gpr(t, RCX, pick(r, 4) ? pick(r, 40) : pick(r, 3000));
         }
     } else if (m->base == REG_RIP || (m->base == REG_NONE && m->index == REG_NONE)) {
         uint64_t d = ta - (m->base == REG_RIP ? at + i->len : 0);
@@ -281,11 +289,11 @@ static void aim(struct rng *r, struct test_case *t, const struct insn *i, uint8_
         uint64_t rest = (uint64_t)m->disp;
         if (m->index != REG_NONE)
             rest += t->s.gpr[m->index] << m->scale;
-        set_gpr(t, m->base, ta - rest);
+        gen_set_gpr(t, m->base, ta - rest);
     }
 }
 
-static void add_item(struct test_case *t, const uint8_t *b, unsigned len)
+void gen_add_item(struct test_case *t, const uint8_t *b, unsigned len)
 {
     struct item *it = &t->item[t->n++];
 
@@ -296,10 +304,10 @@ static void add_item(struct test_case *t, const uint8_t *b, unsigned len)
 
 static bool is_branch(const struct insn *i) { return i->nops && i->op[0].kind == OP_REL; }
 
-static void add_branch(struct test_case *t, const uint8_t *b, unsigned len, unsigned fix,
-                       unsigned target)
+void gen_add_branch(struct test_case *t, const uint8_t *b, unsigned len, enum item_fix fix,
+                    unsigned target)
 {
-    add_item(t, b, len);
+    gen_add_item(t, b, len);
     t->item[t->n - 1].fix = (uint8_t)fix;
     t->item[t->n - 1].target = (int8_t)target;
 }
@@ -315,8 +323,8 @@ static void gen_single(struct rng *r, const struct gen_cfg *cfg, struct test_cas
     uint8_t b[16];
     struct insn i;
 
-    pick_insn(r, cfg, t->bits, b, &i);
-    if (has_mem(&i)) {
+    gen_pick_insn(r, cfg, t->bits, b, &i);
+    if (gen_has_mem(&i)) {
         uint64_t ta = gen_target(r);
         if (uses_image(&i)) {
             ta = DATA_ADDR + 64 * pick(r, 20) + (pick(r, 10) ? 0 : pick(r, 64));
@@ -326,24 +334,24 @@ static void gen_single(struct rng *r, const struct gen_cfg *cfg, struct test_cas
                 t->s.gpr[RDX] = 0;
             }
         }
-        if (is_locked(&i) && pick(r, 64))
+        if (gen_is_locked(&i) && pick(r, 64))
             ta &= ~15ull;
         if (i.id == INSN_BT || i.id == INSN_BTS || i.id == INSN_BTR || i.id == INSN_BTC)
             if (i.op[1].kind == OP_REG && pick(r, 4))
-                set_gpr(t, i.op[1].reg, (uint64_t)(int64_t)(int)(pick(r, 2000) - 1000));
+                gen_set_gpr(t, i.op[1].reg, (uint64_t)(int64_t)(int)(pick(r, 2000) - 1000));
         aim(r, t, &i, b, CODE_ADDR + t->start, ta);
     } else if (i.id == INSN_LEAVE || i.id == INSN_ENTER) {
-        set_gpr(t, RBP, gen_target(r));
+        gen_set_gpr(t, RBP, gen_target(r));
     }
     if ((i.id == INSN_DIV || i.id == INSN_IDIV) && pick(r, 2))
         t->s.gpr[RDX] = pick(r, 2) ? pick(r, 4) : 0;
     if (i.id == INSN_CMPXCHG && i.op[0].kind == OP_REG && pick(r, 2))
         t->s.gpr[RAX] = t->s.gpr[i.op[0].reg];
-    add_item(t, b, i.len);
+    gen_add_item(t, b, i.len);
     if (is_branch(&i) && i.opsize != 2) {
         t->item[0].fix = i.len > 4 && i.op[0].size == 4 ? FIX_REL32 : FIX_REL8;
         t->item[0].target = 1;
-        add_item(t, (const uint8_t[]){0x90}, 1);
+        gen_add_item(t, (const uint8_t[]){0x90}, 1);
         t->item[0].target = (int8_t)(pick(r, 2) + 1);
     }
     if (!pick(r, 16))
@@ -412,10 +420,10 @@ static void gen_far(struct rng *r, const struct gen_cfg *cfg, struct test_case *
             continue;
         encode_row(r, row, t->bits, b);
         if (insn_decode(&i, b, INSN_MAX_LEN, t->bits) == INSN_OK && i.row == row && is_far(&i) &&
-            insn_supported(&i, cfg->policy) && !(has_mem(&i) && i.mem.seg >= FS))
+            insn_supported(&i, cfg->policy) && !(gen_has_mem(&i) && i.mem.seg >= FS))
             break;
     }
-    if (has_mem(&i)) {
+    if (gen_has_mem(&i)) {
         uint64_t ta = pick(r, 8) ? DATA_ADDR + 8 * pick(r, 512) : gen_target(r),
                  off = gen_far_target(r, t);
         uint16_t sel = gen_selector(r);
@@ -428,7 +436,7 @@ static void gen_far(struct rng *r, const struct gen_cfg *cfg, struct test_case *
             put(t, ta + i.opsize, &sel, 2);
         }
     } else if (i.id == INSN_MOV_SREG) {
-        set_gpr(t, i.op[1].reg, gen_selector(r) | (rnd(r) & 0xffff0000));
+        gen_set_gpr(t, i.op[1].reg, gen_selector(r) | (rnd(r) & 0xffff0000));
     } else if (i.nops && i.op[0].kind == OP_FARPTR) {
         uint64_t off = gen_far_target(r, t);
         uint16_t sel = gen_selector(r);
@@ -438,253 +446,11 @@ static void gen_far(struct rng *r, const struct gen_cfg *cfg, struct test_case *
     } else {
         gen_frame(r, t, &i);
     }
-    add_item(t, b, i.len);
+    gen_add_item(t, b, i.len);
     for (unsigned n = pick(r, 3); n; n--) /* for the shadow of a load of SS */
-        add_item(t, (const uint8_t[]){0x90}, 1);
+        gen_add_item(t, (const uint8_t[]){0x90}, 1);
     if (!pick(r, 4))
         t->s.rflags |= FL_TF;
-}
-
-/* ---- sequences ---- */
-
-/* Registers with a purpose, which no other instruction may write. The pointers lie in the data
- * pages with room on both sides; R12 is a small index; with a loop RCX counts. */
-struct seq {
-    uint32_t reserved;
-    uint64_t undef;                   /* status flags that the manual leaves undefined here */
-    uint64_t undef_at[ITEMS_MAX + 1]; /* what forward branches bring to an item */
-    unsigned left;                    /* instructions still wanted */
-};
-#define POINTERS \
-    (1u << RBX | 1u << RBP | 1u << RSI | 1u << RDI | 1u << R11 | 1u << R13 | 1u << R14 | 1u << R15)
-
-static bool writes_reserved(const struct insn *i, uint32_t reserved)
-{
-    for (unsigned k = 0; k < i->nops; k++) {
-        const struct opnd *o = &i->op[k];
-        if (o->kind == OP_REG && o->write && (o->cls == RC_GPR || o->cls == RC_GPRH) &&
-            reserved >> o->reg & 1)
-            return true;
-    }
-    switch (i->id) {
-    case INSN_MOVS:
-    case INSN_STOS:
-    case INSN_LODS:
-    case INSN_CMPS:
-    case INSN_SCAS:
-    case INSN_INS:
-    case INSN_OUTS:
-    case INSN_POPA:
-    case INSN_ENTER:
-    case INSN_LEAVE:
-        return true;
-    case INSN_CMPXCHG8B:
-    case INSN_CMPXCHG16B:
-        return reserved & (1u << RAX | 1u << RDX);
-    case INSN_PCMPESTRI:
-    case INSN_PCMPISTRI:
-    case INSN_VPCMPESTRI:
-    case INSN_VPCMPISTRI:
-        return reserved & 1u << RCX;
-    default:
-        return false;
-    }
-}
-
-/* Rewrites the operand as [pointer (+ R12 << n) + disp8]. */
-static bool readdress(struct rng *r, struct insn *i, uint8_t *b)
-{
-    uint8_t out[16];
-    unsigned n = i->off_modrm, tail = i->off_imm ? i->len - i->off_imm : 0;
-    bool x_clear = true, evex = i->prefix & PFX_EVEX;
-    static const uint8_t low[4] = {RBX, RBP, RSI, RDI};
-
-    if (i->mem.vsib || i->addrsize < 4)
-        return false;
-    memcpy(out, b, n);
-    if (i->prefix & (PFX_VEX | PFX_EVEX)) {
-        unsigned at = 0;
-        while (b[at] != 0xc4 && b[at] != 0xc5 && b[at] != 0x62)
-            at++;
-        x_clear = b[at] == 0xc5 || (b[at + 1] & 0x40);
-    } else {
-        x_clear = !(i->rex & 2);
-    }
-    bool sib = !x_clear || !pick(r, 6);
-    out[n++] = (uint8_t)(0x40 | (b[i->off_modrm] & 0x38) | (sib ? 4 : low[pick(r, 4)]));
-    if (sib)
-        out[n++] = (uint8_t)(pick(r, 4) << 6 | 4 << 3 | low[pick(r, 4)]); /* no index, or R12 */
-    out[n++] = (uint8_t)(evex         ? pick(r, 3) - 1
-                         : pick(r, 3) ? 16 * (pick(r, 8) - 4)
-                                      : pick(r, 256) - 128);
-    if (n + tail > INSN_MAX_LEN)
-        return false;
-    memcpy(out + n, b + i->off_imm, tail);
-    memset(b, 0xf4, 16);
-    memcpy(b, out, n + tail);
-    return insn_decode(i, b, n + tail, i->bits) == INSN_OK;
-}
-
-/* One instruction that keeps the sequence going. */
-static void seq_insn(struct rng *r, const struct gen_cfg *cfg, struct test_case *t, struct seq *q)
-{
-    uint8_t b[16];
-    struct insn i;
-
-    for (unsigned tries = 0; tries < 200; tries++) {
-        pick_insn(r, cfg, t->bits, b, &i);
-        if (modrm_mem(&i) && i.id != INSN_LEA && !readdress(r, &i, b))
-            continue;
-        if (is_locked(&i) && (i.mem.disp & 15))
-            continue;
-        bool wild = !pick(r, 300);
-        if (!wild &&
-            (writes_reserved(&i, q->reserved) || (i.row->flags & (IF_PRIV | IF_SYS | IF_BRANCH))))
-            continue;
-        if ((i.row->flags & IF_BRANCH) || i.id == INSN_POPF)
-            continue;
-        if (!wild &&
-            (i.id == INSN_IN || i.id == INSN_OUT || i.id == INSN_INS || i.id == INSN_OUTS ||
-             i.id == INSN_XLAT || (i.id == INSN_MOV && has_mem(&i) && !modrm_mem(&i)) ||
-             i.mem.vsib || i.id == INSN_DIV || i.id == INSN_IDIV || (i.row->flags & IF_PRIV)))
-            continue;
-        if (has_mem(&i) && !modrm_mem(&i) && !wild)
-            continue;
-        if (i.row->fl_read & q->undef)
-            continue;
-        if ((i.id == INSN_BT || i.id == INSN_BTS || i.id == INSN_BTR || i.id == INSN_BTC) &&
-            has_mem(&i) && i.op[1].kind == OP_REG)
-            continue;
-        q->undef = (q->undef & ~(uint64_t)i.row->fl_write) | i.row->fl_undef;
-        add_item(t, b, i.len);
-        return;
-    }
-    add_item(t, (const uint8_t[]){0x90}, 1);
-}
-
-static void seq_step(struct rng *r, const struct gen_cfg *cfg, struct test_case *t, struct seq *q);
-
-static void seq_some(struct rng *r, const struct gen_cfg *cfg, struct test_case *t, struct seq *q,
-                     unsigned n)
-{
-    while (n-- && q->left) {
-        q->undef |= q->undef_at[t->n];
-        q->left--;
-        seq_insn(r, cfg, t, q);
-    }
-    q->undef |= q->undef_at[t->n];
-}
-
-/* A conditional branch over the next few instructions. */
-static void seq_skip(struct rng *r, const struct gen_cfg *cfg, struct test_case *t, struct seq *q)
-{
-    unsigned at = t->n, cc;
-    static const uint64_t test[8] = {FL_OF, FL_CF, FL_ZF,         FL_CF | FL_ZF,
-                                     FL_SF, FL_PF, FL_SF | FL_OF, FL_SF | FL_OF | FL_ZF};
-    uint64_t before = q->undef;
-
-    cc = pick(r, 16);
-    if (test[cc >> 1] & q->undef)
-        return;
-    if (pick(r, 3))
-        add_branch(t, (const uint8_t[]){0x0f, (uint8_t)(0x80 | cc), 0, 0, 0, 0}, 6, FIX_REL32, 0);
-    else
-        add_branch(t, (const uint8_t[]){0xeb, 0}, 2, FIX_REL8, 0); /* JMP */
-    seq_some(r, cfg, t, q, 1 + pick(r, 4));
-    t->item[at].target = (int8_t)t->n;
-    q->undef_at[t->n] |= before;
-    q->undef |= before;
-}
-
-/* A counted loop around a few instructions. */
-static void seq_loop(struct rng *r, const struct gen_cfg *cfg, struct test_case *t, struct seq *q)
-{
-    unsigned head;
-    uint8_t mov[] = {0xb9, (uint8_t)(1 + pick(r, 12)), 0, 0, 0};
-
-    if (q->reserved & 1u << RCX)
-        return;
-    add_item(t, mov, 5); /* mov ecx, n */
-    head = t->n;
-    q->reserved |= 1u << RCX;
-    q->undef = FL_STATUS;
-    seq_some(r, cfg, t, q, 1 + pick(r, 6));
-    if (!pick(r, 3))
-        seq_skip(r, cfg, t, q);
-    switch (pick(r, 4)) {
-    case 0:
-        add_branch(t, (const uint8_t[]){0xe2, 0}, 2, FIX_REL8, head); /* loop */
-        break;
-    case 1:
-        add_item(t, (const uint8_t[]){0x83, 0xe9, 1}, 3); /* sub ecx, 1 */
-        add_branch(t, (const uint8_t[]){0x0f, 0x87, 0, 0, 0, 0}, 6, FIX_REL32, head); /* ja */
-        q->undef = 0;
-        break;
-    default:
-        if (t->bits == CPU_64)
-            add_item(t, (const uint8_t[]){0xff, 0xc9}, 2); /* dec ecx */
-        else
-            add_item(t, (const uint8_t[]){0x49}, 1);
-        add_branch(t, (const uint8_t[]){0x0f, 0x85, 0, 0, 0, 0}, 6, FIX_REL32, head); /* jnz */
-        q->undef &= FL_CF;
-    }
-    q->reserved &= ~(1u << RCX);
-}
-
-/* A call of a function that follows, with a jump around it. */
-static void seq_call(struct rng *r, const struct gen_cfg *cfg, struct test_case *t, struct seq *q)
-{
-    unsigned call, jmp;
-
-    if (t->bits == CPU_64 && !pick(r, 3)) { /* lea r8, [rip + function]; call r8 */
-        call = t->n;
-        add_branch(t, (const uint8_t[]){0x4c, 0x8d, 0x05, 0, 0, 0, 0}, 7, FIX_REL32, 0);
-        add_item(t, (const uint8_t[]){0x41, 0xff, 0xd0}, 3);
-    } else {
-        call = t->n;
-        add_branch(t, (const uint8_t[]){0xe8, 0, 0, 0, 0}, 5, FIX_REL32, 0);
-    }
-    jmp = t->n;
-    add_branch(t, (const uint8_t[]){0xe9, 0, 0, 0, 0}, 5, FIX_REL32, 0);
-    t->item[call].target = (int8_t)t->n;
-    seq_some(r, cfg, t, q, 1 + pick(r, 4));
-    add_item(t, (const uint8_t[]){0xc3}, 1);
-    t->item[jmp].target = (int8_t)t->n;
-}
-
-static void seq_step(struct rng *r, const struct gen_cfg *cfg, struct test_case *t, struct seq *q)
-{
-    switch (pick(r, 16)) {
-    case 0:
-    case 1:
-        seq_skip(r, cfg, t, q);
-        break;
-    case 2:
-        seq_loop(r, cfg, t, q);
-        break;
-    case 3:
-        seq_call(r, cfg, t, q);
-        break;
-    default:
-        seq_some(r, cfg, t, q, 1);
-    }
-}
-
-static void gen_sequence(struct rng *r, const struct gen_cfg *cfg, struct test_case *t)
-{
-    struct seq q = {.reserved = POINTERS | 1u << R12 | 1u << RSP, .left = 2 + pick(r, 14)};
-
-    for (unsigned reg = 0; reg < (t->bits == CPU_64 ? 16 : 8); reg++)
-        if (POINTERS >> reg & 1)
-            t->s.gpr[reg] = DATA_ADDR + 0x100 + 16 * pick(r, 0x1a0);
-    if (!pick(r, 3)) /* page-crossing operands */
-        t->s.gpr[(uint8_t[]){RBX, RBP, RSI, RDI}[pick(r, 4)]] = DATA_ADDR + PAGE_SIZE - pick(r, 64);
-    if (t->bits == CPU_64)
-        t->s.gpr[R12] = pick(r, 8);
-    while (q.left && t->n < ITEMS_MAX - 16)
-        seq_step(r, cfg, t, &q);
-    if (!pick(r, 32))
-        t->s.rflags |= FL_AC;
 }
 
 void gen_case(struct rng *r, const struct gen_cfg *cfg, struct test_case *t)
@@ -698,7 +464,7 @@ void gen_case(struct rng *r, const struct gen_cfg *cfg, struct test_case *t)
             t->start = (uint16_t)(CODE_BYTES - 1 - pick(r, 24));
         gen_state(r, t);
         gen_data(r, t);
-        kind = cfg->only ? 0 : pick(r, 20);
+        kind = cfg->only ? 0 : cfg->sequences ? 10 : pick(r, 20);
         if (kind == 19 || (cfg->only && !strcmp(cfg->only, "far")))
             gen_far(r, cfg, t);
         else if (kind >= 10)
@@ -706,15 +472,4 @@ void gen_case(struct rng *r, const struct gen_cfg *cfg, struct test_case *t)
         else
             gen_single(r, cfg, t);
     } while (!case_assemble(t, (uint8_t[CODE_BYTES]){0}, NULL));
-}
-
-uint64_t gen_undefined(const struct test_case *t)
-{
-    uint64_t all = 0;
-    struct insn i;
-
-    for (unsigned k = 0; k < t->n; k++)
-        if (case_decode(t, k, &i))
-            all |= i.row->fl_undef;
-    return all;
 }

@@ -5,7 +5,6 @@
 #include <string.h>
 #include <sys/time.h>
 
-#include "engine/interp/hooks.h"
 
 #define RAM_SIZE (2 * MIB)
 #define TICK_US 200000
@@ -26,7 +25,6 @@ enum {
     PA_DATA = 0x20000
 };
 /* Supervisor pages, from PA_GDT on. */
-#define SUP_ADDR 0x10100000ull
 #define LA(pa) (SUP_ADDR + (pa)-PA_GDT)
 #define STACK_TOP (LA(PA_STACK) + 0x1000)
 
@@ -43,7 +41,7 @@ enum {
 #define ATTR_CODE (SEG_P | SEG_S | SEG_CODE | SEG_WRITE | SEG_ACCESSED | SEG_G)
 #define ATTR_USER (3u << SEG_DPL_SHIFT)
 
-const char *const guest_mode_name[GUEST_MODES] = {"free", "plain", "step"};
+const char *const guest_mode_name[GUEST_MODES] = {"free", "other", "step"};
 
 struct guest {
     struct vm vm;
@@ -128,7 +126,7 @@ static void make_tables(struct guest *g)
     map_pages(g, CODE_ADDR, PA_CODE, CODE_BYTES, PTE_W | PTE_U);
     map_pages(g, DATA_ADDR, PA_DATA, DATA_BYTES, PTE_W | PTE_U | PTE_NX);
     map_pages(g, RO_ADDR, PA_DATA + DATA_BYTES, RO_BYTES, PTE_U | PTE_NX);
-    map_pages(g, SUP_ADDR, PA_GDT, PA_HALT + PAGE_SIZE - PA_GDT, PTE_W);
+    map_pages(g, SUP_ADDR, PA_GDT, SUP_BYTES, PTE_W);
     case_ro_page(g->ram->host + PA_DATA + DATA_BYTES);
 
     memset(g->ram->host + PA_HALT, 0xf4, PAGE_SIZE);
@@ -202,6 +200,7 @@ static bool setup(struct guest *g, const struct engine_ops *engine, uint64_t xcr
     make_base(g, xcr0 & g->policy.xcr0_mask);
     if (engine->vm_init(&g->vm, e) < 0 || engine->vcpu_init(&g->vcpu, e) < 0)
         return false;
+    test_engine_tune(&g->vm, engine);
     g->listener = (struct physmap_listener){.arg = g, .code_write = code_write};
     physmap_set_listener(g->map, &g->listener);
     signal(SIGALRM, on_tick);
@@ -242,6 +241,8 @@ void guest_free(struct guest *g)
         ram_free(g->ram);
     free(g);
 }
+
+const char *guest_engine(const struct guest *g) { return g->vcpu.engine->name; }
 
 const struct cpuid_policy *guest_policy(const struct guest *g) { return &g->policy; }
 
@@ -292,14 +293,14 @@ static void read_frame(struct guest *g, struct outcome *out)
     out->s.seg[SS].sel = (uint16_t)f[4]; /* DS and ES are still the program's */
 }
 
-void guest_run(struct guest *g, const struct test_case *t, enum guest_mode mode,
+bool guest_run(struct guest *g, const struct test_case *t, enum guest_mode mode,
                struct outcome *out)
 {
     const struct engine_ops *engine = g->vcpu.engine;
     enum stop stop;
 
-    if (engine == &interp_engine)
-        interp_use_plain(&g->vcpu, mode == GUEST_PLAIN);
+    if (!test_engine_other(&g->vcpu, mode == GUEST_OTHER) && mode == GUEST_OTHER)
+        return false;
     load(g, t);
     g->vcpu.budget = mode == GUEST_STEP ? 1ull << 40 : 0;
     ticks = 0;
@@ -318,4 +319,5 @@ void guest_run(struct guest *g, const struct test_case *t, enum guest_mode mode,
     }
     mem_read(g->map, PA_CODE, out->code, CODE_BYTES);
     mem_read(g->map, PA_DATA, out->data, DATA_BYTES);
+    return true;
 }

@@ -7,14 +7,14 @@
 #define RING3_TESTS_DIFF_GUEST_H
 
 #include "case.h"
-#include "engine/engine.h"
+#include "../engine.h"
 
 struct guest;
 
 /* How an engine is driven. */
 enum guest_mode {
     GUEST_FREE,  /* unlimited */
-    GUEST_PLAIN, /* without the engine's fast paths, if it has such a switch */
+    GUEST_OTHER, /* by the engine's other way, if it has one (test_engine_other) */
     GUEST_STEP,  /* under a budget that never ends: one instruction at a time */
     GUEST_MODES
 };
@@ -23,8 +23,9 @@ extern const char *const guest_mode_name[GUEST_MODES];
 struct guest *guest_new(const struct engine_ops *engine, uint64_t xcr0, struct err *e);
 void guest_free(struct guest *g);
 const struct cpuid_policy *guest_policy(const struct guest *g);
-/* Runs a case to its end. */
-void guest_run(struct guest *g, const struct test_case *t, enum guest_mode mode,
+const char *guest_engine(const struct guest *g);
+/* Runs a case to its end. False if the engine has no such mode. */
+bool guest_run(struct guest *g, const struct test_case *t, enum guest_mode mode,
                struct outcome *out);
 
 #endif

@@ -15,8 +15,9 @@ static int teardown(void **state)
 }
 
 /* Both ways to run must do the same. */
-#define BOTH_WAYS \
-    for (int plain_ = 0; plain_ < 2 && (interp_use_plain(&w->vcpu[0], plain_), 1); plain_++)
+#define BOTH_WAYS                                                                             \
+    for (int plain_ = 0; plain_ < 2 && (test_engine_other(&w->vcpu[0], plain_) || !plain_); \
+         plain_++)
 
 /* ---- crossing pages ---- */
 

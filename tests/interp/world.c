@@ -1,5 +1,6 @@
 #include "world.h"
 
+#include <sched.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -159,14 +160,14 @@ static void on_changed(void *arg, const struct flat_view *view)
 {
     struct world *w = arg;
 
-    interp_engine.map_changed(&w->vm, view);
+    w->engine->map_changed(&w->vm, view);
 }
 
 static void on_code_write(void *arg, uint64_t gpa, uint64_t len)
 {
     struct world *w = arg;
 
-    interp_engine.code_write(&w->vm, gpa, len);
+    w->engine->code_write(&w->vm, gpa, len);
 }
 
 static _Noreturn void fail(const char *what, const struct err *e)
@@ -209,6 +210,7 @@ struct world *world_new(unsigned ncpu)
 
     if (!w)
         fail("world", &e);
+    w->engine = test_engine(NULL);
     log_init(&w->trace_log, LOG_WARN, STDERR_FILENO);
     trace_init(&w->trace, &w->trace_log);
     clock_init_stepped(&w->clock, cfg.tsc_khz, 0);
@@ -231,13 +233,14 @@ struct world *world_new(unsigned ncpu)
     map(w, "rom", REGION_ROM, WORLD_ROM, PAGE_SIZE, w->rom);
     for (unsigned i = 0; i < ncpu; i++) {
         w->list[i] = &w->vcpu[i];
-        w->vcpu[i] = (struct vcpu){.vm = &w->vm, .index = i, .engine = &interp_engine};
+        w->vcpu[i] = (struct vcpu){.vm = &w->vm, .index = i, .engine = w->engine};
         atomic_init(&w->irq[i], -1);
     }
-    if (interp_engine.vm_init(&w->vm, &e) < 0)
+    if (w->engine->vm_init(&w->vm, &e) < 0)
         fail("vm_init", &e);
+    test_engine_tune(&w->vm, w->engine);
     for (unsigned i = 0; i < ncpu; i++)
-        if (interp_engine.vcpu_init(&w->vcpu[i], &e) < 0)
+        if (w->engine->vcpu_init(&w->vcpu[i], &e) < 0)
             fail("vcpu_init", &e);
     listener.arg = w;
     physmap_set_listener(w->map, &listener);
@@ -247,8 +250,8 @@ struct world *world_new(unsigned ncpu)
 void world_free(struct world *w)
 {
     for (unsigned i = 0; i < w->vm.nvcpu; i++)
-        interp_engine.vcpu_fini(&w->vcpu[i]);
-    interp_engine.vm_fini(&w->vm);
+        w->engine->vcpu_fini(&w->vcpu[i]);
+    w->engine->vm_fini(&w->vm);
     physmap_free(w->map);
     ram_free(w->ram);
     ram_free(w->rom);
@@ -271,16 +274,21 @@ void world_write(struct world *w, uint64_t gpa, const void *p, size_t n)
 
 void world_get(struct world *w, unsigned cpu, struct cpu_state *s)
 {
-    interp_engine.get_state(&w->vcpu[cpu], s);
+    w->engine->get_state(&w->vcpu[cpu], s);
 }
 
 int world_set(struct world *w, unsigned cpu, const struct cpu_state *s)
 {
-    return interp_engine.set_state(&w->vcpu[cpu], s);
+    return w->engine->set_state(&w->vcpu[cpu], s);
 }
 
 enum stop world_run(struct world *w, unsigned cpu, uint64_t budget)
 {
     w->vcpu[cpu].budget = budget;
-    return interp_engine.run(&w->vcpu[cpu]);
+    enum stop st;
+
+    /* Guests that spin are told so; what they wait for comes from other threads. */
+    while ((st = w->engine->run(&w->vcpu[cpu])) == STOP_PAUSE)
+        sched_yield();
+    return st;
 }

@@ -1,12 +1,12 @@
 /*
- * A bare VM for tests of the interpreter: RAM, a ROM page, everything else I/O that is logged, one
+ * A bare VM for tests of an engine (tests/engine.h says which): RAM, a ROM page, everything else I/O that is logged, one
  * to four vCPUs, a clock that stands still. No machine.
  */
 #ifndef RING3_TESTS_INTERP_WORLD_H
 #define RING3_TESTS_INTERP_WORLD_H
 
 #include "engine/engine.h"
-#include "engine/interp/hooks.h"
+#include "../engine.h"
 
 #define WORLD_CPUS 4
 #define WORLD_RAM (1 * MIB)
@@ -36,6 +36,7 @@ struct io {
 struct world {
     struct vm vm;
     struct vcpu vcpu[WORLD_CPUS], *list[WORLD_CPUS];
+    const struct engine_ops *engine;
     struct clock clock;
     struct cpuid_policy policy;
     struct trace trace;

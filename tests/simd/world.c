@@ -154,7 +154,7 @@ void world_fini(struct world *w) { simd_fini(&w->c); }
 void world_tlb(struct world *w, bool fill)
 {
     for (unsigned n = 0; n < TLB_ENTRIES; n++)
-        w->tlb.e[n].rtag = w->tlb.e[n].wtag = TLB_EMPTY;
+        w->tlb.e[n].rtag = w->tlb.e[n].wtag = tlb_empty(n);
     for (uint64_t a = DATA_ADDR; fill && a < DATA_ADDR + DATA_BYTES; a += PAGE_SIZE) {
         struct tlb_entry *e = tlb_slot(&w->tlb, a);
         e->rtag = e->wtag = a;

@@ -3,7 +3,7 @@
  * privilege. Nothing a guest does may hurt the host (run it under sanitizers), and the architectural
  * state must stay one that a processor can be in.
  *
- *   sysfuzz [-s SEED] [-n ROUNDS]
+ *   sysfuzz [-e ENGINE] [-s SEED] [-n ROUNDS]
  */
 #include <signal.h>
 #include <stdio.h>
@@ -220,20 +220,24 @@ out:
 int main(int argc, char **argv)
 {
     uint64_t seed = 1, n = 2000;
+    const char *name = NULL;
+    const struct engine_ops *engine;
     int opt, rc = 0;
 
-    while ((opt = getopt(argc, argv, "s:n:")) != -1) {
+    while ((opt = getopt(argc, argv, "e:s:n:")) != -1) {
         switch (opt) {
+        case 'e': name = optarg; break;
         case 's': seed = strtoull(optarg, NULL, 0); break;
         case 'n': n = strtoull(optarg, NULL, 0); break;
-        default: fprintf(stderr, "usage: %s [-s SEED] [-n ROUNDS]\n", argv[0]); return 2;
+        default: fprintf(stderr, "usage: %s [-e ENGINE] [-s SEED] [-n ROUNDS]\n", argv[0]); return 2;
         }
     }
+    engine = test_engine(name);
     signal(SIGALRM, on_alarm);
     setitimer(ITIMER_REAL,
               &(struct itimerval){ .it_interval.tv_usec = KICK_US, .it_value.tv_usec = KICK_US },
               NULL);
     for (uint64_t k = 0; k < n; k++)
-        rc |= round_once(&interp_engine, seed + k);
+        rc |= round_once(engine, seed + k);
     return rc;
 }

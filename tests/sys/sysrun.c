@@ -2,7 +2,7 @@
  * Runs one assembly case (tests/sys/cases) in a bare VM: RAM, fake environment, one vCPU, no
  * machine.
  *
- * sysrun [-e ENGINE] case.bin
+ * sysrun [-e ENGINE] case.bin      (without -e: tests/engine.h)
  *
  * The case is loaded at CASE_BASE and entered in real mode at 0:CASE_BASE after its header. It
  * talks through ports: RESULT ends it (0 = passed, otherwise the address of the failed check),
@@ -34,7 +34,6 @@ struct header {
     uint32_t stage;   /* EXPECT_SHUTDOWN: the stage that must have been reached */
 };
 enum expect { EXPECT_PASS, EXPECT_SHUTDOWN };
-static const struct engine_ops *const engines[] = { &interp_engine };
 
 static struct vcpu *alarmed; /* for the signal handler only */
 
@@ -111,17 +110,10 @@ out:
     return rc;
 }
 
-static const struct engine_ops *find(const char *name)
-{
-    for (unsigned i = 0; i < ARRAY_LEN(engines); i++)
-        if (!strcmp(engines[i]->name, name))
-            return engines[i];
-    return NULL;
-}
-
 int main(int argc, char **argv)
 {
-    const struct engine_ops *engine = &interp_engine;
+    const char *name = NULL;
+    const struct engine_ops *engine;
     static uint8_t image[CASE_MAX];
     const struct header *h = (const void *)image;
     size_t len;
@@ -129,12 +121,13 @@ int main(int argc, char **argv)
     int opt;
 
     while ((opt = getopt(argc, argv, "e:")) != -1) {
-        engine = opt == 'e' ? find(optarg) : NULL;
-        if (!engine) {
+        if (opt != 'e') {
             fprintf(stderr, "usage: %s [-e ENGINE] case.bin\n", argv[0]);
             return 2;
         }
+        name = optarg;
     }
+    engine = test_engine(name);
     f = optind < argc ? fopen(argv[optind], "rb") : NULL;
     len = f ? fread(image, 1, sizeof(image), f) : 0;
     if (f)

@@ -148,8 +148,10 @@ struct sysvm *sysvm_new(const struct engine_ops *engine, uint64_t ram, uint32_t 
         goto fail;
     region.ram = w->ram;
     w->vm.map = w->map;
-    if (!physmap_add(w->map, &region, e) || engine->vm_init(&w->vm, e) < 0 ||
-        engine->vcpu_init(&w->vcpu, e) < 0)
+    if (!physmap_add(w->map, &region, e) || engine->vm_init(&w->vm, e) < 0)
+        goto fail;
+    test_engine_tune(&w->vm, engine);
+    if (engine->vcpu_init(&w->vcpu, e) < 0)
         goto fail;
     return w;
 fail:

@@ -5,7 +5,7 @@
 #ifndef RING3_TESTS_SYS_SYSVM_H
 #define RING3_TESTS_SYS_SYSVM_H
 
-#include "engine/engine.h"
+#include "../engine.h"
 
 enum vendor { VENDOR_HOST, VENDOR_INTEL, VENDOR_AMD };
 

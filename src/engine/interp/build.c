@@ -6,6 +6,9 @@
 #include "engine/interp/op.h"
 #include "engine/interp/world.h"
 
+/* Of block.mode: it has one instruction, and ends in the run loop. */
+#define MODE_SINGLE (1u << 2)
+
 static const struct op *leave(struct cpu *c, const struct op *o)
 {
     c->s.rip = c->g[G_RIP];
@@ -58,6 +61,17 @@ static const struct op *plain(struct cpu *c, const struct op *o)
         }
         return enter_rip(c, c->next_rip);
     }
+    NEXT();
+}
+
+/* Begins a block that may be translated: once it has been entered often enough, or has a translation,
+ * the run loop takes over. */
+static const struct op *tier(struct cpu *c, const struct op *o)
+{
+    struct block *b = container_of(o, struct block, op[0]);
+
+    if (b->heat != HEAT_NEVER && (b->t || ++b->heat >= c->shared->threshold))
+        return &op_leave;
     NEXT();
 }
 
@@ -300,24 +314,25 @@ static void *room_alloc(struct room *r, size_t size)
     return p;
 }
 
-static void make_plain(struct cpu *c, struct room *r, struct op *o, const struct insn *i)
+bool plain_prepare(struct cpu *c, struct plain *p, const struct insn *i)
 {
-    struct plain *p = room_alloc(r, sizeof(*p));
-
     p->fn = plain_fn(c, i);
     p->insn = *i;
     p->insn.id = effective_id(c, i);
-    o->fn = p->fn != raise_ud && simd_prepare(c, i, &p->simd) && c->bits == CPU_64 &&
-                    !(i->row->flags & IF_SYS)
-                ? vector
-                : plain;
-    o->plain = p;
+    return p->fn != raise_ud && simd_prepare(c, i, &p->simd) && c->bits == CPU_64 &&
+           !(i->row->flags & IF_SYS);
+}
+
+static void make_plain(struct cpu *c, struct room *r, struct op *o, const struct insn *i)
+{
+    o->plain = room_alloc(r, sizeof(*o->plain));
+    o->fn = plain_prepare(c, o->plain, i) ? vector : plain;
 }
 
 /* The op behind the last instruction. */
-static void make_end(struct room *r, const struct draft *d, struct op *o)
+static void make_end(struct room *r, const struct draft *d, bool single, struct op *o)
 {
-    bool sys = d->n && (d->insn[d->n - 1].row->flags & IF_SYS);
+    bool sys = single || (d->n && (d->insn[d->n - 1].row->flags & IF_SYS));
 
     *o = (struct op){.fn = sys ? end_leave : end_block,
                      .off = (uint16_t)d->end,
@@ -336,15 +351,15 @@ static void make_end(struct room *r, const struct draft *d, struct op *o)
 /* A killed block is left only where all flags are what they should be. On entry `exact` says of
  * each op whether it computes the flags it writes; what stores to memory does, so that a store into
  * the block is seen at once. */
-static void find_exits(struct block *b, const struct draft *d)
+static void find_exits(struct op *ops, const struct draft *d)
 {
     uint16_t stale = 0;
 
     for (unsigned k = 0; k < d->n; k++) {
         uint16_t writes = d->insn[k].row->fl_write | d->insn[k].row->fl_undef;
-        bool computes = b->op[k].exact;
+        bool computes = ops[k].exact;
 
-        b->op[k].exact = !stale;
+        ops[k].exact = !stale;
         stale = computes ? stale & (uint16_t)~writes : stale | writes;
     }
 }
@@ -352,8 +367,10 @@ static void find_exits(struct block *b, const struct draft *d)
 static struct block *build(struct cpu *c, struct room *r, const struct fetch *f,
                            const struct draft *d, uint8_t mode)
 {
-    unsigned nops = d->n + 1, off = d->end;
+    bool tiered = c->shared->bt && r->cc && c->bits == CPU_64 && !(mode & MODE_SINGLE);
+    unsigned nops = d->n + 1 + tiered, off = d->end;
     struct block *b = room_alloc(r, sizeof(*b) + nops * sizeof(struct op));
+    struct op *ops = b->op + tiered;
     uint16_t live = FL_STATUS;
 
     b->live = r->cc;
@@ -362,12 +379,17 @@ static struct block *build(struct cpu *c, struct room *r, const struct fetch *f,
     b->gpa = f->p[0].gpa;
     b->gpa2 = f->n == 2 ? f->p[1].gpa : ~0ull;
     b->bytes = (uint16_t)d->bytes;
-    make_end(r, d, &b->op[d->n]);
+    b->heat = 0;
+    b->nogroup = false;
+    b->t = NULL;
+    if (tiered)
+        b->op[0] = (struct op){.fn = tier, .cnt = 1, .exact = true};
+    make_end(r, d, mode & MODE_SINGLE, &ops[d->n]);
     /* Backwards, so that each instruction knows which of its flags anybody will see. */
     for (unsigned k = d->n; k-- > 0;) {
         const struct insn *i = &d->insn[k];
         uint16_t writes = (uint16_t)(i->row->fl_write | i->row->fl_undef);
-        struct op *o = &b->op[k];
+        struct op *o = &ops[k];
         bool fast;
 
         off -= i->len;
@@ -378,14 +400,26 @@ static struct block *build(struct cpu *c, struct room *r, const struct fetch *f,
         if (!fast)
             make_plain(c, r, o, i);
         o->exact = !fast || !writes || (live & writes) || i->op[0].kind == OP_MEM;
-        if (fast && k + 1 < d->n && i[1].id == INSN_JCC && b->op[k + 1].fn != plain)
+        if (fast && k + 1 < d->n && i[1].id == INSN_JCC && ops[k + 1].fn != plain)
             fast_fuse(o, i, &i[1]);
         live = (uint16_t)((live & ~i->row->fl_write) | i->row->fl_read);
         if (exposes_flags(i, o))
             live = FL_STATUS;
     }
-    find_exits(b, d);
+    find_exits(ops, d);
     return b;
+}
+
+struct block *cache_single(struct cpu *c, const struct insn *i)
+{
+    struct room r = {.cc = c->code};
+    struct fetch f = {.p = {{.gpa = 0}}, .n = 1};
+    struct draft d = {.n = 1, .bytes = i->len, .end = i->len, .error = INSN_OK};
+
+    if (cache_full(c->code))
+        return NULL;
+    d.insn[0] = *i;
+    return build(c, &r, &f, &d, MODE_SINGLE);
 }
 
 /* ---- looking up ---- */
@@ -489,12 +523,13 @@ static struct block *make(struct cpu *c, struct fetch *f, unsigned max, uint8_t 
 
 struct block *cache_lookup(struct cpu *c, unsigned max)
 {
-    uint8_t mode = (uint8_t)(c->bits | (max == 1) << 2 | c->no_fast << 3 |
+    uint8_t mode = (uint8_t)(c->bits | (max == 1 ? MODE_SINGLE : 0) | c->no_fast << 3 |
                              (cpu_real(&c->s) || cpu_v86(&c->s)) << 4);
     struct fetch f;
     struct block *b;
 
     for (;;) {
+        c->fetch_global = true;
         fetch_part(c, c->s.rip, PAGE_SIZE, &f.p[0]);
         f.n = 1;
         b = f.p[0].memory ? find(c, &f.p[0], mode) : NULL;

@@ -23,6 +23,7 @@ struct code_page {
 struct code_cache {
     pthread_mutex_t lock;
     struct vm *vm;
+    struct cache_client client;
     uint8_t *arena;
     size_t used;
     struct block *hash[1u << HASH_BITS];
@@ -76,7 +77,16 @@ void cache_free(struct code_cache *cc)
 void cache_lock(struct code_cache *cc) { pthread_mutex_lock(&cc->lock); }
 void cache_unlock(struct code_cache *cc) { pthread_mutex_unlock(&cc->lock); }
 
-bool cache_full(const struct code_cache *cc) { return cc->used > ARENA_SIZE - BLOCK_MAX_SIZE; }
+void cache_attach(struct code_cache *cc, const struct cache_client *client)
+{
+    cc->client = *client;
+}
+
+bool cache_full(const struct code_cache *cc)
+{
+    return cc->used > ARENA_SIZE - BLOCK_MAX_SIZE ||
+           (cc->client.full && cc->client.full(cc->client.arg));
+}
 
 void cache_empty(struct code_cache *cc)
 {
@@ -90,6 +100,8 @@ void cache_empty(struct code_cache *cc)
     memset(cc->pages, 0, sizeof(cc->pages));
     cc->used = 0;
     madvise(cc->arena, ARENA_SIZE, MADV_DONTNEED);
+    if (cc->client.emptied)
+        cc->client.emptied(cc->client.arg);
     pthread_mutex_unlock(&cc->lock);
 }
 
@@ -207,6 +219,8 @@ void cache_kill(struct code_cache *cc, struct block *b)
     if (*pp)
         *pp = b->hash_next;
     __atomic_store_n(&b->live, false, __ATOMIC_RELEASE);
+    if (b->t)
+        cc->client.killed(cc->client.arg, b->t);
     for (unsigned i = 0; i < b->nops; i++)
         if (b->op[i].exact)
             __atomic_store_n(&b->op[i].fn, refetch, __ATOMIC_RELEASE);

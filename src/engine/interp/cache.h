@@ -27,6 +27,7 @@
 #include "base/util.h"
 
 struct cpu;
+struct insn;
 struct op;
 struct block;
 struct vm;
@@ -52,8 +53,16 @@ struct op {
 
 #define BLOCK_MAX_INSNS 64
 
+struct tblock;
+
+/* Blocks that a translator may replace begin with an op that counts entries (build.c). */
+#define HEAT_NEVER 0xffffu /* cannot be translated */
+
 struct block {
     bool live;
+    bool nogroup;  /* the translator's: its accesses do not share translations */
+    uint16_t heat; /* times entered so far, or HEAT_NEVER */
+    struct tblock *t; /* its translation */
     uint8_t mode;
     uint16_t nops, bytes;
     uint64_t gpa;  /* of the first byte */
@@ -87,9 +96,19 @@ static inline struct jump_entry *jump_slot(struct jump_cache *jc, uint64_t rip)
 extern const struct op op_leave;          /* returns to the run loop, RIP in g[G_RIP] */
 extern const struct block block_unlinked; /* what an unlinked branch points to: never live */
 
+/* Who keeps code made from blocks. Called with the lock held, emptied with all vCPUs outside. */
+struct cache_client {
+    void *arg;
+    void (*killed)(void *arg, struct tblock *t);
+    void (*emptied)(void *arg);
+    bool (*full)(void *arg); /* no room for more: empty the cache */
+};
+
 struct code_cache;
 int cache_new(struct code_cache **out, struct vm *vm, struct err *e);
 void cache_free(struct code_cache *cc);
+/* Before any vCPU runs. */
+void cache_attach(struct code_cache *cc, const struct cache_client *client);
 /* The block for the code at the current RIP in the current mode, built if need be. Raises the
  * fetch's page fault, #UD ... through cpu_raise. max: most instructions it may have (1 to step). */
 struct block *cache_lookup(struct cpu *c, unsigned max);
@@ -102,6 +121,10 @@ bool cache_op_dead(const struct op *o);
 void cache_write(struct code_cache *cc, uint64_t gpa, uint64_t len);
 /* Kills every block: what stands behind guest-physical addresses has changed. Any thread. */
 void cache_kill_all(struct code_cache *cc);
+
+/* A block of the single instruction i, for running it apart: not to be found, and never killed. Lock held; NULL if
+ * the cache is full. */
+struct block *cache_single(struct cpu *c, const struct insn *i);
 
 /* ---- for build.c ---- */
 void cache_lock(struct code_cache *cc);

@@ -147,6 +147,7 @@ static void cr8_write(struct cpu *c, uint64_t v)
     if (v > 15)
         cpu_raise(c, X_GP, 0);
     c->s.cr8 = v;
+    c->bt.intr = true;
     if (c->vm->env->set_cr8)
         c->vm->env->set_cr8(c->v, v);
     c->mode_changed = true; /* an interrupt may have become deliverable */

@@ -21,6 +21,7 @@
 #include "base/util.h"
 #include "cpu/paging.h"
 #include "cpu/state.h"
+#include "engine/bt/state.h"
 #include "engine/engine.h"
 #include "engine/interp/sync.h"
 #include "engine/interp/tlb.h"
@@ -30,11 +31,16 @@ struct op;
 struct block;
 struct code_cache;
 struct simd; /* simd.h */
+struct dry;  /* dry.h */
 
 /* What the vCPUs of one VM share: vm->engine_priv. */
 struct interp_vm {
     struct code_cache *code;
     struct sync sync;
+    /* Runs guest code from c->s.rip, which needs no stepping, until something wants the run loop. */
+    void (*run)(struct cpu *c);
+    struct bt *bt; /* the translator, NULL without one */
+    unsigned threshold; /* of entries, for a block to be translated */
 };
 
 /* An exception or interrupt on its way to being delivered. */
@@ -76,6 +82,7 @@ struct cpu {
     bool in_delivery;    /* an event is being delivered: for #DF */
     uint8_t deliver_class; /* its class: 0 benign, 1 contributory, 2 page fault, 3 double fault */
     bool shutdown;
+    bool failed;         /* run() ends with STOP_ERROR; v->error says why */
     bool mode_changed;   /* leave the block: CPL, CS, paging or flags that matter changed */
 
     struct paging pg;
@@ -95,6 +102,11 @@ struct cpu {
     struct simd *simd;   /* vector routines and buffers (simd_init, simd_fini) */
     bool x87_live;       /* the host's x87 unit holds s.x87 (x87.c) */
     bool vec_live;       /* the host's registers hold s.zmm, s.k and s.mxcsr (bt/vec.h) */
+    struct {
+        uint8_t set;     /* enum vec_set: what is moved */
+        bool k64;        /* the host's opmasks have 64 bits, not 16 */
+        uint32_t mxcsr;  /* for comparing */
+    } vec;               /* bt/vec.c's own */
     uint64_t ninsn;      /* retired, flushed to v->insns */
     uint64_t nevents;    /* exceptions and interrupts delivered */
     uint64_t stop_at;    /* ninsn + nevents at which the budget ends, UINT64_MAX without one */
@@ -107,7 +119,9 @@ struct cpu {
     bool trap_taken;     /* set by an instruction that consumes its own single-step trap (SYSCALL, INT n) */
     unsigned pauses;     /* PAUSEs in short succession */
     uint64_t pause_at;   /* ninsn at the last one */
+    struct dry *dry;     /* a dry run is under way: memory is read but not written, TLBs not filled (dry.h) */
     bool no_fast;        /* tests: use the plain functions for everything */
+    struct bt_cpu bt;    /* the translator's */
 };
 
 /* ---- faults ---- */
@@ -162,6 +176,16 @@ enum priv {
     PRIV_ELEMENT, /* an element of a vector: the same without alignment checks */
     PRIV_SUPER /* implicit supervisor access: GDT, LDT, IDT, TSS, and stacks of inner rings */
 };
+/* Which TLB set answers an access of this kind now (refill.c). */
+enum tlb_kind tlb_kind(const struct cpu *c, enum priv p);
+/* What a walk for the TLB found. ent: the frame's p2m entry, 0 if it is no memory. */
+struct refill {
+    struct walk w;
+    uint64_t ent;
+};
+/* Translates la, canonical in long mode, and fills the TLB. False: #PF with r->w.error. After either mem_walked
+ * must be called if r->w.ncode. */
+bool tlb_refill(struct cpu *c, uint64_t la, enum access a, enum priv p, struct refill *r);
 /* n up to 4096; may cross pages: then both are checked before anything is written. */
 void lin_read(struct cpu *c, uint64_t la, void *buf, unsigned n, enum priv p);
 void lin_write(struct cpu *c, uint64_t la, const void *buf, unsigned n, enum priv p);

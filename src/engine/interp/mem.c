@@ -1,19 +1,9 @@
 /* Linear memory: TLB refill, and every access that the inline hit path of op.h does not answer. */
 #include <string.h>
 
+#include "engine/interp/dry.h"
 #include "engine/interp/op.h"
 #include "engine/interp/world.h"
-
-/* Which TLB set answers an access of this kind now. */
-static enum tlb_kind kind_of(const struct cpu *c, enum priv p)
-{
-    if (p != PRIV_SUPER && c->cpl == 3)
-        return TLB_USER;
-    /* SMAP is lifted by AC, but never for implicit supervisor accesses. */
-    if (c->pg.smap && p != PRIV_SUPER && (c->s.rflags & FL_AC))
-        return TLB_SUPER_AC;
-    return TLB_SUPER;
-}
 
 /* One page's worth of an access. */
 struct piece {
@@ -30,56 +20,38 @@ void mem_walked(struct cpu *c, const struct walk *w)
         cache_write(c->code, w->code_gpa[i], sizeof(uint64_t));
 }
 
+/* As tlb_refill, but changes nothing. Code is of no concern where nothing is written. */
+static bool peek(struct cpu *c, uint64_t la, enum access a, enum priv p, struct refill *r)
+{
+    struct p2m *p2m = physmap_p2m(c->vm->map);
+    enum tlb_kind kind = tlb_kind(c, p);
+
+    if (!paging_peek(&c->pg, p2m, la, a, kind == TLB_USER, kind == TLB_SUPER_AC, &r->w))
+        return false;
+    r->ent = p2m_get(p2m, r->w.gpa >> PAGE_SHIFT) & ~P2M_CODE;
+    return true;
+}
+
 /* Walks the tables for an access to la and remembers what it found. Raises #PF. */
 static void refill(struct cpu *c, uint64_t la, enum access a, enum priv p, struct piece *out)
 {
-    enum tlb_kind kind = kind_of(c, p);
-    struct tlb_context *ctx = &c->tlbs.ctx[c->tlbs.cur];
-    struct p2m *p2m = physmap_p2m(c->vm->map);
-    uint64_t page = la & ~PAGE_MASK, gfn, ent;
-    struct tlb_entry *e = tlb_slot(&ctx->set[kind], la);
-    struct walk w;
+    struct refill r;
+    bool ok = (unlikely(c->dry) ? peek : tlb_refill)(c, la, a, p, &r);
 
-    bool ok = paging_walk(&c->pg, p2m, la, a, kind == TLB_USER, kind == TLB_SUPER_AC, &w);
-
-    if (unlikely(w.ncode))
-        mem_walked(c, &w);
+    if (unlikely(r.w.ncode))
+        mem_walked(c, &r.w);
     if (!ok)
-        cpu_raise_pf(c, la, w.error);
-    gfn = w.gpa >> PAGE_SHIFT;
-    ent = p2m_get(p2m, gfn);
-    out->gpa = w.gpa;
-    out->rom = out->code = false;
-    out->host = NULL;
-    if (!(ent & P2M_PRESENT)) {
-        if (page == (e->rtag & ~PAGE_MASK))
-            e->rtag = e->wtag = TLB_EMPTY;
-        return;
-    }
-    if (a == ACCESS_WRITE && !(ent & (P2M_READONLY | P2M_DIRTY)))
-        ent = p2m_set_flags(p2m, gfn, P2M_DIRTY) | P2M_DIRTY;
-    out->host = p2m_host(ent) + (la & PAGE_MASK);
-    out->rom = ent & P2M_READONLY;
-    out->code = ent & P2M_CODE;
-
-    if (e->rtag != page || e->info >> PAGE_SHIFT != gfn)
-        e->wtag = TLB_EMPTY;
-    e->rtag = page;
-    e->addend = (uint64_t)(uintptr_t)p2m_host(ent) - page;
-    e->info = gfn << PAGE_SHIFT | (w.global ? TLB_INFO_GLOBAL : 0) |
-              (w.page_shift > PAGE_SHIFT ? TLB_INFO_LARGE : 0);
-    if (w.page_shift > PAGE_SHIFT)
-        ctx->large[la >> 63] = true;
-    /* A store may go straight to the page only when nothing has to be noted about it. */
-    if (a == ACCESS_WRITE && w.dirty && (ent & P2M_DIRTY) &&
-        !(ent & (P2M_READONLY | P2M_COW | P2M_CODE)))
-        e->wtag = page;
+        cpu_raise_pf(c, la, r.w.error);
+    out->gpa = r.w.gpa;
+    out->rom = r.ent & P2M_READONLY;
+    out->code = r.ent & P2M_CODE;
+    out->host = r.ent & P2M_PRESENT ? p2m_host(r.ent) + (la & PAGE_MASK) : NULL;
 }
 
 static void resolve(struct cpu *c, uint64_t la, unsigned n, enum access a, enum priv p,
                     struct piece *out)
 {
-    struct tlb_entry *e = tlb_slot(&c->tlbs.ctx[c->tlbs.cur].set[kind_of(c, p)], la);
+    struct tlb_entry *e = tlb_slot(&c->tlbs.ctx[c->tlbs.cur].set[tlb_kind(c, p)], la);
     uint64_t page = la & ~PAGE_MASK;
 
     out->n = n;
@@ -132,10 +104,11 @@ static unsigned split(struct cpu *c, uint64_t la, unsigned n, enum access a, enu
     if (!cpu_long_mode(&c->s) || (p != PRIV_SUPER && c->bits != CPU_64))
         next &= 0xffffffff;
     resolve(c, la, first, a, p, &pc[0]);
-    if (first == n)
-        return 1;
-    resolve(c, next, n - first, a, p, &pc[1]);
-    return 2;
+    if (first != n)
+        resolve(c, next, n - first, a, p, &pc[1]);
+    if (unlikely(c->dry) && (!pc[0].host || (first != n && !pc[1].host)))
+        dry_refuse(c);
+    return first == n ? 1 : 2;
 }
 
 /* Up to 8 bytes are copied in one go, so that other vCPUs and devices see no tearing. */
@@ -159,6 +132,22 @@ static void copy(uint8_t *dst, const uint8_t *src, unsigned n)
     }
 }
 
+static void get(struct cpu *c, uint8_t *out, const uint8_t *host, unsigned n)
+{
+    if (unlikely(c->dry))
+        dry_load(c->dry, out, host, n);
+    else
+        copy(out, host, n);
+}
+
+static void put(struct cpu *c, uint64_t gpa, uint8_t *host, const uint8_t *in, unsigned n)
+{
+    if (unlikely(c->dry))
+        dry_store(c, gpa, host, in, n);
+    else
+        copy(host, in, n);
+}
+
 static void io_read(struct cpu *c, uint64_t gpa, uint8_t *out, unsigned n)
 {
     for (unsigned o = 0; o < n; o += 64)
@@ -179,7 +168,7 @@ void lin_read(struct cpu *c, uint64_t la, void *buf, unsigned n, enum priv p)
 
     for (unsigned i = 0; i < np; i++) {
         if (pc[i].host)
-            copy(out, pc[i].host, pc[i].n);
+            get(c, out, pc[i].host, pc[i].n);
         else
             io_read(c, pc[i].gpa, out, pc[i].n);
         out += pc[i].n;
@@ -200,7 +189,7 @@ void lin_write(struct cpu *c, uint64_t la, const void *buf, unsigned n, enum pri
 
     for (unsigned i = 0; i < np; i++) {
         if (pc[i].host && !pc[i].rom) {
-            copy(pc[i].host, in, pc[i].n);
+            put(c, pc[i].gpa, pc[i].host, in, pc[i].n);
             if (pc[i].code || (i && !pc[0].host && code_now(c, pc[i].gpa)))
                 cache_write(c->code, pc[i].gpa, pc[i].n);
         } else if (!pc[i].host) {
@@ -223,7 +212,7 @@ void *lin_map_rw(struct cpu *c, uint64_t la, unsigned n)
     unsigned np = split(c, la, n, ACCESS_WRITE, PRIV_CPL, pc);
 
     for (unsigned i = 0; i < np; i++)
-        if (!pc[i].host || pc[i].rom || pc[i].code)
+        if (!pc[i].host || pc[i].rom || pc[i].code || c->dry)
             return NULL;
     if (np == 2 && pc[1].host != pc[0].host + pc[0].n)
         return NULL;
@@ -235,7 +224,7 @@ const void *lin_map_ro(struct cpu *c, uint64_t la, unsigned n)
     struct piece pc[2];
     unsigned np = split(c, la, n, ACCESS_READ, PRIV_CPL, pc);
 
-    if (!pc[0].host || (np == 2 && pc[1].host != pc[0].host + pc[0].n))
+    if (!pc[0].host || (np == 2 && pc[1].host != pc[0].host + pc[0].n) || c->dry)
         return NULL;
     return pc[0].host;
 }
@@ -248,7 +237,7 @@ static void rmw_begin(struct cpu *c, struct rmw *r, uint64_t la, unsigned n, boo
     uint8_t *out = r->buf;
 
     r->n[1] = 0;
-    r->direct = pc[0].host && !pc[0].rom;
+    r->direct = pc[0].host && !pc[0].rom && likely(!c->dry);
     for (unsigned i = 0; i < np; i++) {
         r->gpa[i] = pc[i].gpa;
         r->host[i] = pc[i].host;
@@ -265,14 +254,14 @@ static void rmw_begin(struct cpu *c, struct rmw *r, uint64_t la, unsigned n, boo
     r->exclusive = false;
     if (r->direct)
         return;
-    if (locked && pc[0].host && (np == 1 || pc[1].host) && c->vm->nvcpu > 1) {
+    if (locked && pc[0].host && (np == 1 || pc[1].host) && c->vm->nvcpu > 1 && !c->dry) {
         r->exclusive = true;
         sync_pause(c);
         sync_begin(&c->shared->sync, SYNC_WORLD);
     }
     for (unsigned i = 0; i < np; i++) {
         if (pc[i].host)
-            copy(out, pc[i].host, pc[i].n);
+            get(c, out, pc[i].host, pc[i].n);
         else
             io_read(c, pc[i].gpa, out, pc[i].n);
         out += pc[i].n;
@@ -312,7 +301,7 @@ void lin_rmw_end(struct cpu *c, struct rmw *r)
             io_write(c, r->gpa[i], in, r->n[i]);
             io = true;
         } else if (!r->rom[i] && !r->direct) {
-            copy(r->host[i], in, r->n[i]);
+            put(c, r->gpa[i], r->host[i], in, r->n[i]);
         }
         in += r->n[i];
     }

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/bt/jump.h"
+#include "engine/interp/core.h"
 #include "engine/interp/hooks.h"
 #include "engine/interp/op.h"
 
@@ -61,6 +63,10 @@ static void set_keys(struct cpu *c, uint64_t gen, uint64_t global_gen)
 static void update_tlb(struct cpu *c)
 {
     struct tlb_context *x = &c->tlbs.ctx[c->tlbs.cur];
+
+    if (unlikely(c->dry))
+        return;
+
     bool armed = c->s.dr[7] & DR7_ARMED;
 
     c->align = c->cpl == 3 && (c->s.cr0 & CR0_AM) && (c->s.rflags & FL_AC);
@@ -75,6 +81,8 @@ static void update_tlb(struct cpu *c)
         c->key = c->gkey = ~0ull; /* nothing in the jump cache matches: control comes back after one instruction */
     else
         set_keys(c, x->gen, c->tlbs.global_gen);
+    if (c->bt.none)
+        bt_jumps_select(c);
 }
 
 void cpu_update_mode(struct cpu *c)
@@ -139,6 +147,8 @@ void cpu_sync_work(struct cpu *c, unsigned work)
         tlbs_flush_writes(&c->tlbs);
     if (work & SYNC_JUMPS)
         memset(c->jc, 0, sizeof(*c->jc));
+    if ((work & SYNC_JUMPS) && c->bt.none)
+        bt_jumps_clear(c);
     update_tlb(c);
 }
 
@@ -189,6 +199,8 @@ static bool take_events(struct cpu *c)
 {
     uint32_t ev = atomic_exchange(&c->v->events, 0);
 
+    if (ev & VCPU_EV_INTR)
+        c->bt.intr = true;
     if (ev & VCPU_EV_FLUSH) {
         sync_leave(c);
         sync_enter(c);
@@ -232,6 +244,8 @@ static bool take_interrupt(struct cpu *c)
             return false;
         raise_event(c, EV_EXT_INT, (uint8_t)vec);
     } else {
+        if ((s->rflags & FL_IF) && !s->sti_shadow && !s->mov_ss_shadow)
+            c->bt.intr = false;
         return false;
     }
     s->activity = CPU_RUNNING;
@@ -240,16 +254,14 @@ static bool take_interrupt(struct cpu *c)
 
 /* ---- running ---- */
 
-static void run_block(struct cpu *c, const struct block *b)
+void interp_run_from(struct cpu *c, const struct op *o)
 {
-    const struct op *o = b->op;
-
     c->g[G_RIP] = c->s.rip;
     while (o)
         o = o->fn(c, o);
 }
 
-static void run_fast(struct cpu *c)
+struct block *interp_find(struct cpu *c)
 {
     struct jump_entry *j = jump_slot(c->jc, c->s.rip);
 
@@ -257,14 +269,14 @@ static void run_fast(struct cpu *c)
         struct block *b = cache_lookup(c, BLOCK_MAX_INSNS);
         bool global = c->fetch_global && c->s.rip >> 63;
 
-        if (!b->live) {
-            run_block(c, b);
-            return;
-        }
+        if (!b->live)
+            return b;
         *j = (struct jump_entry){ .rip = c->s.rip, .key = global ? c->gkey : c->key, .block = b };
     }
-    run_block(c, j->block);
+    return j->block;
 }
+
+static void run_fast(struct cpu *c) { interp_run_from(c, interp_find(c)->op); }
 
 /* An execution breakpoint on this instruction? (SDM vol. 3 §18.3.1.1) */
 static bool exec_breakpoint(struct cpu *c)
@@ -296,13 +308,13 @@ static void run_step(struct cpu *c)
     s->rflags &= ~FL_RF;
     s->sti_shadow = s->mov_ss_shadow = 0;
     c->trap_taken = false;
-    run_block(c, cache_lookup(c, 1));
+    interp_run_from(c, cache_lookup(c, 1)->op);
     /* After a load of SS there is no such trap, not even a deferred one. */
     if (tf && !c->trap_taken && !s->mov_ss_shadow)
         s->pending_dbg |= DR6_BS;
 }
 
-static bool must_step(const struct cpu *c)
+bool interp_must_step(const struct cpu *c)
 {
     return (c->s.rflags & (FL_TF | FL_RF)) || c->s.sti_shadow || c->s.mov_ss_shadow ||
            (c->s.dr[7] & DR7_ARMED) || c->stop_at != UINT64_MAX;
@@ -326,6 +338,7 @@ static enum stop run_loop(struct cpu *c)
         left(c, why);
     for (;;) {
         c->op = NULL;
+        c->bt.live = NULL;
         c->step = false;
         if (c->deliver) {
             c->deliver = false;
@@ -336,7 +349,11 @@ static enum stop run_loop(struct cpu *c)
             c->shutdown = false;
             c->s.activity = CPU_SHUTDOWN;
         }
+        if (unlikely(c->failed))
+            return STOP_ERROR;
         c->mode_changed = false;
+        if (unlikely(atomic_load_explicit(&c->bt.poll, memory_order_relaxed)))
+            atomic_store(&c->bt.poll, 0); /* before the events are looked at */
         if (unlikely(atomic_load_explicit(c->events, memory_order_relaxed)) && take_events(c))
             return STOP_KICK;
         if (take_interrupt(c))
@@ -353,14 +370,14 @@ static enum stop run_loop(struct cpu *c)
         /* With no breakpoint armed RF has nothing to suppress. */
         if (!(c->s.dr[7] & DR7_ARMED))
             c->s.rflags &= ~FL_RF;
-        if (likely(!must_step(c)))
-            run_fast(c);
+        if (likely(!interp_must_step(c)))
+            c->shared->run(c);
         else
             run_step(c);
     }
 }
 
-static enum stop interp_run(struct vcpu *v)
+enum stop interp_run(struct vcpu *v)
 {
     struct cpu *c = v->priv;
     enum stop st;
@@ -378,7 +395,7 @@ static enum stop interp_run(struct vcpu *v)
 
 static int interp_probe(struct err *e) { return 0; }
 
-static int interp_vm_init(struct vm *vm, struct err *e)
+int interp_vm_init(struct vm *vm, struct err *e)
 {
     struct interp_vm *sh = calloc(1, sizeof(*sh));
     int rc;
@@ -391,11 +408,12 @@ static int interp_vm_init(struct vm *vm, struct err *e)
         return rc;
     }
     sync_init(&sh->sync, vm);
+    sh->run = run_fast;
     vm->engine_priv = sh;
     return 0;
 }
 
-static void interp_vm_fini(struct vm *vm)
+void interp_vm_fini(struct vm *vm)
 {
     struct interp_vm *sh = vm->engine_priv;
 
@@ -407,7 +425,7 @@ static void interp_vm_fini(struct vm *vm)
     vm->engine_priv = NULL;
 }
 
-static void interp_vcpu_fini(struct vcpu *v)
+void interp_vcpu_fini(struct vcpu *v)
 {
     struct cpu *c = v->priv;
 
@@ -423,7 +441,7 @@ static void interp_vcpu_fini(struct vcpu *v)
     v->priv = NULL;
 }
 
-static int interp_vcpu_init(struct vcpu *v, struct err *e)
+int interp_vcpu_init(struct vcpu *v, struct err *e)
 {
     struct cpu *c = aligned_alloc(64, ALIGN_UP(sizeof(*c), 64));
     int rc;
@@ -446,7 +464,7 @@ static int interp_vcpu_init(struct vcpu *v, struct err *e)
         return err_set(e, ENOMEM, "out of memory for a vCPU's TLB");
     }
     for (unsigned i = 0; i < TLB_ENTRIES; i++)
-        c->no_tlb->e[i] = (struct tlb_entry){ .rtag = TLB_EMPTY, .wtag = TLB_EMPTY };
+        c->no_tlb->e[i] = (struct tlb_entry){.rtag = tlb_empty(i), .wtag = tlb_empty(i)};
     rc = simd_init(c, e);
     if (rc < 0) {
         interp_vcpu_fini(v);
@@ -458,7 +476,7 @@ static int interp_vcpu_init(struct vcpu *v, struct err *e)
     return 0;
 }
 
-static int interp_get_state(struct vcpu *v, struct cpu_state *s)
+int interp_get_state(struct vcpu *v, struct cpu_state *s)
 {
     struct cpu *c = v->priv;
 
@@ -469,7 +487,7 @@ static int interp_get_state(struct vcpu *v, struct cpu_state *s)
     return 0;
 }
 
-static int interp_set_state(struct vcpu *v, const struct cpu_state *s)
+int interp_set_state(struct vcpu *v, const struct cpu_state *s)
 {
     struct cpu *c = v->priv;
     int rc = cpu_state_validate(s, &v->error);
@@ -503,7 +521,7 @@ void interp_use_plain(struct vcpu *v, bool plain)
     update_tlb(c);
 }
 
-static int interp_map_changed(struct vm *vm, const struct flat_view *view)
+int interp_map_changed(struct vm *vm, const struct flat_view *view)
 {
     struct interp_vm *sh = vm->engine_priv;
 
@@ -518,7 +536,7 @@ static int interp_map_changed(struct vm *vm, const struct flat_view *view)
     return 0;
 }
 
-static void interp_code_write(struct vm *vm, uint64_t gpa, uint64_t len)
+void interp_code_write(struct vm *vm, uint64_t gpa, uint64_t len)
 {
     struct interp_vm *sh = vm->engine_priv;
 
@@ -526,7 +544,7 @@ static void interp_code_write(struct vm *vm, uint64_t gpa, uint64_t len)
         cache_write(sh->code, gpa, len);
 }
 
-static int interp_dirty_fetch(struct vm *vm, struct ram *ram, uint64_t *bits_out)
+int interp_dirty_fetch(struct vm *vm, struct ram *ram, uint64_t *bits_out)
 {
     const struct flat_view *view = physmap_view(vm->map);
 

@@ -6,13 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/bt/jump.h"
 #include "engine/interp/cache.h"
 
 static void set_empty(struct tlb_set *s)
 {
     for (unsigned i = 0; i < TLB_ENTRIES; i++) {
-        s->e[i].rtag = TLB_EMPTY;
-        s->e[i].wtag = TLB_EMPTY;
+        s->e[i].rtag = s->e[i].wtag = tlb_empty(i);
         s->e[i].info = 0;
     }
 }
@@ -69,7 +69,7 @@ void tlbs_switch(struct tlbs *t, uint64_t cr3, uint16_t pcid, bool flush)
                 struct tlb_entry *e = &x->set[k].e[i];
 
                 if (!(e->info & TLB_INFO_GLOBAL))
-                    e->rtag = e->wtag = TLB_EMPTY;
+                    e->rtag = e->wtag = tlb_empty(i);
             }
         x->gen = ++t->next_gen;
     }
@@ -134,14 +134,14 @@ static void ctx_flush_page(struct tlbs *t, struct tlb_context *x, uint64_t la, b
         struct tlb_entry *e = tlb_slot(&x->set[k], la);
 
         if (!global_only || (e->info & TLB_INFO_GLOBAL))
-            e->rtag = e->wtag = TLB_EMPTY;
+            e->rtag = e->wtag = tlb_empty(tlb_index(la));
         if (!x->large[la >> 63])
             continue;
         for (unsigned i = 0; i < TLB_ENTRIES; i++) {
             e = &x->set[k].e[i];
             if ((e->info & TLB_INFO_LARGE) && (((e->rtag ^ page) >> 30) == 0 ||
                                                ((e->wtag ^ page) >> 30) == 0))
-                e->rtag = e->wtag = TLB_EMPTY;
+                e->rtag = e->wtag = tlb_empty(i);
         }
     }
     if (x->large[la >> 63])
@@ -151,6 +151,8 @@ static void ctx_flush_page(struct tlbs *t, struct tlb_context *x, uint64_t la, b
 void tlbs_flush_page(struct tlbs *t, uint64_t la)
 {
     jump_forget_page(t->jc, la);
+    if (t->bt)
+        bt_jumps_forget(t->bt, t->cur, la);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (t->ctx[i].valid)
             ctx_flush_page(t, &t->ctx[i], la, i != t->cur);
@@ -160,8 +162,11 @@ void tlbs_flush_page_pcid(struct tlbs *t, uint64_t la, uint16_t pcid)
 {
     jump_forget_page(t->jc, la);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
-        if (t->ctx[i].valid && t->ctx[i].pcid == pcid)
+        if (t->ctx[i].valid && t->ctx[i].pcid == pcid) {
+            if (t->bt)
+                bt_jumps_forget(t->bt, i, la);
             ctx_flush_page(t, &t->ctx[i], la, false);
+        }
 }
 
 void tlbs_new_gens(struct tlbs *t)
@@ -176,7 +181,7 @@ void tlbs_flush_writes(struct tlbs *t)
     for (unsigned c = 0; c < TLB_CONTEXTS; c++)
         for (unsigned k = 0; t->ctx[c].valid && k < TLB_KINDS; k++)
             for (unsigned i = 0; i < TLB_ENTRIES; i++)
-                t->ctx[c].set[k].e[i].wtag = TLB_EMPTY;
+                t->ctx[c].set[k].e[i].wtag = tlb_empty(i);
 }
 
 void tlbs_flush_write_gpa(struct tlbs *t, uint64_t gpa)
@@ -187,6 +192,6 @@ void tlbs_flush_write_gpa(struct tlbs *t, uint64_t gpa)
                 struct tlb_entry *e = &t->ctx[c].set[k].e[i];
 
                 if (e->info >> PAGE_SHIFT == gpa >> PAGE_SHIFT)
-                    e->wtag = TLB_EMPTY;
+                    e->wtag = tlb_empty(i);
             }
 }

@@ -18,11 +18,17 @@
 #define TLB_ENTRIES (1u << TLB_BITS)
 #define TLB_CONTEXTS 8
 
-/* A tag that no page-aligned address equals. */
-#define TLB_EMPTY 1ull
+/* The tag of slot i when it holds nothing: equals no page, and no address whose page has this slot comes
+ * within a page of it. */
+static inline uint64_t tlb_empty(unsigned i)
+{
+    return BIT(63) | (uint64_t)(i ^ TLB_ENTRIES / 2) << PAGE_SHIFT | 1;
+}
+
+struct bt_cpu;
 
 struct tlb_entry {
-    uint64_t rtag, wtag;  /* page of la, or TLB_EMPTY */
+    uint64_t rtag, wtag;  /* page of la, or tlb_empty() */
     uint64_t addend;      /* host address - la */
     uint64_t info;        /* gpa of the page | TLB_INFO_* */
 };
@@ -50,7 +56,8 @@ struct tlbs {
     unsigned cur;
     uint64_t next_gen, clock;
     uint64_t global_gen;    /* as tlb_context.gen, of the global entries */
-    struct jump_cache *jc;  /* follows the page flushes; not owned */
+    struct jump_cache *jc;   /* follows the page flushes; not owned */
+    struct bt_cpu *bt;       /* its jump tables too; NULL without a translator */
 };
 
 struct jump_cache;
@@ -67,9 +74,10 @@ void tlbs_new_gens(struct tlbs *t);                     /* jump caches start afr
 void tlbs_flush_writes(struct tlbs *t);                 /* all write tags (dirty log, code tracking) */
 void tlbs_flush_write_gpa(struct tlbs *t, uint64_t gpa); /* write tags of one frame */
 
+static inline unsigned tlb_index(uint64_t la) { return la >> PAGE_SHIFT & (TLB_ENTRIES - 1); }
 static inline struct tlb_entry *tlb_slot(struct tlb_set *s, uint64_t la)
 {
-    return &s->e[la >> PAGE_SHIFT & (TLB_ENTRIES - 1)];
+    return &s->e[tlb_index(la)];
 }
 
 #endif

@@ -18,6 +18,7 @@ static inline void world_mmio_read(struct cpu *c, uint64_t gpa, void *buf, unsig
 
 static inline void world_mmio_write(struct cpu *c, uint64_t gpa, const void *buf, unsigned n)
 {
+    c->bt.intr = true;
     sync_pause(c);
     c->vm->env->mmio_write(c->v, gpa, buf, n);
     sync_resume(c);
@@ -35,6 +36,7 @@ static inline uint32_t world_pio_read(struct cpu *c, uint16_t port, unsigned siz
 
 static inline void world_pio_write(struct cpu *c, uint16_t port, unsigned size, uint32_t val)
 {
+    c->bt.intr = true;
     sync_pause(c);
     c->vm->env->pio_write(c->v, port, size, val);
     sync_resume(c);
@@ -54,6 +56,7 @@ static inline int world_wrmsr(struct cpu *c, uint32_t msr, uint64_t val)
 {
     int rc;
 
+    c->bt.intr = true;
     sync_pause(c);
     rc = c->vm->env->wrmsr(c->v, msr, val);
     sync_resume(c);

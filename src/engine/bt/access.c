@@ -1,0 +1,271 @@
+/* Guest memory: soft-TLB lookups, and which accesses share one. */
+#include "engine/bt/tr.h"
+
+/* Bytes that the accesses of a group may span: more would often not fit in a page. */
+#define GROUP_SPAN 512
+
+static const struct use *of_group(const struct step *s, unsigned which)
+{
+    return which ? &s->stack : &s->mem;
+}
+
+/* The base register of an access that may share its translation, or -1. */
+static int base_of(const struct step *s, unsigned which)
+{
+    const struct insn_mem *m = &s->i.mem;
+
+    if (which)
+        return s->how == HOW_LEAVE ? RBP : RSP;
+    if (m->index != REG_NONE || m->base >= 16 || m->seg >= FS || s->i.addrsize != 8 ||
+        bt_home[m->base] == BT_SPILLED || m->disp != (int32_t)m->disp)
+        return -1;
+    /* AH to BH are had by turning their register, which might be the base. */
+    for (unsigned k = 0; k < s->i.nops; k++)
+        if (s->i.op[k].kind == OP_REG && s->i.op[k].cls == RC_GPRH)
+            return -1;
+    return m->base;
+}
+
+/* What a step adds to register r if that is a constant. */
+static bool constant_change(const struct step *s, unsigned r, int32_t *by)
+{
+    const struct insn *i = &s->i;
+
+    if (r == RSP) {
+        switch (s->how) {
+        case HOW_PUSH:
+            *by = -8;
+            return true;
+        case HOW_POP:
+            *by = 8;
+            return !(i->op[0].kind == OP_REG && i->op[0].reg == RSP);
+        default:
+            break;
+        }
+    }
+    if (s->how == HOW_COPY && (i->id == INSN_ADD || i->id == INSN_SUB) &&
+        i->op[0].kind == OP_REG && i->op[0].size == 8 && i->op[1].kind == OP_IMM &&
+        (int64_t)i->imm == (int16_t)i->imm) {
+        *by = (int32_t)(i->id == INSN_ADD ? (int64_t)i->imm : -(int64_t)i->imm);
+        return true;
+    }
+    return false;
+}
+
+void access_analyse(struct tr *t)
+{
+    uint8_t open[16];
+    int32_t delta[16] = {0};
+    unsigned slots = 0;
+
+    memset(open, GROUP_NONE, sizeof(open));
+    t->ngroup = 0;
+    for (unsigned k = 0; k < t->n; k++) {
+        struct step *s = &t->step[k];
+
+        for (unsigned which = 0; which < 2; which++) {
+            struct use *a = which ? &s->stack : &s->mem;
+            int base = a->used ? base_of(s, which) : -1;
+            int32_t lo, hi;
+            struct group *g;
+
+            a->group = GROUP_NONE;
+            if (base < 0 || t->b->nogroup)
+                continue;
+            lo = a->disp + delta[base];
+            hi = lo + a->size;
+            g = open[base] == GROUP_NONE ? NULL : &t->group[open[base]];
+            if (!g || MAX(g->end, hi) - MIN(g->min, lo) > GROUP_SPAN ||
+                (a->write && !g->first_writes && base != RSP && !g->write)) {
+                if (t->ngroup == GROUPS_MAX)
+                    continue;
+                open[base] = (uint8_t)t->ngroup;
+                g = &t->group[t->ngroup++];
+                delta[base] = 0;
+                lo = a->disp;
+                hi = lo + a->size;
+                *g = (struct group){.base = (uint8_t)base,
+                                    .min = lo,
+                                    .end = hi,
+                                    .write = a->write,
+                                    .first_writes = a->write};
+            }
+            g->min = MIN(g->min, lo);
+            g->end = MAX(g->end, hi);
+            g->write |= a->write;
+            g->members++;
+            a->group = open[base];
+        }
+        if (s->how <= HOW_HELP)
+            memset(open, GROUP_NONE, sizeof(open));
+        for (unsigned r = 0; r < 16; r++) {
+            int32_t by;
+
+            if (!(s->writes & BIT(r)))
+                continue;
+            if (constant_change(s, r, &by))
+                delta[r] += by;
+            else
+                open[r] = GROUP_NONE;
+        }
+    }
+    for (unsigned k = 0; k < t->ngroup; k++) {
+        struct group *g = &t->group[k];
+
+        g->made = false;
+        g->slot = (uint8_t)slots;
+        if (g->members > 1 && slots < BT_GROUPS)
+            slots++;
+        else
+            g->members = 1;
+    }
+    for (unsigned k = 0; k < t->n; k++)
+        for (unsigned which = 0; which < 2; which++) {
+            struct use *a = which ? &t->step[k].stack : &t->step[k].mem;
+
+            if (of_group(&t->step[k], which)->group != GROUP_NONE &&
+                t->group[a->group].members == 1)
+                a->group = GROUP_NONE;
+        }
+    t->t->grouped = slots != 0;
+}
+
+void access_address(struct tr *t, unsigned dst)
+{
+    const struct insn *i = &t->s->i;
+    const struct insn_mem *m = &i->mem;
+    unsigned w = i->addrsize == 8, base = REG_NONE, index = REG_NONE;
+    int32_t disp = (int32_t)m->disp;
+
+    if (m->base == REG_RIP) {
+        int64_t at = (int64_t)m->disp + t->s->off + i->len;
+
+        emit_load_gs(t->e, dst, BT_OFF(bt.vpage));
+        emit_lea(t->e, w, dst, dst, REG_NONE, 0, (int32_t)at);
+    } else {
+        if (m->base != REG_NONE)
+            base = tr_reg(t, m->base, dst);
+        if (m->index != REG_NONE)
+            index = tr_reg(t, m->index, BT_T1);
+        if (base != REG_NONE)
+            emit_lea(t->e, w, dst, base, index, m->scale, disp);
+        else if (index != REG_NONE)
+            emit_lea_index(t->e, w, dst, index, m->scale, disp);
+        else if (w)
+            emit_mov_ri64(t->e, dst, (uint64_t)m->disp);
+        else
+            emit_mov_ri32(t->e, dst, (uint32_t)disp);
+    }
+    if (m->seg >= FS && i->id != INSN_LEA) {
+        emit_load_gs(t->e, BT_T1, BT_OFF(s.seg[0].base) + (uint32_t)(m->seg * sizeof(struct segment)));
+        emit_lea(t->e, 1, dst, dst, BT_T1, 0, 0);
+    }
+}
+
+static void cold_access(struct tr *t, uint32_t from, enum bt_site_kind kind, bool group, uint16_t adj,
+                        unsigned span, uint32_t retry)
+{
+    struct cold *cold = tr_cold(t, COLD_ACCESS, from, tr_site(t, kind, span));
+    struct bt_site *s = &t->bt->site[cold->site];
+
+    s->retry = retry;
+    s->group = group;
+    if ((t->s->i.row->flags & IF_ALIGN) || t->s->i.id == INSN_CMPXCHG16B)
+        s->align = t->s->mem.size;
+    s->adj = adj;
+    t->in_t2 = GROUP_NONE;
+}
+
+static unsigned tag_offset(bool write)
+{
+    return write ? offsetof(struct tlb_entry, wtag) : offsetof(struct tlb_entry, rtag);
+}
+
+/* T0 = first address, `last` bytes from it to the last one: T1 = TLB entry, or off to the cold
+ * path. Destroys EFLAGS. */
+static void lookup(struct tr *t, unsigned last, bool write, enum bt_site_kind kind, bool group,
+                   uint16_t adj, uint32_t retry)
+{
+    struct emit *e = t->e;
+
+    emit_mov_rr(e, BT_T1, BT_T0);
+    emit_shr_ri(e, BT_T1, PAGE_SHIFT - 5);
+    emit_alu_ri(e, ALU_AND, 0, BT_T1, (TLB_ENTRIES - 1) * 32);
+    emit_op_gs(e, 0x03, 1, BT_T1, BT_OFF(tlb)); /* add */
+    if (last)
+        emit_lea(e, 1, BT_T2, BT_T0, REG_NONE, 0, (int32_t)last);
+    else
+        emit_mov_rr(e, BT_T2, BT_T0);
+    emit_alu_ri(e, ALU_AND, 1, BT_T2, -(int32_t)PAGE_SIZE);
+    emit_op_m(e, 0x3b, 1, BT_T2, BT_T1, (int32_t)tag_offset(write)); /* cmp */
+    cold_access(t, emit_jcc(e, CC_NE, 0), kind, group, adj, last + 1, retry);
+}
+
+/* The same without touching EFLAGS; T2 = addend, for T1 is needed for the branch. */
+static void lookup_neutral(struct tr *t, unsigned last, bool write, enum bt_site_kind kind, bool group,
+                           uint16_t adj, uint32_t retry)
+{
+    struct emit *e = t->e;
+
+    emit_pext_gs(e, BT_T1, BT_T0, BT_OFF(bt.tlb_mask));
+    emit_load_gs(e, BT_T2, BT_OFF(tlb));
+    emit_lea_index(e, 1, BT_T1, BT_T1, 3, 0);
+    emit_lea(e, 1, BT_T2, BT_T2, BT_T1, 2, 0);
+    emit_load(e, BT_T1, BT_T2, (int32_t)tag_offset(write));
+    /* last byte - page, as last byte + ~page + 1 */
+    emit_not(e, BT_T1);
+    emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, (int32_t)last + 1);
+    emit_pext_gs(e, BT_T1, BT_T1, BT_OFF(bt.page_mask));
+    cold_access(t, emit_jmp_if_rcx(e), kind, group, adj, last + 1, retry);
+    emit_load(e, BT_T2, BT_T2, offsetof(struct tlb_entry, addend));
+}
+
+_Static_assert(sizeof(struct tlb_entry) == 32, "the lookups' arithmetic");
+
+void access_translate(struct tr *t, const struct use *a, bool stack, bool simple,
+                      struct recode_mem *m)
+{
+    struct emit *e = t->e;
+    struct group *g = a->group == GROUP_NONE ? NULL : &t->group[a->group];
+    unsigned last = g ? (unsigned)(g->end - g->min - 1) : a->size - 1u;
+    bool write = g ? g->write : a->write, free_flags;
+    enum bt_site_kind kind = a->write ? BT_SITE_WRITE : write ? BT_SITE_EARLY : BT_SITE_READ;
+    uint16_t adj = (uint16_t)(g ? a->disp - g->min : 0);
+    uint32_t retry;
+
+    if (g && g->made) {
+        if (t->in_t2 != a->group)
+            emit_load_gs(e, BT_T2, BT_OFF(bt.group) + 8u * g->slot);
+        t->in_t2 = a->group;
+        *m = (struct recode_mem){.base = bt_home[g->base], .index = BT_T2, .disp = a->disp};
+        return;
+    }
+    free_flags = fl_release(t);
+    retry = emit_pos(e);
+    if (g)
+        emit_lea(e, 1, BT_T0, bt_home[g->base], REG_NONE, 0, g->min);
+    else if (stack)
+        emit_lea(e, 1, BT_T0, bt_home[t->s->how == HOW_LEAVE ? RBP : RSP], REG_NONE, 0, a->disp);
+    else
+        access_address(t, BT_T0);
+    if (free_flags)
+        lookup(t, last, write, kind, g, adj, retry);
+    else
+        lookup_neutral(t, last, write, kind, g, adj, retry);
+    if (g) {
+        if (free_flags)
+            emit_load(e, BT_T2, BT_T1, offsetof(struct tlb_entry, addend));
+        emit_store_gs(e, BT_OFF(bt.group) + 8u * g->slot, BT_T2);
+        g->made = true;
+        t->in_t2 = a->group;
+        *m = (struct recode_mem){.base = bt_home[g->base], .index = BT_T2, .disp = a->disp};
+        return;
+    }
+    *m = (struct recode_mem){.base = BT_T0, .index = REG_NONE};
+    if (free_flags)
+        emit_op_m(e, 0x03, 1, BT_T0, BT_T1, offsetof(struct tlb_entry, addend)); /* add */
+    else if (simple)
+        emit_lea(e, 1, BT_T0, BT_T0, BT_T2, 0, 0);
+    else
+        m->index = BT_T2;
+}

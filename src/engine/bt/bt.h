@@ -1,0 +1,173 @@
+/*
+ * The binary translator: x86-64 to x86-64. It stands on the interpreter (engine/interp): its vCPU
+ * structure, soft TLB, code cache and everything that is not hot. A decoded block that has been
+ * entered often enough gets a translation (struct tblock), which lives and dies with it.
+ *
+ * While translated code runs:
+ *   - guest registers are in host registers, by bt_home[]; those without one in cpu.s.gpr;
+ *   - GS base is the struct cpu; host RCX, R9 and R10 are scratch; the host stack is the C stack
+ *     that bt_enter left;
+ *   - the guest's status flags are in the host's EFLAGS between blocks and wherever they are read;
+ *     in between translated code need not keep them there (flags.c);
+ *   - cpu.bt.vpage is the linear address of the page that runs;
+ *   - the vector registers hold the guest's if cpu.bt.level says so (vec.h).
+ * RCX is scratch because JRCXZ is the one conditional branch that needs no flags.
+ *
+ * All of it is private to src/engine/bt but for hooks.h and the pieces that struct cpu embeds
+ * (state.h).
+ */
+#ifndef RING3_ENGINE_BT_BT_H
+#define RING3_ENGINE_BT_BT_H
+
+#include "engine/bt/emit.h"
+#include "engine/interp/cache.h"
+#include "engine/interp/interp.h"
+
+/* Host registers by role. */
+enum { BT_T0 = R10, BT_T1 = RCX, BT_T2 = R9 };
+#define BT_SPILLED 0xff
+/* Guest register -> host register, or BT_SPILLED: the four that compilers use least. Those with a
+ * meaning of their own (RAX, RDX ...) stay where they are. */
+static const uint8_t bt_home[16] = {
+    [RAX] = RAX, [RCX] = R11, [RDX] = RDX, [RBX] = RBX,
+    [RSP] = R15, [RBP] = RBP, [RSI] = RSI, [RDI] = RDI,
+    [R8] = R8,   [R9] = BT_SPILLED, [R10] = BT_SPILLED, [R11] = BT_SPILLED,
+    [R12] = R12, [R13] = R13, [R14] = R14, [R15] = BT_SPILLED,
+};
+
+#define BT_OFF(field) ((uint32_t)offsetof(struct cpu, field))
+#define BT_OFF_GPR(r) (BT_OFF(s.gpr) + 8u * (r))
+
+#define BT_AREA_SIZE (32 * MIB)
+#define BT_BLOCK_MAX (64 * KIB) /* host code of one block at most */
+#define BT_SITES_MAX (1u << 20)
+#define BT_LINKS_MAX (1u << 19)
+
+/* Why translated code returned. */
+enum bt_exit {
+    BT_EXIT_LINK,   /* cpu.bt.site is a link not made yet */
+    BT_EXIT_LOOKUP, /* go on at cpu.s.rip, which the jump table does not hold; site: the branch */
+    BT_EXIT_INTERP, /* the instruction at the site is the interpreter's */
+    BT_EXIT_EVENT   /* events; go on at the site */
+};
+
+/* What a point in translated code knows of the guest. */
+struct bt_site {
+    struct tblock *t;
+    uint32_t retry;  /* code offset of the address translation to repeat; BT_SITE_PLAIN: where to go on
+                        behind an instruction that C does */
+    uint16_t off;    /* of the instruction in its page */
+    uint16_t span;   /* bytes from the address in T0 that the access may touch; BT_SITE_RET: what was
+                        added to RSP */
+    uint8_t kind;    /* enum bt_site_kind */
+    uint8_t len;     /* of the instruction */
+    bool group;      /* a shared translation */
+    uint8_t align;   /* the access, adj bytes from T0, must be a multiple of this, or 0 */
+    uint16_t adj;
+    bool rep;        /* a repeated string instruction */
+    bool resume;     /* the interpreter may come back at retry */
+    struct block *single; /* the interpreter's code for it, or NULL: it is looked up */
+};
+enum bt_site_kind {
+    BT_SITE_PLAIN, BT_SITE_READ, BT_SITE_WRITE,
+    BT_SITE_EARLY, /* a read whose translation serves later writes too */
+    BT_SITE_JUMP, BT_SITE_CALL, BT_SITE_RET,
+    BT_SITE_VEC /* span: the level wanted */
+};
+
+/* A direct branch to somewhere in the same page. */
+struct bt_link {
+    struct tblock *from, *to; /* to: NULL while not made */
+    uint32_t patch;           /* code offset of its rel32 */
+    uint32_t unlinked;        /* where that leads while not made */
+    uint32_t next;            /* of the links to the same block, 0 = end */
+    uint16_t off;             /* of the target in the page */
+    uint8_t level;            /* arrives with the vector registers live at this level at least */
+};
+
+struct tblock {
+    const uint8_t *entry; /* for the jump table's users, with T0 = RIP; the dead stub's after bt_kill */
+    struct block *b;
+    bool live;
+    bool grouped;   /* some accesses share a translation */
+    uint8_t level;  /* vector level checked at entry (state.h), 0 = none */
+    uint16_t crossed; /* times that a group did not fit a page */
+    uint32_t host;  /* code offsets of the entries: the ordinary one */
+    uint32_t vhost; /* the same behind the check of the vector level */
+    uint32_t begin, end; /* its code */
+    uint32_t links_in; /* first link to it, 0 = none */
+};
+
+/* Host instructions that may raise SIGFPE or SIGSEGV, sorted by place. */
+struct bt_fault {
+    uint32_t begin, end, cold;
+};
+
+struct bt_stubs {
+    uint32_t enter; /* bt_enter_fn */
+    /* T1 = site or link, flags in EFLAGS; lookup also T0 = RIP */
+    uint32_t link, lookup, interp, event;
+    uint32_t refill; /* T0 = address */
+    uint32_t vec;    /* T0 = host address to go on at */
+    uint32_t help;   /* T0 = bt_helper */
+    uint32_t dead;   /* T0 = RIP: as lookup, for a block that is no more */
+};
+
+/* Per VM. Everything changes under the code cache's lock, or with all vCPUs outside. */
+struct bt {
+    struct vm *vm;
+    struct code_cache *cache;
+    uint8_t *rw, *rx; /* the code area */
+    struct emit e;
+    uint32_t first;   /* code offset behind the stubs */
+    struct bt_stubs stub;
+    struct tr *tr; /* where translations are made */
+    struct bt_site *site;
+    struct bt_link *link;
+    struct bt_fault *fault;
+    uint32_t nsite, nlink;
+    _Atomic uint32_t nfault; /* read by signal handlers */
+    uint32_t threshold;
+    /* statistics */
+    uint64_t blocks, insns, bytes, nanoseconds, flushes;
+};
+
+/* ---- code.c: the area, sites, links ---- */
+int bt_code_new(struct bt **out, struct vm *vm, struct code_cache *cc, struct err *e);
+void bt_code_free(struct bt *bt);
+/* No room for another block: the cache must be emptied. Lock held. */
+bool bt_code_full(const struct bt *bt);
+/* Forgets all translations; every vCPU is outside. */
+void bt_code_reset(struct bt *bt);
+static inline const uint8_t *bt_host(const struct bt *bt, uint32_t off) { return bt->rx + off; }
+uint32_t bt_site_add(struct bt *bt, const struct bt_site *s);
+uint32_t bt_link_add(struct bt *bt, const struct bt_link *l);
+/* Makes link n lead to t. Lock held; both live. */
+void bt_link_make(struct bt *bt, uint32_t n, struct tblock *t);
+/* The block was killed: nothing leads to its translation any more. Lock held. */
+void bt_kill(struct bt *bt, struct tblock *t);
+/* trap_find_fn (trap.h) for a struct bt. */
+uintptr_t bt_fault_find(const void *arg, uintptr_t pc);
+
+/* ---- stubs.c ---- */
+void bt_stubs_make(struct bt *bt);
+typedef uint64_t (*bt_enter_fn)(struct cpu *c, const uint8_t *code);
+
+/* ---- translate.c ---- */
+/* The translation of b, made now; NULL if it cannot have one or there is no room. Lock held. */
+struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b);
+
+/* ---- helper.c ---- */
+typedef const uint8_t *bt_helper(struct cpu *c, uint32_t site);
+bt_helper bt_help_movs, bt_help_stos, bt_help_cli, bt_help_sti, bt_help_pushf, bt_help_popf, bt_help_swapgs;
+
+/* ---- refill.c: compiled without vector registers, for they are the guest's ---- */
+/* A TLB miss at a site for the address la: the host address to go on at, or NULL when the
+ * interpreter must do the instruction. */
+const uint8_t *bt_refill(struct cpu *c, uint32_t site, uint64_t la);
+/* Brings the vector registers in; false if the level is not available now. */
+bool bt_vec_enter(struct cpu *c, uint32_t site);
+/* Gives them up before C code that may use vector registers. */
+void bt_vec_leave(struct cpu *c);
+
+#endif

@@ -1,0 +1,205 @@
+/*
+ * The guest's status flags live in EFLAGS. Address translations in between would destroy them, so:
+ * flags that cannot be seen any more are given up; those that registers can make again (a recipe)
+ * are made again when they are needed, or in the cold path of a fault; for the rest the translation
+ * is done without touching EFLAGS, which costs a little more (access.c).
+ */
+#include "engine/bt/tr.h"
+
+#define STATUS ((uint16_t)FL_STATUS)
+
+void fl_analyse(struct tr *t)
+{
+    bool need = true; /* whatever follows the block may look */
+
+    for (unsigned k = t->n; k-- > 0;) {
+        struct step *s = &t->step[k];
+
+        s->need_after = need;
+        if ((s->fl_write & STATUS) == STATUS)
+            need = false;
+        if (s->mem.used || s->stack.used || s->fl_read || s->how == HOW_JCC ||
+            s->how <= HOW_HELP || s->how >= HOW_JMP)
+            need = true;
+        /* The host instruction may fault by itself. */
+        if (s->how == HOW_COPY && (s->i.id == INSN_DIV || s->i.id == INSN_IDIV ||
+                                   (s->i.row->flags & (IF_SSE | IF_AVX | IF_AVX512))))
+            need = true;
+        s->need = need;
+    }
+}
+
+/* op dst, src of any size */
+static void alu_sized(struct emit *e, enum emit_alu op, unsigned size, unsigned dst, unsigned src)
+{
+    if (size == 2)
+        emit8(e, 0x66);
+    if (size == 1) {
+        emit8(e, 0x40 | (src >> 3) << 2 | dst >> 3);
+        emit8(e, op << 3);
+        emit8(e, 0xc0 | (src & 7) << 3 | (dst & 7));
+        return;
+    }
+    emit_alu_rr(e, op, size == 8, dst, src);
+}
+
+static void alu_sized_imm(struct emit *e, enum emit_alu op, unsigned size, unsigned dst, int32_t imm)
+{
+    bool small = imm == (int8_t)imm;
+
+    if (size == 2)
+        emit8(e, 0x66);
+    emit8(e, 0x40 | (size == 8) << 3 | dst >> 3);
+    emit8(e, size == 1 ? 0x80 : small ? 0x83 : 0x81);
+    emit8(e, 0xc0 | op << 3 | (dst & 7));
+    if (size == 1 || small) {
+        emit8(e, (uint8_t)imm);
+    } else if (size == 2) {
+        emit8(e, (uint8_t)imm);
+        emit8(e, (uint8_t)(imm >> 8));
+    } else {
+        emit32(e, (uint32_t)imm);
+    }
+}
+
+void fl_cook(struct emit *e, const struct recipe *r)
+{
+    unsigned d;
+
+    switch (r->kind) {
+    case RC_NOTHING:
+        return;
+    case RC_AGAIN:
+        emit_bytes(e, r->again, r->n);
+        return;
+    case RC_LOGIC: /* test dst, dst */
+        d = bt_home[r->dst];
+        if (r->size == 2)
+            emit8(e, 0x66);
+        emit8(e, 0x40 | (r->size == 8) << 3 | (d >> 3) << 2 | d >> 3);
+        emit8(e, r->size == 1 ? 0x84 : 0x85);
+        emit8(e, 0xc0 | (d & 7) << 3 | (d & 7));
+        return;
+    case RC_NEG: /* of the negated */
+        emit_mov_rr(e, BT_T1, bt_home[r->dst]);
+        for (unsigned k = 0; k < 2; k++) {
+            if (r->size == 2)
+                emit8(e, 0x66);
+            emit8(e, 0x40 | (r->size == 8) << 3 | BT_T1 >> 3);
+            emit8(e, r->size == 1 ? 0xf6 : 0xf7);
+            emit8(e, 0xd8 | (BT_T1 & 7));
+        }
+        return;
+    case RC_ADD:
+    case RC_SUB:
+        /* Undo it in a scratch register, then do it again. */
+        emit_mov_rr(e, BT_T1, bt_home[r->dst]);
+        for (unsigned k = 0; k < 2; k++) {
+            enum emit_alu op = (r->kind == RC_ADD) == (k == 1) ? ALU_ADD : ALU_SUB;
+
+            if (r->src == REG_NONE)
+                alu_sized_imm(e, op, r->size, BT_T1, r->imm);
+            else
+                alu_sized(e, op, r->size, BT_T1, bt_home[r->src]);
+        }
+        return;
+    }
+}
+
+bool fl_release(struct tr *t)
+{
+    if (t->fl == FL_HOST) {
+        if (!t->s->need)
+            t->fl = FL_NONE;
+        else if (t->recipe.kind != RC_NOTHING)
+            t->fl = FL_RECIPE;
+    }
+    return t->fl != FL_HOST;
+}
+
+void fl_to_host(struct tr *t)
+{
+    if (t->fl == FL_RECIPE)
+        fl_cook(t->e, &t->recipe);
+    t->fl = FL_HOST;
+}
+
+void fl_regs_change(struct tr *t, uint16_t regs)
+{
+    if (!(t->recipe.regs & regs) || t->recipe.kind == RC_NOTHING)
+        return;
+    if (t->fl == FL_RECIPE) {
+        /* Not when the step makes flags of its own that nobody distinguishes from these. */
+        bool keep = t->s->need_after && (t->s->fl_write & STATUS) != STATUS;
+
+        if (keep)
+            fl_to_host(t);
+        else
+            t->fl = FL_NONE;
+    }
+    t->recipe.kind = RC_NOTHING;
+}
+
+static bool pinned(const struct opnd *o)
+{
+    return o->kind == OP_REG && o->cls == RC_GPR && bt_home[o->reg] != BT_SPILLED;
+}
+
+static void set_recipe(struct tr *t, const uint8_t *host, unsigned n)
+{
+    const struct insn *i = &t->s->i;
+    struct recipe *r = &t->recipe;
+    bool imm = i->op[1].kind == OP_IMM && (int64_t)i->imm == (int32_t)i->imm;
+
+    r->kind = RC_NOTHING;
+    if (!pinned(&i->op[0]))
+        return;
+    r->size = i->op[0].size;
+    r->dst = i->op[0].reg;
+    r->src = REG_NONE;
+    r->regs = (uint16_t)BIT(r->dst);
+    if (pinned(&i->op[1]) && i->op[1].reg != r->dst) {
+        r->src = i->op[1].reg;
+        r->regs |= (uint16_t)BIT(r->src);
+    }
+    r->imm = (int32_t)i->imm;
+    switch (i->id) {
+    case INSN_CMP:
+    case INSN_TEST:
+        if (!host || !(i->op[1].kind == OP_IMM || pinned(&i->op[1])))
+            return;
+        memcpy(r->again, host, n);
+        r->n = (uint8_t)n;
+        r->kind = RC_AGAIN;
+        return;
+    case INSN_AND:
+    case INSN_OR:
+    case INSN_XOR:
+        r->regs = (uint16_t)BIT(r->dst);
+        r->kind = RC_LOGIC;
+        return;
+    case INSN_ADD:
+        if (imm || r->src != REG_NONE)
+            r->kind = RC_ADD;
+        return;
+    case INSN_SUB:
+        if (imm || r->src != REG_NONE)
+            r->kind = RC_SUB;
+        return;
+    case INSN_NEG:
+        r->kind = RC_NEG;
+        return;
+    default:
+        return;
+    }
+}
+
+void fl_written(struct tr *t, const uint8_t *host, unsigned n)
+{
+    if (!t->s->fl_some)
+        return;
+    t->recipe.kind = RC_NOTHING;
+    if ((t->s->fl_write & STATUS) == STATUS)
+        set_recipe(t, host, n);
+    t->fl = t->s->need_after ? FL_HOST : FL_NONE;
+}

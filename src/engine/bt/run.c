@@ -1,0 +1,378 @@
+/* The translator as an engine: choosing between interpreter and translation, and what happens when
+ * translated code comes back. Everything between instructions is the interpreter's run loop. */
+#include <cpuid.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "engine/bt/bt.h"
+#include "engine/bt/check.h"
+#include "engine/bt/gs.h"
+#include "engine/bt/hooks.h"
+#include "engine/bt/jump.h"
+#include "engine/bt/trap.h"
+#include "engine/bt/vec.h"
+#include "engine/interp/core.h"
+#include "engine/interp/op.h"
+
+/* Entries until a block is translated. */
+#define THRESHOLD 32
+/* Times that an access group did not fit in a page before its block does without groups. */
+#define CROSSED_MAX 16
+
+static struct bt *bt_of(const struct cpu *c) { return c->shared->bt; }
+
+/* ---- finding code ---- */
+
+static struct tblock *translate(struct cpu *c, struct block *b)
+{
+    struct bt *bt = bt_of(c);
+    struct tblock *t;
+
+    cache_lock(bt->cache);
+    t = b->t;
+    if (!t && b->live) {
+        t = bt_translate(bt, c, b);
+        if (t)
+            __atomic_store_n(&b->t, t, __ATOMIC_RELEASE);
+        else if (!cache_full(bt->cache))
+            b->heat = HEAT_NEVER;
+    }
+    cache_unlock(bt->cache);
+    return t;
+}
+
+/* The translation to run at c->s.rip, or NULL with the interpreter's block there in *b. */
+static struct tblock *find(struct cpu *c, struct block **b)
+{
+    struct bt_jump *j = bt_jump_slot(atomic_load(&c->bt.jump), c->s.rip);
+    struct tblock *t;
+
+    *b = NULL;
+    if (j->nrip == -c->s.rip && j->t->live)
+        return j->t;
+    *b = interp_find(c);
+    if (c->bits != CPU_64 || !(*b)->live || (*b)->heat == HEAT_NEVER)
+        return NULL;
+    t = (*b)->t;
+    if (!t && ++(*b)->heat >= c->shared->threshold)
+        t = translate(c, *b);
+    if (!t || !t->live)
+        return NULL;
+    bt_jumps_add(c, t, jump_slot(c->jc, c->s.rip)->key == c->gkey);
+    return t;
+}
+
+/* ---- coming back ---- */
+
+/* A branch to no canonical address raises #GP itself: what it did is undone. True if that was so. */
+static bool undo_target(struct cpu *c, const struct bt_site *s)
+{
+    if (likely(is_canonical(c->s.rip)) || s->kind == BT_SITE_PLAIN)
+        return false;
+    if (s->kind == BT_SITE_RET)
+        c->s.gpr[RSP] -= s->span;
+    else if (s->kind == BT_SITE_CALL)
+        c->s.gpr[RSP] += 8;
+    c->s.rip = c->bt.vpage + s->off;
+    return true;
+}
+
+/* Completes the state with the RIP where translated code came out. True: the branch there faults. */
+static bool locate(struct cpu *c, enum bt_exit why)
+{
+    const struct bt *bt = bt_of(c);
+
+    switch (why) {
+    case BT_EXIT_LINK:
+        c->s.rip = c->bt.vpage + bt->link[c->bt.site].off;
+        return false;
+    case BT_EXIT_LOOKUP:
+        return c->bt.site != ~0u && undo_target(c, &bt->site[c->bt.site]);
+    default:
+        c->s.rip = c->bt.vpage + bt->site[c->bt.site].off;
+        return false;
+    }
+}
+
+/* Before t runs from c->s.rip on, when checking: control comes back at its end. */
+static void begin_check(struct cpu *c, const struct tblock *t)
+{
+    atomic_store(&c->bt.jump, c->bt.none);
+    check_begin(c->bt.check, c, t->b, (unsigned)((c->s.rip - t->b->gpa) & PAGE_MASK));
+}
+
+/* Accesses that share a translation but lie in two pages too often: the block is made anew. */
+static void ungroup(struct cpu *c, struct tblock *t)
+{
+    struct bt *bt = bt_of(c);
+
+    cache_lock(bt->cache);
+    if (t->live) {
+        bt_kill(bt, t);
+        t->b->nogroup = true;
+        t->b->t = NULL;
+    }
+    cache_unlock(bt->cache);
+}
+
+/* Runs the instruction at a site by the interpreter. True: go on in the translation behind it. */
+static bool interpret(struct cpu *c, uint32_t n)
+{
+    const struct bt_site *s = &bt_of(c)->site[n];
+    struct tblock *t = s->t;
+    uint64_t next;
+
+    if (unlikely(t->crossed > CROSSED_MAX) && !t->b->nogroup)
+        ungroup(c, t);
+    if (!s->single) {
+        c->step = true;
+        c->dbg_before = c->s.pending_dbg;
+        c->mode_changed = false;
+        interp_run_from(c, cache_lookup(c, 1)->op);
+        return false;
+    }
+    next = c->s.rip + s->len;
+    c->bt.live = &t->live;
+    interp_run_from(c, s->single->op);
+    c->bt.live = NULL;
+    return s->resume && c->s.rip == next && !c->mode_changed && t->live &&
+           !atomic_load_explicit(c->events, memory_order_relaxed) && !interp_must_step(c);
+}
+
+static void make_link(struct cpu *c, uint32_t n, struct tblock *t)
+{
+    struct bt *bt = bt_of(c);
+    struct bt_link *l = &bt->link[n];
+
+    cache_lock(bt->cache);
+    if (t->live && l->from->live && (t->b->gpa ^ l->from->b->gpa) >> PAGE_SHIFT == 0)
+        bt_link_make(bt, n, t);
+    cache_unlock(bt->cache);
+}
+
+static void bt_run_some(struct cpu *c)
+{
+    struct bt *bt = bt_of(c);
+    bt_enter_fn enter = (bt_enter_fn)(uintptr_t)bt_host(bt, bt->stub.enter);
+    const uint8_t *code = NULL;
+    struct tblock *t = NULL;
+    uint32_t link = 0;
+
+    for (;;) {
+        enum bt_exit why;
+        bool faults;
+
+        if (!code) {
+            struct block *b;
+
+            t = find(c, &b);
+            if (!t) {
+                interp_run_from(c, b->op + (b->live && c->bits == CPU_64));
+                return;
+            }
+            if (link)
+                make_link(c, link, t);
+            link = 0;
+            c->bt.vpage = c->s.rip & ~PAGE_MASK;
+            code = bt_host(bt, t->host);
+        }
+        /* A kick that came before the table was set is here; a later one takes the table away. */
+        if (unlikely(atomic_load(&c->bt.poll)))
+            return;
+        if (unlikely(c->bt.check))
+            begin_check(c, t);
+        why = (enum bt_exit)enter(c, code);
+        bt_vec_leave(c);
+        faults = locate(c, why);
+        if (unlikely(c->bt.check) && !check_end(c->bt.check, c)) {
+            c->failed = true;
+            return;
+        }
+        if (unlikely(faults))
+            cpu_raise(c, X_GP, 0);
+        code = NULL;
+        switch (why) {
+        case BT_EXIT_LINK:
+            /* A block that is checked comes back every time. */
+            if (!c->bt.check)
+                link = c->bt.site;
+            break;
+        case BT_EXIT_LOOKUP:
+            if (atomic_load(&c->bt.jump) == c->bt.none)
+                return;
+            break;
+        case BT_EXIT_EVENT:
+            return;
+        case BT_EXIT_INTERP:
+            if (!interpret(c, c->bt.site))
+                return;
+            t = bt->site[c->bt.site].t;
+            code = bt_host(bt, bt->site[c->bt.site].retry);
+            break;
+        }
+    }
+}
+
+/* ---- engine_ops ---- */
+
+static int bt_probe(struct err *e)
+{
+    unsigned a, b, c, d;
+
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(b & bit_BMI2))
+        return err_set(e, ENOTSUP, "the host's processor lacks BMI2");
+    if (!__get_cpuid(0x80000001, &a, &b, &c, &d) || !(c & bit_LAHF_LM))
+        return err_set(e, ENOTSUP, "the host's processor lacks LAHF in 64-bit code");
+    return 0;
+}
+
+static void killed(void *arg, struct tblock *t) { bt_kill(arg, t); }
+static void emptied(void *arg) { bt_code_reset(arg); }
+static bool full(void *arg) { return bt_code_full(arg); }
+
+static int bt_vm_init(struct vm *vm, struct err *e)
+{
+    struct interp_vm *sh;
+    int rc = interp_vm_init(vm, e);
+
+    if (rc)
+        return rc;
+    sh = vm->engine_priv;
+    rc = trap_init(e);
+    if (!rc)
+        rc = bt_code_new(&sh->bt, vm, sh->code, e);
+    if (rc) {
+        interp_vm_fini(vm);
+        return rc;
+    }
+    sh->run = bt_run_some;
+    sh->threshold = vm->check ? 1 : THRESHOLD; /* code that runs once is to be compared too */
+    cache_attach(sh->code, &(struct cache_client){
+                               .arg = sh->bt, .killed = killed, .emptied = emptied, .full = full});
+    return 0;
+}
+
+static void bt_vm_fini(struct vm *vm)
+{
+    struct interp_vm *sh = vm->engine_priv;
+
+    if (sh)
+        bt_code_free(sh->bt);
+    interp_vm_fini(vm);
+}
+
+static void end_checks(struct cpu *c)
+{
+    const struct check_stats *st = check_stats(c->bt.check);
+
+    log_msg(c->vm->trace->log, LOG_INFO,
+            "check: %llu blocks, %llu instructions alike; %llu blocks unsure, %llu raced",
+            (unsigned long long)st->blocks, (unsigned long long)st->insns,
+            (unsigned long long)st->unsure, (unsigned long long)st->raced);
+    check_free(c->bt.check);
+}
+
+static void bt_vcpu_fini(struct vcpu *v)
+{
+    struct cpu *c = v->priv;
+
+    if (c && c->bt.check)
+        end_checks(c);
+    if (c)
+        bt_jumps_fini(c);
+    interp_vcpu_fini(v);
+}
+
+static int bt_vcpu_init(struct vcpu *v, struct err *e)
+{
+    int rc = interp_vcpu_init(v, e);
+    struct cpu *c = v->priv;
+
+    if (rc)
+        return rc;
+    rc = bt_jumps_init(c, e);
+    if (rc) {
+        interp_vcpu_fini(v);
+        return rc;
+    }
+    c->tlbs.bt = &c->bt;
+    c->bt.self = c;
+    c->bt.jump_mask = ((1ull << BT_JUMP_BITS) - 1) << BT_JUMP_SHIFT;
+    c->bt.page_mask = ~PAGE_MASK;
+    c->bt.tlb_mask = (uint64_t)(TLB_ENTRIES - 1) << PAGE_SHIFT;
+    memset(c->bt.missing, 1, sizeof(c->bt.missing));
+    if (v->vm->check) {
+        rc = check_new(&c->bt.check, e);
+        if (rc) {
+            bt_vcpu_fini(v);
+            return rc;
+        }
+    }
+    vec_init(c, VEC_AVX512);
+    return 0;
+}
+
+/* The order is what bt_run_some and the run loop rely on: events, poll, table. */
+static void bt_kick(struct vcpu *v)
+{
+    struct cpu *c = v->priv;
+
+    if (!c)
+        return;
+    atomic_store(&c->bt.poll, 1);
+    atomic_store(&c->bt.jump, c->bt.none);
+}
+
+static enum stop bt_run(struct vcpu *v)
+{
+    struct cpu *c = v->priv;
+    enum stop st;
+
+    if (gs_set(c) < 0) {
+        err_sys(&v->error, "setting the GS base");
+        return STOP_ERROR;
+    }
+    trap_enter(bt_fault_find, bt_of(c));
+    st = interp_run(v);
+    trap_enter(NULL, NULL);
+    return st;
+}
+
+void bt_set_threshold(struct vm *vm, uint32_t entries)
+{
+    struct interp_vm *sh = vm->engine_priv;
+
+    sh->threshold = entries;
+}
+
+void bt_get_stats(struct vm *vm, struct bt_stats *s)
+{
+    const struct bt *bt = ((struct interp_vm *)vm->engine_priv)->bt;
+
+    *s = (struct bt_stats){.blocks = bt->blocks,
+                           .insns = bt->insns,
+                           .bytes = bt->bytes,
+                           .nanoseconds = bt->nanoseconds,
+                           .flushes = bt->flushes,
+                           .area = emit_pos(&bt->e)};
+}
+
+const struct engine_ops bt_engine = {
+    .name = "bt",
+    .checks = true,
+    .summary = "binary translator; any x86-64 host with BMI2",
+    .probe = bt_probe,
+    .vm_init = bt_vm_init,
+    .vcpu_init = bt_vcpu_init,
+    .run = bt_run,
+    .kick = bt_kick,
+    .get_state = interp_get_state,
+    .set_state = interp_set_state,
+    .map_changed = interp_map_changed,
+    .code_write = interp_code_write,
+    .dirty_fetch = interp_dirty_fetch,
+    .vcpu_fini = bt_vcpu_fini,
+    .vm_fini = bt_vm_fini,
+};

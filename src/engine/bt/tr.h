@@ -1,0 +1,146 @@
+/* One translation being made. Private to the translator's own files. */
+#ifndef RING3_ENGINE_BT_TR_H
+#define RING3_ENGINE_BT_TR_H
+
+#include "engine/bt/bt.h"
+#include "engine/bt/recode.h"
+
+/* Where the guest's status flags are, at a point of the translation. */
+enum fl_place {
+    FL_HOST,   /* in EFLAGS */
+    FL_RECIPE, /* nowhere, but recipe makes them again */
+    FL_NONE    /* nowhere: nobody will look */
+};
+
+/* How to compute flags anew from registers that have not changed since (flags.c). */
+struct recipe {
+    enum { RC_NOTHING, RC_AGAIN, RC_ADD, RC_SUB, RC_LOGIC, RC_NEG } kind;
+    uint8_t size;
+    uint8_t dst, src;   /* guest registers; src REG_NONE: imm */
+    uint16_t regs;      /* guest registers that must not change */
+    int32_t imm;
+    uint8_t again[RECODE_MAX];
+    uint8_t n;          /* bytes of again */
+};
+
+/* Accesses through one base register that share an address translation. */
+struct group {
+    uint8_t base;       /* guest register */
+    bool write;         /* some member writes */
+    bool made;          /* code for it has been emitted */
+    uint8_t slot;       /* bt.group[] */
+    uint16_t members;
+    int32_t min, end;   /* of the members' displacements, from the base's value at the first one */
+    bool first_writes;
+};
+#define GROUP_NONE 0xff
+#define GROUPS_MAX 64
+
+/* One memory access of an instruction: explicit, or on the stack. */
+struct use {
+    bool used, read, write;
+    uint8_t size;
+    uint8_t group;      /* GROUP_NONE: by itself */
+    int32_t disp;       /* with a group: from the base's value at its first member */
+};
+
+/* What the translator makes of an instruction. */
+enum how {
+    HOW_INTERP, /* leaves to the interpreter; the block ends */
+    HOW_HELP,   /* done by a function that is called */
+    HOW_COPY,   /* the instruction itself with its operands replaced */
+    HOW_LEA,
+    HOW_NOP,
+    HOW_PUSH,
+    HOW_POP,
+    HOW_LEAVE,
+    HOW_JCC,
+    HOW_JMP,
+    HOW_JMP_IND,
+    HOW_CALL,
+    HOW_CALL_IND,
+    HOW_RET
+};
+
+struct step {
+    struct insn i;
+    uint16_t off;       /* in the page */
+    uint8_t how;        /* enum how */
+    bt_helper *help;
+    bool need;          /* the flags before it can be observed */
+    bool need_after;
+    bool fl_read;       /* reads status flags for certain */
+    uint16_t fl_write;  /* those it writes for certain */
+    bool fl_some;       /* may write some */
+    struct use mem;  /* its explicit memory operand */
+    struct use stack;
+    uint16_t writes;    /* guest registers it changes */
+};
+
+/* Code off the straight path, written behind the block. */
+struct cold {
+    enum { COLD_ACCESS, COLD_INTERP, COLD_EVENT, COLD_LOOKUP, COLD_LINK, COLD_VEC } kind;
+    uint32_t from;      /* rel32 to point here */
+    uint32_t site;      /* or the link */
+    enum fl_place fl;
+    struct recipe recipe;
+};
+#define COLD_MAX (8 * BLOCK_MAX_INSNS)
+
+struct tr {
+    struct bt *bt;
+    struct cpu *c;
+    struct block *b;
+    struct tblock *t;
+    struct emit *e;
+    unsigned n;
+    struct step step[BLOCK_MAX_INSNS];
+    struct step *s;     /* the one being translated */
+    enum fl_place fl;
+    struct recipe recipe;
+    struct group group[GROUPS_MAX];
+    unsigned ngroup;
+    uint8_t in_t2;      /* group whose addend T2 holds, or GROUP_NONE */
+    int32_t delta[16];  /* what constants were added to a base since its group began */
+    struct cold cold[COLD_MAX];
+    unsigned ncold;
+    uint8_t level;      /* the vector registers are live at this level here */
+};
+
+/* ---- flags.c ---- */
+/* Which flags before each step somebody may see; fills need. */
+void fl_analyse(struct tr *t);
+/* Host code that destroys EFLAGS would be welcome: true if it may come. Else they must stay. */
+bool fl_release(struct tr *t);
+/* The flags must be in EFLAGS now. T1 is used. */
+void fl_to_host(struct tr *t);
+/* The step changes these registers: what needs their old values is done now. */
+void fl_regs_change(struct tr *t, uint16_t regs);
+/* The step has been emitted: where its flags are, and how to get them back. host: its re-encoded
+ * form, n bytes, if running it again would only set flags. */
+void fl_written(struct tr *t, const uint8_t *host, unsigned n);
+/* Emits a recipe: EFLAGS from registers. T1 is used. */
+void fl_cook(struct emit *e, const struct recipe *r);
+
+/* ---- access.c ---- */
+/* Finds accesses that can share a translation. */
+void access_analyse(struct tr *t);
+/* Emits the translation for an access of the current step. What stands for the address is filled
+ * in: T0 and T2, as far as they are part of it, must be left alone until the access is done. T1 is
+ * free afterwards. simple: without an index. */
+void access_translate(struct tr *t, const struct use *a, bool stack, bool simple, struct recode_mem *m);
+/* The linear address of the step's memory operand into T0 (T1 is used). */
+void access_address(struct tr *t, unsigned dst);
+
+/* ---- branch.c ---- */
+void branch_translate(struct tr *t);
+/* The block ends without a branch: goes on behind its last instruction. */
+void branch_fall(struct tr *t, unsigned off);
+
+/* ---- translate.c ---- */
+struct cold *tr_cold(struct tr *t, int kind, uint32_t from, uint32_t site);
+uint32_t tr_site(struct tr *t, enum bt_site_kind kind, unsigned span);
+/* The host register that holds guest register r, loaded into tmp if it has none. */
+unsigned tr_reg(struct tr *t, unsigned r, unsigned tmp);
+
+#endif

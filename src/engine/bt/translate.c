@@ -1,0 +1,771 @@
+/* Translating a block: what is done with each instruction, and the driver. */
+#include "engine/bt/tr.h"
+
+#include <time.h>
+
+#include "engine/interp/op.h"
+
+#define STATUS ((uint16_t)FL_STATUS)
+
+struct cold *tr_cold(struct tr *t, int kind, uint32_t from, uint32_t site)
+{
+    struct cold *c = &t->cold[t->ncold++];
+
+    *c = (struct cold){.kind = kind, .from = from, .site = site, .fl = t->fl, .recipe = t->recipe};
+    return c;
+}
+
+uint32_t tr_site(struct tr *t, enum bt_site_kind kind, unsigned span)
+{
+    return bt_site_add(t->bt, &(struct bt_site){.t = t->t,
+                                                .off = t->s ? t->s->off : (uint16_t)(t->b->gpa & PAGE_MASK),
+                                                .kind = (uint8_t)kind,
+                                                .span = (uint16_t)span});
+}
+
+unsigned tr_reg(struct tr *t, unsigned r, unsigned tmp)
+{
+    if (bt_home[r] != BT_SPILLED)
+        return bt_home[r];
+    emit_load_gs(t->e, tmp, BT_OFF_GPR(r));
+    return tmp;
+}
+
+/* ---- what to do with an instruction ---- */
+
+/* General instructions that are the same on the host once their operands are replaced. */
+static bool copied(const struct insn *i)
+{
+    switch (i->id) {
+    case INSN_ADD: case INSN_OR: case INSN_ADC: case INSN_SBB: case INSN_AND: case INSN_SUB:
+    case INSN_XOR: case INSN_CMP: case INSN_TEST: case INSN_NOT: case INSN_NEG: case INSN_MUL:
+    case INSN_IMUL: case INSN_DIV: case INSN_IDIV: case INSN_INC: case INSN_DEC: case INSN_MOV:
+    case INSN_MOVZX: case INSN_MOVSX: case INSN_MOVSXD: case INSN_XCHG: case INSN_XADD:
+    case INSN_CMPXCHG: case INSN_CMPXCHG8B: case INSN_CMPXCHG16B: case INSN_BSWAP:
+    case INSN_CMOVCC: case INSN_SETCC: case INSN_BSF: case INSN_BSR: case INSN_TZCNT:
+    case INSN_LZCNT: case INSN_POPCNT: case INSN_ROL: case INSN_ROR: case INSN_RCL: case INSN_RCR:
+    case INSN_SHL: case INSN_SHR: case INSN_SAR: case INSN_SHLD: case INSN_SHRD: case INSN_CBW:
+    case INSN_CWD: case INSN_CMC: case INSN_CLC: case INSN_STC: case INSN_LAHF: case INSN_SAHF:
+    case INSN_MOVBE: case INSN_ANDN: case INSN_BEXTR: case INSN_BLSI: case INSN_BLSR:
+    case INSN_BLSMSK: case INSN_BZHI: case INSN_MULX: case INSN_PDEP: case INSN_PEXT:
+    case INSN_RORX: case INSN_SARX: case INSN_SHLX: case INSN_SHRX: case INSN_ADCX: case INSN_ADOX:
+    case INSN_CRC32: case INSN_MOVNTI: case INSN_MFENCE: case INSN_LFENCE: case INSN_SFENCE:
+        return true;
+    case INSN_BT: case INSN_BTS: case INSN_BTR: case INSN_BTC:
+        /* A bit number in a register reaches beyond the operand in memory. */
+        return i->op[0].kind == OP_REG || i->op[1].kind == OP_IMM;
+    default:
+        return false;
+    }
+}
+
+static enum bt_level level_of(const struct insn *i)
+{
+    if (i->row->flags & IF_AVX512)
+        return BT_LEVEL_AVX512;
+    if (i->row->flags & IF_AVX)
+        return BT_LEVEL_AVX;
+    return i->row->flags & IF_SSE ? BT_LEVEL_SSE : BT_LEVEL_NONE;
+}
+
+static const struct opnd *mem_operand(const struct insn *i)
+{
+    for (unsigned k = 0; k < i->nops; k++)
+        if (i->op[k].kind == OP_MEM)
+            return &i->op[k];
+    return NULL;
+}
+
+static uint16_t implicit_writes(const struct insn *i)
+{
+    switch (i->id) {
+    case INSN_MUL: case INSN_DIV: case INSN_IDIV: case INSN_CMPXCHG8B: case INSN_CMPXCHG16B:
+        return BIT(RAX) | BIT(RDX);
+    case INSN_IMUL:
+        return i->nops == 1 ? BIT(RAX) | BIT(RDX) : 0;
+    case INSN_CMPXCHG: case INSN_CBW: case INSN_LAHF:
+        return BIT(RAX);
+    case INSN_CWD:
+        return BIT(RDX);
+    case INSN_PCMPESTRI: case INSN_PCMPISTRI: case INSN_VPCMPESTRI: case INSN_VPCMPISTRI:
+        return BIT(RCX);
+    default:
+        return 0;
+    }
+}
+
+/* RCX is scratch here: does the instruction use it without naming it? */
+static bool implicit_rcx(const struct insn *i)
+{
+    switch (i->id) {
+    case INSN_CMPXCHG8B: case INSN_CMPXCHG16B:
+        return true;
+    case INSN_PCMPESTRI: case INSN_PCMPISTRI: case INSN_VPCMPESTRI: case INSN_VPCMPISTRI:
+        return true;
+    case INSN_SHL: case INSN_SHR: case INSN_SAR: case INSN_ROL: case INSN_ROR: case INSN_RCL:
+    case INSN_RCR: case INSN_SHLD: case INSN_SHRD:
+        return i->op[i->nops - 1].kind == OP_REG;
+    default:
+        return false;
+    }
+}
+
+static bool high_operand(const struct insn *i)
+{
+    for (unsigned k = 0; k < i->nops; k++)
+        if (i->op[k].kind == OP_REG && i->op[k].cls == RC_GPRH)
+            return true;
+    return false;
+}
+
+/* The operands of an instruction that is copied, and where they are meanwhile. */
+struct binding {
+    struct recode_map map;
+    uint8_t guest[3], tmp[3]; /* operands without a home, and their registers */
+    unsigned n;
+    bool rcx;  /* guest RCX is needed in RCX */
+    int high;  /* one of AH to BH that has to be had by turning its register, or -1 */
+};
+
+/* mem: what the address takes up, or NULL. False if there are not enough registers. */
+static bool bind(const struct insn *i, const struct recode_mem *mem, struct binding *b)
+{
+    uint8_t room[3];
+    unsigned nroom = 0;
+
+    memcpy(b->map.gpr, bt_home, sizeof(b->map.gpr));
+    memset(b->map.high, REG_NONE, sizeof(b->map.high));
+    b->n = 0;
+    b->high = -1;
+    b->rcx = implicit_rcx(i);
+    if (b->rcx)
+        b->map.gpr[RCX] = RCX;
+    else
+        room[nroom++] = BT_T1;
+    if (!mem || mem->base != BT_T0)
+        room[nroom++] = BT_T0;
+    if (!mem || mem->index != BT_T2)
+        room[nroom++] = BT_T2;
+    for (unsigned k = 0; k < i->nops; k++) {
+        const struct opnd *o = &i->op[k];
+
+        if (o->kind != OP_REG || o->cls != RC_GPR || b->map.gpr[o->reg] != BT_SPILLED)
+            continue;
+        if (b->n == nroom)
+            return false;
+        b->guest[b->n] = o->reg;
+        b->tmp[b->n] = room[b->n];
+        b->map.gpr[o->reg] = room[b->n++];
+    }
+    /* The rest is not named. */
+    for (unsigned r = 0; r < 16; r++)
+        if (b->map.gpr[r] == BT_SPILLED)
+            b->map.gpr[r] = BT_T0;
+    return true;
+}
+
+/* Re-encodes i. AH to BH cannot be named beside R8 to R15, and CH has no home at all: then their
+ * register is turned for the moment. Returns the length, 0 if it cannot be done. */
+static unsigned encode(const struct insn *i, const struct recode_mem *mem, struct binding *b,
+                       uint8_t out[RECODE_MAX])
+{
+    int high = -1;
+    unsigned low = 0, n;
+    bool ch = false;
+
+    for (unsigned k = 0; k < i->nops; k++) {
+        const struct opnd *o = &i->op[k];
+
+        if (o->kind == OP_REG && o->cls == RC_GPRH) {
+            if (high >= 0 && high != o->reg)
+                low = 0xffff; /* two of them */
+            high = o->reg;
+            ch |= high == RCX;
+        } else if (o->kind == OP_REG && o->cls == RC_GPR) {
+            low |= 1u << o->reg;
+        }
+    }
+    if (!ch) {
+        n = recode(out, i, &b->map, mem);
+        if (n || high < 0)
+            return n;
+    }
+    if ((low >> high & 1) || (high == RAX && i->id == INSN_CMPXCHG) || implicit_writes(i) ||
+        (high == RCX && b->rcx))
+        return 0;
+    b->high = high;
+    b->map.high[high] = bt_home[high];
+    return recode(out, i, &b->map, mem);
+}
+
+/* Can it be copied? Tries the worst case of what copy() will do. */
+static bool can_copy(const struct insn *i)
+{
+    static const struct recode_mem at = {.base = BT_T0, .index = REG_NONE};
+    const struct opnd *m = mem_operand(i);
+    struct binding b;
+    uint8_t out[RECODE_MAX];
+
+    if (m && (!m->size || m->size > 64 || i->mem.vsib || i->addrsize < 4))
+        return false;
+    return bind(i, m ? &at : NULL, &b) && encode(i, m ? &at : NULL, &b, out);
+}
+
+static void flag_effects(struct step *s)
+{
+    const struct insn *i = &s->i;
+    uint16_t w = i->row->fl_write & STATUS, r = i->row->fl_read & STATUS;
+
+    s->fl_some = w;
+    switch (i->id) {
+    case INSN_SHL: case INSN_SHR: case INSN_SAR: case INSN_SHLD: case INSN_SHRD: case INSN_ROL:
+    case INSN_ROR: {
+        const struct opnd *o = &i->op[i->nops - 1];
+
+        /* By CL, or by an immediate 0, it may leave them as they are. */
+        s->fl_read = false;
+        if (o->kind != OP_IMM)
+            w = 0;
+        else if (!(i->imm & (i->op[0].size == 8 ? 63 : 31)))
+            w = 0, s->fl_some = false;
+        s->fl_write = w;
+        return;
+    }
+    default:
+        s->fl_read = r;
+        s->fl_write = w;
+    }
+}
+
+static void stack_access(struct step *s, bool write, int disp)
+{
+    s->stack = (struct use){.used = true, .read = !write, .write = write, .size = 8, .disp = disp};
+    s->writes |= BIT(RSP);
+}
+
+static void mem_access(struct step *s)
+{
+    const struct opnd *m = mem_operand(&s->i);
+
+    if (m)
+        s->mem = (struct use){.used = true,
+                                 .read = m->read,
+                                 .write = m->write,
+                                 .size = m->size,
+                                 .disp = (int32_t)s->i.mem.disp};
+}
+
+static bt_helper *helper_of(const struct insn *i)
+{
+    switch (i->id) {
+    case INSN_MOVS:
+        return i->addrsize == 8 && i->mem.seg < FS ? bt_help_movs : NULL;
+    case INSN_STOS:
+        return i->addrsize == 8 ? bt_help_stos : NULL;
+    case INSN_CLI:
+        return bt_help_cli;
+    case INSN_STI:
+        return bt_help_sti;
+    case INSN_PUSHF:
+        return i->opsize == 8 ? bt_help_pushf : NULL;
+    case INSN_POPF:
+        return i->opsize == 8 ? bt_help_popf : NULL;
+    case INSN_SWAPGS:
+        return bt_help_swapgs;
+    default:
+        return NULL;
+    }
+}
+
+static void classify(struct tr *t, struct step *s)
+{
+    const struct insn *i = &s->i;
+    const struct opnd *o = &i->op[0];
+    bool mem = mem_operand(i);
+
+    s->how = HOW_INTERP;
+    s->writes = implicit_writes(i);
+    s->mem.used = s->stack.used = false;
+    flag_effects(s);
+    for (unsigned k = 0; k < i->nops; k++)
+        if (i->op[k].kind == OP_REG && (i->op[k].cls == RC_GPR || i->op[k].cls == RC_GPRH) &&
+            i->op[k].write)
+            s->writes |= (uint16_t)BIT(i->op[k].reg);
+    if (!insn_supported(i, t->c->vm->cpuid))
+        return;
+    switch (i->id) {
+    case INSN_NOP:
+    case INSN_ENDBR:
+        s->how = HOW_NOP;
+        return;
+    case INSN_LEA:
+        if (i->addrsize >= 4 && i->mem.disp == (int32_t)i->mem.disp)
+            s->how = HOW_LEA;
+        return;
+    case INSN_PUSH:
+        if (i->opsize != 8 || (o->kind == OP_IMM && (int64_t)i->imm != (int32_t)i->imm))
+            return;
+        s->how = HOW_PUSH;
+        mem_access(s);
+        stack_access(s, true, -8);
+        return;
+    case INSN_POP:
+        if (i->opsize != 8 || o->kind != OP_REG)
+            return;
+        s->how = HOW_POP;
+        stack_access(s, false, 0);
+        return;
+    case INSN_LEAVE:
+        if (i->opsize != 8)
+            return;
+        s->how = HOW_LEAVE;
+        stack_access(s, false, 0);
+        s->writes |= BIT(RBP);
+        return;
+    case INSN_JCC:
+        s->how = i->opsize == 8 ? HOW_JCC : HOW_INTERP;
+        return;
+    case INSN_JMP:
+        s->how = i->opsize == 8 ? HOW_JMP : HOW_INTERP;
+        return;
+    case INSN_CALL:
+        if (i->opsize != 8)
+            return;
+        s->how = HOW_CALL;
+        stack_access(s, true, -8);
+        return;
+    case INSN_JMP_IND:
+        if (i->opsize != 8)
+            return;
+        s->how = HOW_JMP_IND;
+        mem_access(s);
+        return;
+    case INSN_CALL_IND:
+        if (i->opsize != 8)
+            return;
+        s->how = HOW_CALL_IND;
+        mem_access(s);
+        stack_access(s, true, -8);
+        return;
+    case INSN_RET:
+        if (i->opsize != 8)
+            return;
+        s->how = HOW_RET;
+        stack_access(s, false, 0);
+        return;
+    default:
+        break;
+    }
+    s->help = helper_of(i);
+    if (s->help) {
+        s->how = HOW_HELP;
+        return;
+    }
+    if (i->row->flags & (IF_PRIV | IF_BRANCH | IF_SYS | IF_X87 | IF_MMX | IF_REP))
+        return;
+    if (!copied(i) && level_of(i) == BT_LEVEL_NONE)
+        return;
+    if (!can_copy(i))
+        return;
+    s->how = HOW_COPY;
+    if (mem)
+        mem_access(s);
+}
+
+/* ---- code for it ---- */
+
+/* May the host raise a fault in this instruction, its operands being accessible? */
+static bool host_faults(const struct insn *i)
+{
+    return i->id == INSN_DIV || i->id == INSN_IDIV || i->id == INSN_CMPXCHG16B ||
+           (i->row->flags & (IF_SSE | IF_AVX | IF_AVX512)) || (i->prefix & PFX_LOCK) ||
+           i->id == INSN_XCHG;
+}
+
+/* The host code from `begin` to here may fault: then the interpreter does the step. */
+static void host_fault(struct tr *t, uint32_t begin, const struct cold *like)
+{
+    uint32_t n = atomic_load_explicit(&t->bt->nfault, memory_order_relaxed);
+    struct cold *c = tr_cold(t, COLD_INTERP, 0, tr_site(t, BT_SITE_PLAIN, 0));
+
+    c->fl = like->fl;
+    c->recipe = like->recipe;
+    /* `cold` is filled in with the cold code. */
+    t->bt->fault[n] = (struct bt_fault){.begin = begin, .end = emit_pos(t->e)};
+    c->from = n;
+    atomic_store_explicit(&t->bt->nfault, n + 1, memory_order_release);
+}
+
+static void copy(struct tr *t)
+{
+    struct step *s = t->s;
+    const struct insn *i = &s->i;
+    struct recode_mem m;
+    const struct recode_mem *mem = s->mem.used ? &m : NULL;
+    struct binding b;
+    struct cold before;
+    uint8_t out[RECODE_MAX];
+    unsigned len;
+    uint32_t begin;
+
+    if (mem)
+        access_translate(t, &s->mem, false, false, &m);
+    if (mem && m.index == BT_T2 && (!bind(i, mem, &b) || high_operand(i))) {
+        emit_lea(t->e, 1, BT_T0, m.base, m.index, 0, m.disp);
+        m = (struct recode_mem){.base = BT_T0, .index = REG_NONE};
+    }
+    if (s->fl_read || (s->fl_some && (s->fl_write & STATUS) != STATUS && s->need_after))
+        fl_to_host(t);
+    before = (struct cold){.fl = t->fl, .recipe = t->recipe};
+    fl_regs_change(t, s->writes);
+    bind(i, mem, &b);
+    len = encode(i, mem, &b, out);
+    if (b.rcx)
+        emit_mov_rr(t->e, RCX, bt_home[RCX]);
+    for (unsigned k = 0; k < b.n; k++) {
+        emit_load_gs(t->e, b.tmp[k], BT_OFF_GPR(b.guest[k]));
+        if (b.tmp[k] == BT_T2)
+            t->in_t2 = GROUP_NONE;
+    }
+    if (b.high >= 0)
+        emit_rorx(t->e, bt_home[b.high], bt_home[b.high], 8);
+    begin = emit_pos(t->e);
+    emit_bytes(t->e, out, len);
+    if (host_faults(i))
+        host_fault(t, begin, &before);
+    if (b.high >= 0)
+        emit_rorx(t->e, bt_home[b.high], bt_home[b.high], 56);
+    if (b.rcx && (s->writes & BIT(RCX)))
+        emit_mov_rr(t->e, bt_home[RCX], RCX);
+    for (unsigned k = 0; k < b.n; k++)
+        if (s->writes & BIT(b.guest[k]))
+            emit_store_gs(t->e, BT_OFF_GPR(b.guest[k]), b.tmp[k]);
+    fl_written(t, !mem && !b.n && b.high < 0 && !b.rcx ? out : NULL, len);
+}
+
+static void lea(struct tr *t)
+{
+    const struct insn *i = &t->s->i;
+    unsigned r = i->op[0].reg, home = bt_home[r];
+
+    fl_regs_change(t, t->s->writes);
+    access_address(t, BT_T0);
+    if (home == BT_SPILLED && i->opsize >= 4) {
+        if (i->opsize == 4)
+            emit_lea(t->e, 0, BT_T0, BT_T0, REG_NONE, 0, 0);
+        emit_store_gs(t->e, BT_OFF_GPR(r), BT_T0);
+    } else if (home == BT_SPILLED) {
+        emit_store_gs16(t->e, BT_OFF_GPR(r), BT_T0);
+    } else if (i->opsize == 8) {
+        emit_mov_rr(t->e, home, BT_T0);
+    } else {
+        if (i->opsize == 2)
+            emit8(t->e, 0x66);
+        emit_lea(t->e, 0, home, BT_T0, REG_NONE, 0, 0);
+    }
+}
+
+/* LEA whose parts are all in registers and whose result has a home. */
+static bool lea_direct(struct tr *t)
+{
+    const struct insn *i = &t->s->i;
+    const struct insn_mem *m = &i->mem;
+    unsigned home = bt_home[i->op[0].reg];
+
+    if (home == BT_SPILLED || i->opsize == 2 || m->base == REG_RIP || m->base == REG_NONE ||
+        bt_home[m->base] == BT_SPILLED ||
+        (m->index != REG_NONE && bt_home[m->index] == BT_SPILLED))
+        return false;
+    fl_regs_change(t, t->s->writes);
+    emit_lea(t->e, i->opsize == 8 && i->addrsize == 8, home, bt_home[m->base],
+             m->index == REG_NONE ? REG_NONE : bt_home[m->index], m->scale, (int32_t)m->disp);
+    return true;
+}
+
+static void emit_to_mem(struct tr *t, unsigned opcode, unsigned reg, const struct recode_mem *m)
+{
+    emit_rex(t->e, 1, reg, m->index == REG_NONE ? 0 : m->index, m->base);
+    emit8(t->e, opcode);
+    emit_mem(t->e, reg, m->base, m->index, 0, m->disp);
+}
+
+static void push(struct tr *t)
+{
+    struct step *s = t->s;
+    const struct opnd *o = &s->i.op[0];
+    struct recode_mem m;
+
+    if (s->mem.used) {
+        access_translate(t, &s->mem, false, false, &m);
+        emit_to_mem(t, 0x8b, BT_T1, &m);
+        emit_store_gs(t->e, BT_OFF(bt.value), BT_T1);
+    }
+    access_translate(t, &s->stack, true, false, &m);
+    if (o->kind == OP_IMM) {
+        emit_to_mem(t, 0xc7, 0, &m);
+        emit32(t->e, (uint32_t)s->i.imm);
+    } else if (s->mem.used) {
+        emit_load_gs(t->e, BT_T1, BT_OFF(bt.value));
+        emit_to_mem(t, 0x89, BT_T1, &m);
+    } else {
+        emit_to_mem(t, 0x89, tr_reg(t, o->reg, BT_T1), &m);
+    }
+    fl_regs_change(t, BIT(RSP));
+    emit_lea(t->e, 1, bt_home[RSP], bt_home[RSP], REG_NONE, 0, -8);
+}
+
+static void pop(struct tr *t)
+{
+    unsigned r = t->s->i.op[0].reg, home = bt_home[r];
+    struct recode_mem m;
+
+    access_translate(t, &t->s->stack, true, false, &m);
+    fl_regs_change(t, t->s->writes);
+    emit_to_mem(t, 0x8b, home == BT_SPILLED ? BT_T1 : home, &m);
+    if (home == BT_SPILLED)
+        emit_store_gs(t->e, BT_OFF_GPR(r), BT_T1);
+    if (r != RSP)
+        emit_lea(t->e, 1, bt_home[RSP], bt_home[RSP], REG_NONE, 0, 8);
+}
+
+static void leave(struct tr *t)
+{
+    struct recode_mem m;
+
+    access_translate(t, &t->s->stack, true, false, &m);
+    fl_regs_change(t, t->s->writes);
+    emit_to_mem(t, 0x8b, BT_T1, &m);
+    emit_lea(t->e, 1, bt_home[RSP], bt_home[RBP], REG_NONE, 0, 8);
+    emit_mov_rr(t->e, bt_home[RBP], BT_T1);
+}
+
+/* Before vector instructions up to `level`; flags stay in EFLAGS. */
+static void vec_check(struct tr *t, uint8_t level)
+{
+    struct bt_site *s;
+    struct cold *c;
+
+    if (level <= t->level)
+        return;
+    emit_load_gs8(t->e, BT_T1, BT_OFF(bt.missing) + level);
+    c = tr_cold(t, COLD_VEC, emit_jmp_if_rcx(t->e), tr_site(t, BT_SITE_VEC, level));
+    s = &t->bt->site[c->site];
+    s->retry = emit_pos(t->e);
+    t->level = level;
+}
+
+/* The highest level among the steps from k to the next that leaves. */
+static uint8_t level_from(const struct tr *t, unsigned k)
+{
+    uint8_t level = 0;
+
+    for (; k < t->n && t->step[k].how > HOW_HELP; k++)
+        level = MAX(level, (uint8_t)level_of(&t->step[k].i));
+    return level;
+}
+
+/* Leaves to a helper or to the interpreter, and comes back behind the instruction. */
+static void leave_to_c(struct tr *t)
+{
+    struct emit *e = t->e;
+    const struct insn *i = &t->s->i;
+    unsigned k = (unsigned)(t->s - t->step);
+    uint32_t n = tr_site(t, BT_SITE_PLAIN, 0);
+    struct bt_site *site = &t->bt->site[n];
+    /* Those that end a block want the run loop. */
+    bool ends = k + 1 == t->n && (i->row->flags & (IF_BRANCH | IF_SYS));
+
+    fl_to_host(t);
+    emit_mov_ri32(e, BT_T1, n);
+    if (t->s->how == HOW_HELP) {
+        emit_mov_ri64(e, BT_T0, (uintptr_t)t->s->help);
+        emit_jmp(e, t->bt->stub.help);
+        site->span = i->op[0].size;
+        site->rep = i->prefix & (PFX_REP | PFX_REPNE);
+    } else {
+        emit_jmp(e, t->bt->stub.interp);
+    }
+    site->single = cache_single(t->c, i);
+    site->len = i->len;
+    site->resume = !ends;
+    site->retry = emit_pos(e);
+    t->level = 0;
+    t->in_t2 = GROUP_NONE;
+    t->recipe.kind = RC_NOTHING;
+    if (k + 1 < t->n) {
+        t->s++;
+        vec_check(t, level_from(t, k + 1));
+        t->s--;
+    } else if (ends && t->s->how == HOW_HELP) {
+        branch_fall(t, t->s->off + i->len);
+    }
+}
+
+static void step(struct tr *t)
+{
+    switch (t->s->how) {
+    case HOW_INTERP:
+    case HOW_HELP:
+        leave_to_c(t);
+        break;
+    case HOW_NOP:
+        break;
+    case HOW_COPY:
+        copy(t);
+        break;
+    case HOW_LEA:
+        if (!lea_direct(t))
+            lea(t);
+        break;
+    case HOW_PUSH:
+        push(t);
+        break;
+    case HOW_POP:
+        pop(t);
+        break;
+    case HOW_LEAVE:
+        leave(t);
+        break;
+    default:
+        branch_translate(t);
+    }
+}
+
+/* ---- off the straight path ---- */
+
+static void cold(struct tr *t, const struct cold *c)
+{
+    const struct bt_stubs *s = &t->bt->stub;
+    struct emit *e = t->e;
+
+    if (c->kind == COLD_INTERP)
+        t->bt->fault[c->from].cold = emit_pos(e);
+    else
+        emit_fix_here(e, c->from);
+    if (c->kind == COLD_LINK)
+        t->bt->link[c->site].unlinked = emit_pos(e);
+    if (c->fl == FL_RECIPE)
+        fl_cook(e, &c->recipe);
+    emit_mov_ri32(e, BT_T1, c->site);
+    switch (c->kind) {
+    case COLD_ACCESS:
+        emit_jmp(e, s->refill);
+        break;
+    case COLD_INTERP:
+        emit_jmp(e, s->interp);
+        break;
+    case COLD_EVENT:
+        emit_jmp(e, s->event);
+        break;
+    case COLD_LOOKUP:
+        emit_jmp(e, s->lookup);
+        break;
+    case COLD_LINK:
+        emit_jmp(e, s->link);
+        break;
+    case COLD_VEC:
+        emit_mov_ri64(e, BT_T0, (uintptr_t)bt_host(t->bt, t->bt->site[c->site].retry));
+        emit_jmp(e, s->vec);
+        break;
+    }
+}
+
+static void entries(struct tr *t)
+{
+    struct tblock *b = t->t;
+
+    t->s = t->step;
+    t->level = 0;
+    t->fl = FL_HOST;
+    t->recipe.kind = RC_NOTHING;
+    b->entry = bt_host(t->bt, emit_pos(t->e));
+    emit_lea(t->e, 1, BT_T1, BT_T0, REG_NONE, 0, -(int32_t)t->s->off);
+    emit_store_gs(t->e, BT_OFF(bt.vpage), BT_T1);
+    b->host = emit_pos(t->e);
+    vec_check(t, b->level);
+    b->vhost = emit_pos(t->e);
+}
+
+static bool decode(struct tr *t)
+{
+    uint64_t ent = p2m_get(physmap_p2m(t->c->vm->map), t->b->gpa >> PAGE_SHIFT);
+    unsigned off = t->b->gpa & PAGE_MASK;
+    const uint8_t *page;
+
+    if (!(ent & P2M_PRESENT))
+        return false;
+    page = p2m_host(ent);
+    for (unsigned k = 0; k < t->n; k++) {
+        struct step *s = &t->step[k];
+
+        if (insn_decode(&s->i, page + off, PAGE_SIZE - off, CPU_64) != INSN_OK)
+            return false;
+        s->off = (uint16_t)off;
+        off += s->i.len;
+        classify(t, s);
+    }
+    return true;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
+{
+    uint64_t began = now_ns();
+    struct tr *t = bt->tr;
+    struct tblock *tb;
+    const struct step *last;
+    unsigned end;
+
+    if (bt_code_full(bt) || cache_full(bt->cache) || b->gpa2 != ~0ull)
+        return NULL;
+    t->bt = bt;
+    t->c = c;
+    t->b = b;
+    t->e = &bt->e;
+    t->n = b->nops - 2u;
+    t->s = NULL;
+    t->in_t2 = GROUP_NONE;
+    t->ncold = 0;
+    if (!t->n || !decode(t))
+        return NULL;
+    tb = t->t = cache_alloc(bt->cache, sizeof(*tb));
+    *tb = (struct tblock){.b = b, .live = true};
+    while (emit_pos(t->e) & 15)
+        emit8(t->e, 0xcc);
+    tb->begin = emit_pos(t->e);
+    fl_analyse(t);
+    access_analyse(t);
+    tb->level = level_from(t, 0);
+    entries(t);
+    for (unsigned k = 0; k < t->n; k++) {
+        t->s = &t->step[k];
+        step(t);
+    }
+    last = &t->step[t->n - 1];
+    end = last->off + last->i.len;
+    if (!(last->i.row->flags & (IF_BRANCH | IF_SYS)) || last->how == HOW_JCC) {
+        if (end < (t->b->gpa & PAGE_MASK) + b->bytes) { /* what follows is no instruction */
+            t->s->off = (uint16_t)end;
+            fl_to_host(t);
+            emit_mov_ri32(t->e, BT_T1, tr_site(t, BT_SITE_PLAIN, 0));
+            emit_jmp(t->e, bt->stub.interp);
+        } else {
+            branch_fall(t, end);
+        }
+    }
+    for (unsigned k = 0; k < t->ncold; k++)
+        cold(t, &t->cold[k]);
+    tb->end = emit_pos(t->e);
+    bt->blocks++;
+    bt->insns += t->n;
+    bt->bytes += tb->end - tb->begin;
+    bt->nanoseconds += now_ns() - began;
+    return tb;
+}
