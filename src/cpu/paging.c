@@ -116,7 +116,7 @@ static inline bool allowed(const struct paging *p, const struct walk *w, enum ac
 }
 
 /* What a walk is for. */
-enum purpose { TRANSLATE, PROBE };
+enum purpose { TRANSLATE, PEEK, PROBE };
 
 enum outcome { WALK_OK, WALK_FAULT, WALK_AGAIN };
 
@@ -132,6 +132,8 @@ static enum outcome finish(const struct paging *p, struct p2m *mem, const struct
         w->error = error_base(p, a, user) | PF_P;
         return WALK_FAULT;
     }
+    if (purpose == PEEK)
+        return WALK_OK;
     for (unsigned i = 0; i < n; i++)
         all &= st[i].e;
     if (likely((all & PTE_A) && (a != ACCESS_WRITE || (leaf & PTE_D))))
@@ -315,6 +317,16 @@ bool paging_walk(const struct paging *p, struct p2m *mem, uint64_t la, enum acce
         o = walk_once(p, mem, la, a, user, ac, TRANSLATE, w);
     while (o == WALK_AGAIN);
     return o == WALK_OK;
+}
+
+bool paging_peek(const struct paging *p, struct p2m *mem, uint64_t la, enum access a, bool user,
+                 bool ac, struct walk *w)
+{
+    w->ncode = 0;
+    w->error = 0;
+    if (likely(p->levels == 4 && walk_common(p, mem, la, a, user, ac, w)))
+        return true;
+    return walk_once(p, mem, la, a, user, ac, PEEK, w) == WALK_OK;
 }
 
 bool paging_probe(const struct paging *p, struct p2m *mem, uint64_t la, struct walk *w)

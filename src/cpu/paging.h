@@ -56,6 +56,9 @@ bool paging_load_pdptes(struct paging *p, struct p2m *mem);
  * other kinds; dirty says whether a write may be cached. */
 bool paging_walk(const struct paging *p, struct p2m *mem, uint64_t la, enum access a, bool user,
                  bool ac, struct walk *w);
+/* As paging_walk but sets no bits: what such an access would find. */
+bool paging_peek(const struct paging *p, struct p2m *mem, uint64_t la, enum access a, bool user,
+                 bool ac, struct walk *w);
 /* As paging_walk but sets no bits and checks no privilege, only presence and reserved bits
  * (debugger, disassembly). */
 bool paging_probe(const struct paging *p, struct p2m *mem, uint64_t la, struct walk *w);

@@ -41,6 +41,12 @@ static int set_engine(void *cfg, const char *val, struct err *e)
     return 0;
 }
 
+static int set_check(void *cfg, const char *val, struct err *e)
+{
+    ((struct run_cfg *)cfg)->m.check = true;
+    return 0;
+}
+
 static int set_cpus(void *cfg, const char *val, struct err *e)
 {
     uint64_t n = 0;
@@ -49,7 +55,7 @@ static int set_cpus(void *cfg, const char *val, struct err *e)
     if (!rc && n == 0)
         return err_set(e, EINVAL, "a machine has at least one");
     if (!rc && n > MACHINE_CPUS_MAX)
-        return err_set(e, EINVAL, "this version runs one vCPU");
+        return err_set(e, EINVAL, "a machine has at most %u", MACHINE_CPUS_MAX);
     ((struct run_cfg *)cfg)->m.cpus = (uint32_t)n;
     return rc;
 }
@@ -116,7 +122,11 @@ static const struct option_desc options[] = {
      "CPU engine: auto (the best this host offers) or a name that\n"
      "'ring3 engines' lists, such as interp. Default: auto.",
      set_engine},
-    {"cpus", "N", "Number of vCPUs; this version runs one. Default: 1.", set_cpus},
+    {"check", NULL,
+     "Compare the binary translator with the interpreter, block by block,\n"
+     "and end at the first difference. Slow; needs engine bt and one vCPU.",
+     set_check},
+    {"cpus", "N", "Number of vCPUs, 1 to 255; each is a thread. Default: 1.", set_cpus},
     {"memory", "SIZE",
      "Guest memory, with K, M or G; a multiple of 4K, at least 2M.\n"
      "Default: 512M.",
@@ -322,6 +332,15 @@ static int run_configured(struct run *r, struct err *e)
     }
     if (choose_engine(r, e))
         return CLI_USAGE;
+    if (r->cfg.m.check && !r->cfg.m.engine->checks) {
+        err_set(e, EINVAL, "--check: engine %s does not offer it; bt does",
+                r->cfg.m.engine->name);
+        return CLI_USAGE;
+    }
+    if (r->cfg.m.check && r->cfg.m.cpus > 1) {
+        err_set(e, EINVAL, "--check: is for one vCPU, not %u", r->cfg.m.cpus);
+        return CLI_USAGE;
+    }
     if (loop_new(&r->loop, e))
         return CLI_FAILED;
     r->cfg.m.loop = r->loop;

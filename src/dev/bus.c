@@ -6,7 +6,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -131,7 +130,8 @@ struct pio_mapping {
 
 struct pio_bus {
     struct dev_ctx *ctx;
-    _Atomic(struct pio_mapping *) port[PORTS];
+    pthread_mutex_t lock; /* of port and what it points to */
+    struct pio_mapping *port[PORTS];
 };
 
 int pio_bus_new(struct pio_bus **out, struct dev_ctx *ctx, struct err *e)
@@ -140,14 +140,16 @@ int pio_bus_new(struct pio_bus **out, struct dev_ctx *ctx, struct err *e)
 
     if (!b)
         return err_set(e, ENOMEM, "no memory for the port bus");
+    pthread_mutex_init(&b->lock, NULL);
     b->ctx = ctx;
     *out = b;
     return 0;
 }
 
+/* Lock held. */
 static struct pio_mapping *mapping_at(struct pio_bus *b, unsigned port)
 {
-    return port < PORTS ? atomic_load_explicit(&b->port[port], memory_order_acquire) : NULL;
+    return port < PORTS ? b->port[port] : NULL;
 }
 
 void pio_bus_free(struct pio_bus *b)
@@ -156,50 +158,65 @@ void pio_bus_free(struct pio_bus *b)
         return;
     for (unsigned p = 0; p < PORTS; p++)
         pio_unmap(b, (uint16_t)p, 1);
+    pthread_mutex_destroy(&b->lock);
     free(b);
 }
 
 int pio_map(struct pio_bus *b, uint16_t port, unsigned n, struct device *dev,
             const struct io_ops *ops, struct err *e)
 {
+    const struct pio_mapping *taken = NULL;
     struct pio_mapping *m;
+    unsigned i;
 
     check_ops(ops);
     if (!n || n > PORTS - port)
         return err_set(e, EINVAL, "%s: %u ports from %#x on: there are no such ports", dev->id, n,
                        port);
-    for (unsigned i = 0; i < n; i++) {
-        m = mapping_at(b, port + i);
-        if (m)
-            return err_set(e, EBUSY, "%s: port %#x is taken by %s", dev->id, port + i, m->dev->id);
-    }
     m = malloc(sizeof(*m));
     if (!m)
         return err_set(e, ENOMEM, "%s: no memory to map its ports", dev->id);
     *m = (struct pio_mapping){.dev = dev, .ops = ops, .base = port, .ports = n};
-    for (unsigned i = 0; i < n; i++)
-        atomic_store_explicit(&b->port[port + i], m, memory_order_release);
-    return 0;
+    pthread_mutex_lock(&b->lock);
+    for (i = 0; i < n && !taken; i++)
+        taken = mapping_at(b, port + i);
+    if (taken)
+        err_set(e, EBUSY, "%s: port %#x is taken by %s", dev->id, port + i - 1, taken->dev->id);
+    for (i = 0; i < n && !taken; i++)
+        b->port[port + i] = m;
+    pthread_mutex_unlock(&b->lock);
+    if (!taken)
+        return 0;
+    free(m);
+    return -EBUSY;
 }
 
 void pio_unmap(struct pio_bus *b, uint16_t port, unsigned n)
 {
+    pthread_mutex_lock(&b->lock);
     for (unsigned p = port; n && p < PORTS; p++, n--) {
         struct pio_mapping *m = mapping_at(b, p);
 
-        atomic_store_explicit(&b->port[p], NULL, memory_order_release);
+        b->port[p] = NULL;
         if (m && !--m->ports)
             free(m);
     }
+    pthread_mutex_unlock(&b->lock);
 }
 
-/* How many of n ports from port on belong to the same mapping, or all to none. */
-static unsigned port_run(struct pio_bus *b, unsigned port, unsigned n)
+/* How many of n ports from port on belong to the same mapping, or all to none: then *m has no device. A copy, since
+ * another vCPU may unmap the ports meanwhile; that waits for the device's lock, so this one cannot keep the bus's. */
+static unsigned port_run(struct pio_bus *b, unsigned port, unsigned n, struct pio_mapping *m)
 {
+    const struct pio_mapping *at;
     unsigned i = 1;
 
-    while (i < n && mapping_at(b, port + i) == mapping_at(b, port))
+    pthread_mutex_lock(&b->lock);
+    at = mapping_at(b, port);
+    *m = at ? *at : (struct pio_mapping){0};
+    while (i < n && mapping_at(b, port + i) == at)
         i++;
+    pthread_mutex_unlock(&b->lock);
     return i;
 }
 
@@ -212,11 +229,11 @@ uint32_t pio_read(struct pio_bus *b, uint16_t port, unsigned size)
     assert(size == 1 || size == 2 || size == 4);
     for (unsigned i = 0; i < size; i += run) {
         unsigned p = port + i;
-        struct pio_mapping *m = mapping_at(b, p);
+        struct pio_mapping m;
 
-        run = port_run(b, p, size - i);
-        if (m) {
-            device_read(m->dev, m->ops, (struct access_info){true, p}, p - m->base, buf + i, run);
+        run = port_run(b, p, size - i, &m);
+        if (m.dev) {
+            device_read(m.dev, m.ops, (struct access_info){true, p}, p - m.base, buf + i, run);
         } else {
             memset(buf + i, 0xff, run);
             trace(b->ctx->trace, bus_unclaimed, "read port=%#x size=%u", p, run);
@@ -235,11 +252,11 @@ void pio_write(struct pio_bus *b, uint16_t port, unsigned size, uint32_t val)
     memcpy(buf, &val, sizeof(buf));
     for (unsigned i = 0; i < size; i += run) {
         unsigned p = port + i;
-        struct pio_mapping *m = mapping_at(b, p);
+        struct pio_mapping m;
 
-        run = port_run(b, p, size - i);
-        if (m)
-            device_write(m->dev, m->ops, (struct access_info){true, p}, p - m->base, buf + i, run);
+        run = port_run(b, p, size - i, &m);
+        if (m.dev)
+            device_write(m.dev, m.ops, (struct access_info){true, p}, p - m.base, buf + i, run);
         else
             trace(b->ctx->trace, bus_unclaimed, "write port=%#x size=%u value=%#llx", p, run,
                   (unsigned long long)(val >> (8 * i) & ones(run)));

@@ -1,7 +1,8 @@
 /*
  * Dispatch of port and memory-mapped register accesses to devices: checks and splits sizes, takes
- * the device's lock, traces. Look-ups take no lock; mappings change only while vCPUs are stopped or
- * through physmap (whose views are immutable). Unclaimed reads give all ones, writes are dropped.
+ * the device's lock, traces. Mappings may change at any time from any thread, also with a device's
+ * lock held; an access that is on its way meanwhile may still reach the device at the old place.
+ * Unclaimed reads give all ones, writes are dropped.
  */
 #ifndef RING3_DEV_BUS_H
 #define RING3_DEV_BUS_H

@@ -46,6 +46,8 @@ struct cpu_env {
     /* The guest has set its TSC: it is clock_tsc() + offset from now on. May be NULL. */
     void (*tsc_moved)(struct vcpu *v, uint64_t offset);
     bool (*hypercall)(struct vcpu *v, struct cpu_state *s);
+    /* The vCPU takes an INIT: whatever belongs to it outside of the engine, its APIC, does too. May be NULL. */
+    void (*init)(struct vcpu *v);
 };
 
 /* Why run() returned. */
@@ -55,6 +57,7 @@ enum stop {
     STOP_SHUTDOWN, /* triple fault; state is as at the fault */
     STOP_DEBUG,    /* debugger stop (later) */
     STOP_BUDGET,   /* vcpu.budget is used up (tests, lockstep) */
+    STOP_PAUSE,    /* only with several vCPUs: the guest spins, other threads may be more useful; run again */
     STOP_ERROR     /* the engine cannot go on; vcpu.error says why */
 };
 
@@ -90,6 +93,7 @@ struct vm {
     struct trace *trace;
     struct vcpu **vcpu;
     uint32_t nvcpu;
+    bool check;        /* compare the engine with the interpreter as it runs; one vCPU, engine_ops.checks */
     void *owner;       /* the machine */
     void *engine_priv; /* engine's per-VM data */
 };
@@ -98,6 +102,7 @@ struct vm {
 struct engine_ops {
     const char *name;
     const char *summary; /* for `ring3 engines` */
+    bool checks;         /* heeds vm.check */
     /* Can it run on this host? 0, or negative errno with the reason. */
     int (*probe)(struct err *e);
     int (*vm_init)(struct vm *vm, struct err *e);

@@ -17,6 +17,8 @@ struct apic_bus {
     uint32_t n;
     void (*eoi)(void *owner, uint8_t vector);
     void *eoi_owner;
+    void (*retry)(void *owner);
+    void *retry_owner;
 };
 
 int apic_bus_new(struct apic_bus **out, struct err *e)
@@ -38,6 +40,18 @@ void apic_bus_set_eoi(struct apic_bus *b, void (*hook)(void *owner, uint8_t vect
 {
     b->eoi = hook;
     b->eoi_owner = owner;
+}
+
+void apic_bus_set_retry(struct apic_bus *b, void (*hook)(void *owner), void *owner)
+{
+    b->retry = hook;
+    b->retry_owner = owner;
+}
+
+void apic_bus_retry(struct apic_bus *b)
+{
+    if (b->retry)
+        b->retry(b->retry_owner);
 }
 
 void apic_bus_eoi(struct apic_bus *b, uint8_t vector)

@@ -1,7 +1,7 @@
 /*
  * The I/O APIC. Messages are collected under the mutex and sent after it is dropped; a
  * level-triggered entry gets its remote IRR beforehand, so that an EOI that follows at once finds
- * it set, and loses it again if no local APIC took the message.
+ * it set, and loses it again if no local APIC took the message; it is sent again when one might.
  */
 #include "irq/ioapic.h"
 
@@ -142,6 +142,18 @@ void ioapic_eoi(void *ioapic, uint8_t vector)
         *entry &= ~ENTRY_REMOTE_IRR;
         service_level(a, pin, &out);
     }
+    unlock(a, &out);
+}
+
+void ioapic_retry(void *ioapic)
+{
+    struct ioapic *a = ioapic;
+    struct outbox out;
+
+    out.n = 0;
+    pthread_mutex_lock(&a->lock);
+    for (unsigned pin = 0; pin < IOAPIC_PINS; pin++)
+        service_level(a, pin, &out);
     unlock(a, &out);
 }
 

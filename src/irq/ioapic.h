@@ -31,6 +31,7 @@ void ioapic_free(struct ioapic *a);
 void ioapic_reset(struct ioapic *a);
 void ioapic_set(void *ioapic, int pin, bool level); /* struct irq.set */
 void ioapic_eoi(void *ioapic, uint8_t vector);      /* apic_bus EOI hook */
+void ioapic_retry(void *ioapic);                    /* apic_bus retry hook */
 /* Registers at 0xFEC00000: off 0x00 index, 0x10 data, 0x40 EOI; 32-bit accesses. */
 uint32_t ioapic_mmio_read(struct ioapic *a, uint32_t off);
 void ioapic_mmio_write(struct ioapic *a, uint32_t off, uint32_t val);

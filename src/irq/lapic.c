@@ -41,6 +41,8 @@ void lapic_unlock(struct lapic *l, const struct lapic_fx *fx)
                 l->cfg.event(l->cfg.owner, order[i], order[i] == LAPIC_EV_SIPI ? fx->sipi : 0);
     if (fx->eoi)
         apic_bus_eoi(l->bus, fx->eoi_vector);
+    if (fx->retry)
+        apic_bus_retry(l->bus);
     if (fx->send)
         apic_bus_deliver(l->bus, &fx->msg, fx->not_self ? l : NULL);
 }
@@ -92,13 +94,17 @@ void lapic_refresh(struct lapic *l, struct lapic_fx *fx)
 {
     uint8_t was = atomic_load_explicit(&l->ready, memory_order_relaxed);
     uint8_t ppr = processor_priority(l), ready = 0;
+    uint64_t addr = address(l);
 
     if (lapic_enabled(l) && lapic_highest(l->s.irr) >> 4 > ppr >> 4)
         ready |= READY_FIXED;
     if (takes_extint(l))
         ready |= READY_EXTINT;
     atomic_store_explicit(&l->ppr, ppr, memory_order_relaxed);
-    atomic_store_explicit(&l->address, address(l), memory_order_relaxed);
+    if (atomic_load_explicit(&l->address, memory_order_relaxed) != addr) {
+        atomic_store_explicit(&l->address, addr, memory_order_relaxed);
+        fx->retry = true;
+    }
     /* The vCPU sleeps after it has looked at `ready`; the event below comes after this store. */
     atomic_store_explicit(&l->ready, ready, memory_order_seq_cst);
     if ((ready & ~was & READY_FIXED) || ((ready & ~was & READY_EXTINT) && pic_waiting(l)))

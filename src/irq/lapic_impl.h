@@ -114,6 +114,7 @@ struct lapic_fx {
     uint32_t events; /* BIT(enum lapic_event) */
     uint32_t sipi;
     bool eoi, send;
+    bool retry; /* it is addressed in another way than before */
     uint8_t eoi_vector;
     bool not_self;
     struct apic_msg msg;
@@ -154,5 +155,6 @@ enum lapic_timer_mode lapic_timer_mode(const struct lapic *l);
 int apic_bus_join(struct apic_bus *b, struct lapic *l, struct err *e);
 void apic_bus_leave(struct apic_bus *b, struct lapic *l);
 void apic_bus_eoi(struct apic_bus *b, uint8_t vector);
+void apic_bus_retry(struct apic_bus *b);
 
 #endif

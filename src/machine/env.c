@@ -104,6 +104,9 @@ static void env_ferr(struct vcpu *v, bool level) { machine_isa_irq(host(v)->m, 1
 
 static void env_tsc_moved(struct vcpu *v, uint64_t offset) { vcpu_set_tsc_offset(host(v), offset); }
 
+/* SDM vol. 3 §11.4.7.3 */
+static void env_init(struct vcpu *v) { lapic_reset(host(v)->lapic, true); }
+
 const struct cpu_env machine_env = {
     .pio_read = env_pio_read,
     .pio_write = env_pio_write,
@@ -118,4 +121,5 @@ const struct cpu_env machine_env = {
     .irq_ack = env_irq_ack,
     .ferr = env_ferr,
     .tsc_moved = env_tsc_moved,
+    .init = env_init,
 };

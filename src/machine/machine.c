@@ -321,7 +321,7 @@ static int check_cfg(const struct machine_cfg *cfg, struct err *e)
     uint64_t limit = ram_host_limit();
 
     if (cfg->cpus < 1 || cfg->cpus > MACHINE_CPUS_MAX)
-        return err_set(e, EINVAL, "--cpus: this version runs one vCPU");
+        return err_set(e, EINVAL, "--cpus: a machine has 1 to %u", MACHINE_CPUS_MAX);
     if (cfg->memory < MACHINE_MEMORY_MIN)
         return err_set(e, EINVAL, "--memory: at least %llu MiB are needed",
                        MACHINE_MEMORY_MIN / MIB);
@@ -381,6 +381,7 @@ static int make_vcpus(struct machine *m, const struct machine_cfg *cfg, struct e
                         .trace = cfg->trace,
                         .vcpu = m->vcpus,
                         .nvcpu = cfg->cpus,
+                        .check = cfg->check,
                         .owner = m};
     for (uint32_t i = 0; i < cfg->cpus; i++)
         m->vcpus[i] = &m->cpu[i].v;

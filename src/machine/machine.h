@@ -36,12 +36,13 @@
 struct chardev;
 struct pci_bus;
 
-#define MACHINE_CPUS_MAX 1u
+#define MACHINE_CPUS_MAX 255u
 #define MACHINE_MEMORY_MIN (2 * MIB)
 
 struct machine_cfg {
     const char *name;
     const struct engine_ops *engine;
+    bool check;           /* lockstep with the interpreter; the engine must offer it, and cpus be 1 */
     uint32_t cpus;        /* 1..MACHINE_CPUS_MAX */
     uint64_t memory;      /* bytes, a multiple of 4 KiB */
     struct boot_cfg boot; /* strings are copied */

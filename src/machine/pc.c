@@ -71,6 +71,7 @@ int pc_make_irq(struct machine *m, struct err *e)
     if (rc)
         return rc;
     apic_bus_set_eoi(m->apics, ioapic_eoi, m->ioapic);
+    apic_bus_set_retry(m->apics, ioapic_retry, m->ioapic);
     return 0;
 }
 

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,21 +13,48 @@
 #include "machine/env.h"
 #include "machine/machine.h"
 
+/* A vCPU that spins on, with no more than RELAX_GAP instructions from one STOP_PAUSE to the next, yields RELAX_YIELDS
+ * times and then sleeps for RELAX_NS at a time. */
+#define RELAX_GAP 16384u
+#define RELAX_YIELDS 4u
+#define RELAX_NS 50000
+
 void vcpu_wake(struct vcpu_host *h, uint32_t events)
 {
     vcpu_post(&h->v, events);
-    /* Pairs with vcpu_sleep: either it sees the event before it waits, or we see that it waits. */
+    /* Pairs with wait_events: either it sees the event before it waits, or we see that it waits. */
     if (atomic_load(&h->asleep))
         syscall(SYS_futex, &h->v.events, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+/* Until an event is posted, or the time is over (NULL: none), or for no reason at all. */
+static void wait_events(struct vcpu_host *h, const struct timespec *most)
+{
+    atomic_store(&h->asleep, true);
+    if (atomic_load(&h->v.events) == 0)
+        syscall(SYS_futex, &h->v.events, FUTEX_WAIT_PRIVATE, 0, most, NULL, 0);
+    atomic_store(&h->asleep, false);
 }
 
 /* After HLT: until any event is posted. The engine decides whether it ends the halt. */
 static void vcpu_sleep(struct vcpu_host *h)
 {
-    atomic_store(&h->asleep, true);
     while (atomic_load(&h->v.events) == 0)
-        syscall(SYS_futex, &h->v.events, FUTEX_WAIT_PRIVATE, 0, NULL, NULL, 0);
-    atomic_store(&h->asleep, false);
+        wait_events(h, NULL);
+}
+
+/* The guest spins. Whom it waits for may be a vCPU that has no core: this one gives its own away, and if that does not
+ * help, keeps off it for a moment. */
+static void vcpu_relax(struct vcpu_host *h)
+{
+    static const struct timespec moment = {.tv_nsec = RELAX_NS};
+
+    h->spins = h->v.insns - h->spun_at < RELAX_GAP ? h->spins + 1 : 0;
+    h->spun_at = h->v.insns;
+    if (h->spins < RELAX_YIELDS)
+        sched_yield();
+    else
+        wait_events(h, &moment);
 }
 
 /* What the local APIC tells its processor. */
@@ -41,8 +69,8 @@ static void on_apic(void *owner, enum lapic_event ev, uint32_t arg)
     case LAPIC_EV_NMI:
         vcpu_wake(h, VCPU_EV_NMI);
         break;
-    case LAPIC_EV_INIT: /* resets the APIC along with its processor (SDM vol. 3 §11.4.7.3) */
-        lapic_reset(h->lapic, true);
+    case LAPIC_EV_INIT: /* not after a SIPI from before it */
+        atomic_fetch_and(&h->v.events, ~(uint32_t)VCPU_EV_SIPI);
         vcpu_wake(h, VCPU_EV_INIT);
         break;
     case LAPIC_EV_SIPI:
@@ -150,6 +178,9 @@ static void *vcpu_main(void *arg)
             break;
         case STOP_ERROR:
             machine_failed(h->m, &h->v.error);
+            break;
+        case STOP_PAUSE:
+            vcpu_relax(h);
             break;
         case STOP_KICK:
         case STOP_DEBUG:

@@ -25,7 +25,10 @@ struct vcpu_host {
     uint64_t tsc_offset; /* guest TSC minus clock_tsc(); the vCPU's thread, or while it is parked */
     pthread_t thread;
     bool started;
-    _Atomic bool asleep; /* waits for events after HLT, or is about to */
+    _Atomic bool asleep; /* waits for events, or is about to */
+    /* The vCPU's thread only: how often it found the guest spinning in a row, and v.insns then. */
+    unsigned spins;
+    uint64_t spun_at;
 };
 
 /* Makes vCPU `index` with its APIC and the machine's engine; no thread yet. */

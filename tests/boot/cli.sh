@@ -65,7 +65,7 @@ status 0 --help
 says "run"
 says "engines"
 status 0 run --help
-for option in name engine cpus memory kernel initrd append serial no-reboot timeout trace \
+for option in name engine check cpus memory kernel initrd append serial no-reboot timeout trace \
     log-level help; do
     says "  --$option"
 done
@@ -99,8 +99,12 @@ error 2 "unexpected argument 'kernel'" run kernel
 error 2 "--kernel: needs a value" run --kernel
 error 2 "--no-reboot: takes no value" run --no-reboot=yes
 error 2 "--engine: unknown engine 'warp'" run --engine warp
+error 2 "--check: takes no value" run --check=yes
+error 2 "--check: engine interp does not offer it" run --check --engine interp --kernel /dev/null
 error 2 "--cpus: 'two' is not a number" run --cpus two
-error 2 "--cpus: this version runs one vCPU" run --cpus 2
+error 2 "--cpus: a machine has at most 255" run --cpus 1000
+error 2 "--cpus: a machine has at most 255" run --cpus 256
+error 2 "--cpus: '-1' is not a number" run --cpus -1
 error 2 "--cpus: a machine has at least one" run --cpus 0
 error 2 "--memory: 'lots' is not a size" run --memory lots
 error 2 "--memory: '1T' is not a size" run --memory 1T

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Boots Debian's kernel under ring3 and uses its serial console as people and programs do.
 
-usage: debian.py RING3 CASE [VMLINUX-TOOL]
+usage: debian.py RING3 CASE [VMLINUX-TOOL | PROGRAM]
 
 CASE is one of the functions below whose names begin with case_. Timeouts only keep a test that hangs from
 hanging for ever; nothing here asserts how long anything takes.
@@ -11,8 +11,10 @@ import hashlib
 import os
 import pty
 import random
+import re
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,13 +44,16 @@ def command(ring3, *args, append='quiet', initrd=INITRD):
             '--append', f'console=ttyS0 {append}', *args]
 
 
-def archive(text, folder):
-    """The guest's RAM file system with commands for it to run (scripts/guest.d/session)."""
+def archive(text, folder, programs):
+    """The guest's RAM file system with commands for it to run (scripts/guest.d/session), and programs in /demo."""
     os.mkdir(os.path.join(folder, 'demo'))
+    for program in programs:
+        shutil.copy(program, os.path.join(folder, 'demo'))
     with open(os.path.join(folder, 'demo', 'cmd'), 'w', encoding='utf-8') as f:
         f.write(text + '\n')
+    names = ['demo', 'demo/cmd'] + ['demo/' + os.path.basename(p) for p in programs]
     more = subprocess.run(['cpio', '--quiet', '-o', '-H', 'newc', '-R', '0:0'], cwd=folder,
-                          input=b'demo\ndemo/cmd\n', stdout=subprocess.PIPE, check=True).stdout
+                          input='\n'.join(names).encode(), stdout=subprocess.PIPE, check=True).stdout
     path = os.path.join(folder, 'initrd')
     with open(INITRD, 'rb') as base, open(path, 'wb') as f:
         f.write(base.read() + more)
@@ -147,10 +152,10 @@ def ended(console, status):
     check(got == status, f'status {got}, not {status}', console.seen)
 
 
-def batch(ring3, text, *args, append='quiet loglevel=1 panic=-1 reboot=t', **kw):
+def batch(ring3, text, *args, append='quiet loglevel=1 panic=-1 reboot=t', programs=(), **kw):
     """Runs commands in a guest without a terminal: status, output, errors."""
     with tempfile.TemporaryDirectory(prefix='ring3-boot-') as folder:
-        p = subprocess.run(command(ring3, *args, append=append, initrd=archive(text, folder)),
+        p = subprocess.run(command(ring3, *args, append=append, initrd=archive(text, folder, programs)),
                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                            stderr=subprocess.PIPE, timeout=PATIENCE, **kw)
     return p.returncode, p.stdout, p.stderr
@@ -264,6 +269,82 @@ def case_power_button(ring3):
     with_console(command(ring3), talk)
 
 
+PINNED = """
+work='i=0; while [ $i -lt 3000 ]; do i=$((i + 1)); done; read -r s </proc/self/stat; echo $s'
+n=$(nproc)
+for c in $(seq 0 $((n - 1))); do taskset -c $c sh -c "$work" >/tmp/$c & done
+wait
+for c in $(seq 0 $((n - 1))); do echo "pinned $c $(cut -d' ' -f39 /tmp/$c)"; done
+"""
+
+OFFLINE = """
+cd /sys/devices/system/cpu
+for round in 1 2 3; do
+    for c in $(seq 1 $(($(nproc) - 1))); do
+        echo 0 >cpu$c/online || exit 1
+        echo "off $(cat online)"
+        echo 1 >cpu$c/online || exit 1
+        taskset -c $c true || exit 1
+    done
+done
+echo "on $(cat online)"
+"""
+
+PING = """
+mkfifo /tmp/there /tmp/back
+taskset -c 0 sh -c 'while read -r n; do echo $n; done </tmp/there >/tmp/back' &
+taskset -c 1 sh -c 'exec 3>/tmp/there 4</tmp/back; i=0
+    while [ $i -lt 500 ]; do echo $i >&3; read -r n <&4; [ $n = $i ] || exit 1; i=$((i + 1)); done; echo ping $i'
+wait
+"""
+
+
+def counters(out, name):
+    """The numbers of a line of /proc/interrupts, one for each CPU."""
+    for line in out.splitlines():
+        words = line.split()
+        if words and words[0] == name + b':':
+            return [int(w) for w in words[1:] if w.isdigit()]
+    return []
+
+
+def case_smp(ring3):
+    """Several vCPUs: found, used, interrupting each other, taken off and put back; then a reboot."""
+    for n in [2, 4]:
+        text = ('nproc; grep -c ^processor /proc/cpuinfo; grep "^siblings" /proc/cpuinfo; dmesg | grep "Call Trace"\n'
+                f'{PINNED}\n{PING}\n/demo/shootdown 100\n{OFFLINE}\ncat /proc/interrupts')
+        status, out, err = batch(ring3, text, '--cpus', str(n), programs=sys.argv[3:])
+        check(status == 0 and err == b'', f'--cpus {n}: status {status}, {err!r}', out)
+        lines = out.replace(b'\t', b' ').splitlines()
+        check(lines[:2] == [b'%d' % n] * 2, f'--cpus {n}: {lines[:2]} CPUs', out)
+        check(lines[2:n + 2] == [b'siblings : %d' % n] * n, f'--cpus {n}: wrong topology', out)
+        for c in range(n):
+            check(b'pinned %d %d' % (c, c) in lines, f'--cpus {n}: nothing ran on CPU {c}', out)
+        check(b'ping 500' in lines, f'--cpus {n}: no ping', out)
+        check(b'shootdown ok' in lines, f'--cpus {n}: wrong memory', out)
+        check(b'on 0-%d' % (n - 1) in lines, f'--cpus {n}: a CPU did not come back', out)
+        check(sum(line.startswith(b'off 0') for line in lines) == 3 * (n - 1),
+              f'--cpus {n}: a CPU did not go off', out)
+        for name in ['LOC', 'RES', 'CAL', 'TLB']:
+            got = counters(out, name.encode())
+            check(len(got) == n and all(got), f'--cpus {n}: {name} {got}', out)
+        check(b'Call Trace' not in out, f'--cpus {n}: the kernel complains', out)
+
+
+def case_smp_many(ring3):
+    """Many more vCPUs than the host has CPUs; one of them reboots, and then all spin when the user leaves."""
+    def talk(c):
+        c.expect(PROMPT)
+        check(c.run('nproc') == b'24\n', 'not all CPUs', c.seen)
+        c.send(b'taskset -c 23 reboot -f\n')
+        c.expect(PROMPT, len(c.seen))
+        check(c.run('nproc') == b'24\n', 'not all CPUs after the reboot', c.seen)
+        c.run('for c in $(seq 0 23); do taskset -c $c sh -c "while :; do :; done" & done')
+        c.send(b'\x01x')
+        ended(c, 0)
+    with_console(command(ring3, '--cpus', '24'), talk)
+
+
 def case_no_reboot(ring3):
     """Under --no-reboot a reboot ends with status 0, and only then."""
     status, out, err = batch(ring3, 'echo once; reboot -f', '--no-reboot', append='quiet loglevel=1')
@@ -309,6 +390,14 @@ def case_timeout(ring3):
     """Status 4: the guest does not end."""
     status, out, err = batch(ring3, 'sleep 100000', '--timeout', '8')
     check(status == 4 and one_line(err), f'status {status}, {err!r}', out)
+
+
+def case_check(ring3):
+    """A whole boot of the translator in lockstep with the interpreter: they agree on everything."""
+    status, out, err = batch(ring3, 'uname -s', '--engine', 'bt', '--check', '--log-level', 'info')
+    check(status == 0 and out.endswith(b'Linux\n'), f'status {status}, {err!r}', out)
+    alike = re.search(rb'^ring3: check: (\d+) blocks, (\d+) instructions alike', err, re.M)
+    check(alike and int(alike[1]) > 1000000, f'too little was compared: {err!r}', out)
 
 
 def case_pvh(ring3):

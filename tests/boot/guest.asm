@@ -59,6 +59,7 @@ table:
     entry 'w', wall_clock
     entry 'T', moved_tsc
     entry 'B', apic_base
+    entry 'S', processors
     db 0
 
 wrong:
@@ -325,6 +326,151 @@ wall_clock:
     mov al, 10
     jmp exit_al
 
+; ---- several processors ----
+
+ICR         equ LAPIC + 0x300
+ICR_HIGH    equ LAPIC + 0x310
+OTHERS      equ 0xc0000         ; shorthand: all but self
+INIT_IPI    equ 0x4500
+SIPI        equ 0x4600
+FIXED       equ 0x4000
+NMI_IPI     equ 0x4400
+TRAMPOLINE  equ 0x8000
+AP_STACKS   equ 0x80000
+
+%macro await 1                  ; until all application processors have counted there
+%%again:
+    pause
+    mov eax, [%1]
+    cmp eax, [aps]
+    jne %%again
+%endmacro
+
+; Starts all others and interrupts them in every way, twice. The second letter of the command line is then done by the
+; last of them; without one the status is 11.
+processors:
+    mov al, [esi + 1]
+    mov [letter], al
+    mov eax, 0xb                ; how many: CPUID knows
+    mov ecx, 1
+    cpuid
+    dec ebx
+    jz wrong
+    mov [aps], ebx
+    mov esi, trampoline
+    mov edi, TRAMPOLINE
+    mov ecx, trampoline_end - trampoline
+    rep movsb
+    set_idt ap_handler
+    mov eax, nmi_handler
+    mov [idt + 2 * 8], ax
+    mov word [idt + 2 * 8 + 2], 0x08
+    mov word [idt + 2 * 8 + 4], 0x8e00
+    shr eax, 16
+    mov [idt + 2 * 8 + 6], ax
+    mov edi, 2
+.round:
+    xor eax, eax
+    mov [alive], eax
+    mov [interrupts], eax
+    mov [nmis], eax
+    mov dword [ICR], OTHERS | INIT_IPI
+    mov dword [ICR], OTHERS | NMI_IPI   ; nobody takes this one
+    mov dword [ICR], OTHERS | SIPI | TRAMPOLINE >> 12
+    mov dword [ICR], OTHERS | SIPI | TRAMPOLINE >> 12
+    await alive
+    mov dword [ICR], OTHERS | FIXED | VECTOR
+    await interrupts
+    mov dword [interrupts], 0
+    mov ebx, [aps]
+.each:
+    mov ecx, ebx
+    shl ecx, 24
+    mov [ICR_HIGH], ecx
+    mov dword [ICR], FIXED | VECTOR
+    dec ebx
+    jnz .each
+    await interrupts
+    cmp dword [nmis], 0
+    jne wrong
+    mov dword [ICR], OTHERS | NMI_IPI
+    await nmis
+    dec edi
+    jnz .round
+    mov al, [letter]
+    test al, al
+    jz .done
+    mov [command], al
+    cmp al, 'l'                 ; everybody
+    jne .last
+    mov dword [ICR], OTHERS | FIXED | VECTOR
+    jmp $
+.last:
+    mov ecx, [aps]
+    shl ecx, 24
+    mov [ICR_HIGH], ecx
+    mov dword [ICR], FIXED | VECTOR
+.wait:
+    hlt
+    jmp .wait
+.done:
+    mov al, 11
+    jmp exit_al
+
+ap_main:
+    mov ax, 0x10
+    mov ds, ax
+    mov es, ax
+    mov ss, ax
+    lidt [idtr]
+    mov dword [LAPIC + 0xf0], 0x1ff
+    mov ecx, [LAPIC + 0x20]     ; its ID chooses its stack
+    shr ecx, 24
+    shl ecx, 8
+    mov esp, AP_STACKS
+    sub esp, ecx
+    lock inc dword [alive]
+    sti
+.halt:
+    hlt
+    jmp .halt
+
+ap_handler:
+    cmp byte [command], 0
+    jne .command
+    mov dword [LAPIC + 0xb0], 0
+    lock inc dword [interrupts]
+    iret
+.command:
+    mov al, [command]
+    cmp al, 't'
+    je triple
+    cmp al, 'p'
+    je poweroff
+    cmp al, 'b'
+    je reboot_twice
+    jmp $
+
+nmi_handler:
+    lock inc dword [nmis]
+    iret
+
+bits 16
+trampoline:
+    cli
+    mov ax, TRAMPOLINE >> 4
+    mov ds, ax
+    o32 lgdt [trampoline_gdtr - trampoline]
+    mov eax, cr0
+    or al, 1
+    mov cr0, eax
+    jmp dword 0x08:ap_main
+trampoline_gdtr:
+    dw gdtr - gdt - 1
+    dd gdt
+trampoline_end:
+bits 32
+
 align 8
 gdt:
     dq 0
@@ -341,6 +487,18 @@ idtr:
     dd idt
 ticks:
     dd 0
+aps:
+    dd 0
+alive:
+    dd 0
+interrupts:
+    dd 0
+nmis:
+    dd 0
+letter:
+    db 0
+command:
+    db 0
 loaded:
     db 0x5a
 align 64

@@ -57,13 +57,13 @@ static void on_ended(void *arg)
         loop_stop(g->w->loop);
 }
 
-static void guest_new(struct guest *g, struct world *w, const char *what, const char *serial,
-                      bool no_reboot)
+static void guest_new_smp(struct guest *g, struct world *w, const char *what, const char *serial,
+                          bool no_reboot, unsigned cpus)
 {
     const struct machine_cfg cfg = {
         .name = what,
         .engine = engine_list[0],
-        .cpus = 1,
+        .cpus = cpus,
         .memory = 8 * MIB,
         .boot = {.kernel = files.kernel, .initrd = files.initrd, .cmdline = what},
         .serial = serial,
@@ -82,7 +82,14 @@ static void guest_new(struct guest *g, struct world *w, const char *what, const 
     w->alive++;
 }
 
-static struct machine_result run(const char *what, const char *serial, bool no_reboot)
+static void guest_new(struct guest *g, struct world *w, const char *what, const char *serial,
+                      bool no_reboot)
+{
+    guest_new_smp(g, w, what, serial, no_reboot, 1);
+}
+
+static struct machine_result run_smp(const char *what, const char *serial, bool no_reboot,
+                                     unsigned cpus)
 {
     struct machine_result res;
     struct world w;
@@ -90,12 +97,17 @@ static struct machine_result run(const char *what, const char *serial, bool no_r
     struct err e;
 
     world_init(&w);
-    guest_new(&g, &w, what, serial, no_reboot);
+    guest_new_smp(&g, &w, what, serial, no_reboot, cpus);
     assert_int_equal(loop_run(w.loop, &e), 0);
     res = *machine_result(g.m);
     machine_free(g.m);
     loop_free(w.loop);
     return res;
+}
+
+static struct machine_result run(const char *what, const char *serial, bool no_reboot)
+{
+    return run_smp(what, serial, no_reboot, 1);
 }
 
 static void expect(const char *what, enum machine_end end, int status)
@@ -120,6 +132,33 @@ static void triple_fault_says_where(void **state)
 
     assert_int_equal(r.end, MACHINE_DIED);
     assert_non_null(strstr(r.error.msg, "triple fault of vCPU 0 at 0008:0x1000"));
+}
+
+/* INIT, SIPI, interrupts and NMIs from one to all and one by one, twice. */
+static void processors_start_and_hear(void **state)
+{
+    static const unsigned cpus[] = {2, 3, 8, 64};
+
+    for (size_t i = 0; i < ARRAY_LEN(cpus); i++) {
+        struct machine_result r = run_smp("S", "none", true, cpus[i]);
+
+        if (r.end != MACHINE_EXITED || r.status != 11)
+            fail_msg("%u vCPUs: end %d, status %d: %s", cpus[i], r.end, r.status, r.error.msg);
+    }
+}
+
+/* Any vCPU can end or restart the machine while the others sleep. */
+static void any_processor_ends_the_machine(void **state)
+{
+    struct machine_result r = run_smp("Sp", "none", true, 4);
+
+    assert_int_equal(r.end, MACHINE_POWERED_OFF);
+    r = run_smp("St", "none", true, 4);
+    assert_int_equal(r.end, MACHINE_DIED);
+    assert_non_null(strstr(r.error.msg, "triple fault of vCPU 3 at 0008:"));
+    /* After a reset the others wait for a SIPI again. */
+    r = run_smp("Sb", "none", false, 4);
+    assert_int_equal(r.end, MACHINE_POWERED_OFF);
 }
 
 /* The local APIC knows how wide physical addresses are. */
@@ -190,6 +229,36 @@ static void stops_when_asked(void **state)
         machine_free(g.m);
         loop_free(w.loop);
     }
+}
+
+/* While all of its vCPUs compute. */
+static void stops_all_processors(void **state)
+{
+    unsigned running = 0;
+    struct cpu_state s;
+    struct world w;
+    struct guest g;
+    struct err e;
+
+    world_init(&w);
+    guest_new_smp(&g, &w, "Sl", "none", false, 8);
+    while (running < g.m->ncpu) {
+        usleep(1000);
+        machine_quiesce(g.m);
+        for (running = 0; running < g.m->ncpu; running++) {
+            const struct vcpu *v = g.m->vcpus[running];
+
+            assert_int_equal(v->engine->get_state(g.m->vcpus[running], &s), 0);
+            if (s.activity != CPU_RUNNING || (running && (s.rflags & FL_IF)))
+                break;
+        }
+        machine_resume(g.m);
+    }
+    machine_stop(g.m);
+    assert_int_equal(loop_run(w.loop, &e), 0);
+    assert_int_equal(machine_result(g.m)->end, MACHINE_STOPPED);
+    machine_free(g.m);
+    loop_free(w.loop);
 }
 
 static void *stop_thread(void *m)
@@ -435,6 +504,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(serial_output_is_complete),
         cmocka_unit_test(stops_when_asked),
         cmocka_unit_test(stops_at_any_moment),
+        cmocka_unit_test(processors_start_and_hear),
+        cmocka_unit_test(any_processor_ends_the_machine),
+        cmocka_unit_test(stops_all_processors),
         cmocka_unit_test(quiesce_stops_the_world),
         cmocka_unit_test(reset_waits_for_resume),
         cmocka_unit_test(old_views_do_not_pile_up),

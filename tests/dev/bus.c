@@ -336,6 +336,36 @@ static void test_pio_map_errors(void **state)
     pio_write(f->pio, 0x1234, 2, 1);
 }
 
+#define MOVES 20000
+
+static void *move_ports(void *arg)
+{
+    struct fixture *f = arg;
+
+    for (int i = 0; i < MOVES; i++) {
+        if (pio_map(f->pio, 0x500, 8, &f->a->dev, &no_ops, NULL))
+            return arg;
+        pio_unmap(f->pio, 0x500, 8);
+    }
+    return NULL;
+}
+
+/* One vCPU moves a device that another uses (for the sanitizers: nothing is used after it was freed). */
+static void test_pio_moves_under_access(void **state)
+{
+    struct fixture *f = *state;
+    pthread_t t;
+    void *failed;
+
+    assert_int_equal(pthread_create(&t, NULL, move_ports, f), 0);
+    for (int i = 0; i < MOVES; i++) {
+        pio_write(f->pio, 0x504, 4, 1);
+        assert_int_equal(pio_read(f->pio, 0x506, 4), 0xffffffff);
+    }
+    pthread_join(t, &failed);
+    assert_null(failed);
+}
+
 /* ---- MMIO ---- */
 
 static void test_mmio(void **state)
@@ -661,6 +691,7 @@ int main(void)
         T(test_pio_sizes),
         T(test_pio_borders),
         T(test_pio_map_errors),
+        T(test_pio_moves_under_access),
         T(test_mmio),
         T(test_mmio_sizes),
         T(test_mmio_narrow_unaligned),

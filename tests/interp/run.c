@@ -272,6 +272,15 @@ static void test_wait_for_sipi(void **state)
     world_get(w, 0, &s);
     assert_int_equal(s.activity, CPU_WAIT_SIPI);
     assert_int_equal(s.rip, GUEST_CODE);
+    /* The NMI is lost, and does not come when the processor starts. */
+    atomic_store(&w->vcpu[0].sipi, 0x12);
+    vcpu_post(&w->vcpu[0], VCPU_EV_SIPI | VCPU_EV_KICK);
+    assert_int_equal(world_run(w, 0, 0), STOP_KICK);
+    world_get(w, 0, &s);
+    assert_int_equal(s.activity, CPU_RUNNING);
+    assert_int_equal(s.seg[CS].sel, 0x1200);
+    assert_int_equal(s.rip, 0);
+    assert_int_equal(s.nmi_pending, 0);
 }
 
 static void test_init(void **state)

@@ -27,7 +27,9 @@ static void *thread_main(void *arg)
 {
     struct thread *t = arg;
 
-    t->stop = world_run(t->w, t->cpu, 0);
+    do
+        t->stop = world_run(t->w, t->cpu, 0);
+    while (t->stop == STOP_PAUSE);
     return NULL;
 }
 

@@ -1,5 +1,6 @@
 #include "world.h"
 
+#include <sched.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -284,5 +285,10 @@ int world_set(struct world *w, unsigned cpu, const struct cpu_state *s)
 enum stop world_run(struct world *w, unsigned cpu, uint64_t budget)
 {
     w->vcpu[cpu].budget = budget;
-    return w->engine->run(&w->vcpu[cpu]);
+    enum stop st;
+
+    /* Guests that spin are told so; what they wait for comes from other threads. */
+    while ((st = w->engine->run(&w->vcpu[cpu])) == STOP_PAUSE)
+        sched_yield();
+    return st;
 }

@@ -15,6 +15,7 @@ static int setup(void **state)
     fake_enable(x->f);
     assert_int_equal(ioapic_new(&x->a, x->f->bus, 4, &x->f->trace, NULL), 0);
     apic_bus_set_eoi(x->f->bus, ioapic_eoi, x->a);
+    apic_bus_set_retry(x->f->bus, ioapic_retry, x->a);
     *state = x;
     return 0;
 }
@@ -193,6 +194,38 @@ static void test_eoi_register(void **state)
     assert_true(remote_irr(x, 12));
 }
 
+/* A level that nobody took is sent again as soon as somebody may; an edge is not. */
+static void test_level_is_sent_again(void **state)
+{
+    struct fixture *x = *state;
+
+    lapic_mmio_write(x->f->apic[1], 0xf0, 0xff);
+    route(x, 17, 0x8057, 1);
+    route(x, 4, 0x58, 1);
+    ioapic_set(x->a, 17, true);
+    ioapic_set(x->a, 4, true);
+    assert_false(remote_irr(x, 17));
+    lapic_mmio_write(x->f->apic[1], 0xf0, 0x1ff);
+    assert_true(remote_irr(x, 17));
+    ioapic_set(x->a, 17, false);
+    assert_int_equal(take(x, 1), 0x57);
+    assert_int_equal(take(x, 1), -1);
+    /* The same by a logical address. */
+    route(x, 17, 0x8857, 0x40);
+    ioapic_set(x->a, 17, true);
+    assert_false(remote_irr(x, 17));
+    lapic_mmio_write(x->f->apic[0], 0xd0, 0x40000000);
+    assert_true(remote_irr(x, 17));
+    ioapic_set(x->a, 17, false);
+    assert_int_equal(take(x, 0), 0x57);
+    /* What is no longer asserted is not. */
+    route(x, 17, 0x8857, 0x20);
+    ioapic_set(x->a, 17, true);
+    ioapic_set(x->a, 17, false);
+    lapic_mmio_write(x->f->apic[0], 0xd0, 0x20000000);
+    assert_int_equal(take(x, 0), -1);
+}
+
 static void test_nobody_accepts(void **state)
 {
     struct fixture *x = *state;
@@ -367,6 +400,7 @@ int main(void)
         T(test_level_masked),
         T(test_stuck_remote_irr),
         T(test_eoi_register),
+        T(test_level_is_sent_again),
         T(test_nobody_accepts),
         T(test_shared_vector),
         T(test_delivery_modes),

@@ -85,7 +85,7 @@ void fl_cook(struct emit *e, const struct recipe *r)
         for (unsigned k = 0; k < 2; k++) {
             if (r->size == 2)
                 emit8(e, 0x66);
-            emit8(e, 0x41 | (r->size == 8) << 3);
+            emit8(e, 0x40 | (r->size == 8) << 3 | BT_T1 >> 3);
             emit8(e, r->size == 1 ? 0xf6 : 0xf7);
             emit8(e, 0xd8 | (BT_T1 & 7));
         }

@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "engine/bt/bt.h"
+#include "engine/bt/check.h"
 #include "engine/bt/gs.h"
 #include "engine/bt/hooks.h"
 #include "engine/bt/jump.h"
@@ -64,17 +66,41 @@ static struct tblock *find(struct cpu *c, struct block **b)
 
 /* ---- coming back ---- */
 
-/* A branch to no canonical address raises #GP itself: what it did is undone. */
-static void check_target(struct cpu *c, const struct bt_site *s)
+/* A branch to no canonical address raises #GP itself: what it did is undone. True if that was so. */
+static bool undo_target(struct cpu *c, const struct bt_site *s)
 {
     if (likely(is_canonical(c->s.rip)) || s->kind == BT_SITE_PLAIN)
-        return;
+        return false;
     if (s->kind == BT_SITE_RET)
         c->s.gpr[RSP] -= s->span;
     else if (s->kind == BT_SITE_CALL)
         c->s.gpr[RSP] += 8;
     c->s.rip = c->bt.vpage + s->off;
-    cpu_raise(c, X_GP, 0);
+    return true;
+}
+
+/* Completes the state with the RIP where translated code came out. True: the branch there faults. */
+static bool locate(struct cpu *c, enum bt_exit why)
+{
+    const struct bt *bt = bt_of(c);
+
+    switch (why) {
+    case BT_EXIT_LINK:
+        c->s.rip = c->bt.vpage + bt->link[c->bt.site].off;
+        return false;
+    case BT_EXIT_LOOKUP:
+        return c->bt.site != ~0u && undo_target(c, &bt->site[c->bt.site]);
+    default:
+        c->s.rip = c->bt.vpage + bt->site[c->bt.site].off;
+        return false;
+    }
+}
+
+/* Before t runs from c->s.rip on, when checking: control comes back at its end. */
+static void begin_check(struct cpu *c, const struct tblock *t)
+{
+    atomic_store(&c->bt.jump, c->bt.none);
+    check_begin(c->bt.check, c, t->b, (unsigned)((c->s.rip - t->b->gpa) & PAGE_MASK));
 }
 
 /* Accesses that share a translation but lie in two pages too often: the block is made anew. */
@@ -98,7 +124,6 @@ static bool interpret(struct cpu *c, uint32_t n)
     struct tblock *t = s->t;
     uint64_t next;
 
-    c->s.rip = c->bt.vpage + s->off;
     if (unlikely(t->crossed > CROSSED_MAX) && !t->b->nogroup)
         ungroup(c, t);
     if (!s->single) {
@@ -129,15 +154,17 @@ static void bt_run_some(struct cpu *c)
     struct bt *bt = bt_of(c);
     bt_enter_fn enter = (bt_enter_fn)(uintptr_t)bt_host(bt, bt->stub.enter);
     const uint8_t *code = NULL;
+    struct tblock *t = NULL;
     uint32_t link = 0;
 
     for (;;) {
-        uint64_t why;
+        enum bt_exit why;
+        bool faults;
 
         if (!code) {
             struct block *b;
-            struct tblock *t = find(c, &b);
 
+            t = find(c, &b);
             if (!t) {
                 interp_run_from(c, b->op + (b->live && c->bits == CPU_64));
                 return;
@@ -151,26 +178,34 @@ static void bt_run_some(struct cpu *c)
         /* A kick that came before the table was set is here; a later one takes the table away. */
         if (unlikely(atomic_load(&c->bt.poll)))
             return;
-        why = enter(c, code);
+        if (unlikely(c->bt.check))
+            begin_check(c, t);
+        why = (enum bt_exit)enter(c, code);
         bt_vec_leave(c);
+        faults = locate(c, why);
+        if (unlikely(c->bt.check) && !check_end(c->bt.check, c)) {
+            c->failed = true;
+            return;
+        }
+        if (unlikely(faults))
+            cpu_raise(c, X_GP, 0);
         code = NULL;
-        switch ((enum bt_exit)why) {
+        switch (why) {
         case BT_EXIT_LINK:
-            link = c->bt.site;
-            c->s.rip = c->bt.vpage + bt->link[link].off;
+            /* A block that is checked comes back every time. */
+            if (!c->bt.check)
+                link = c->bt.site;
             break;
         case BT_EXIT_LOOKUP:
-            if (c->bt.site != ~0u)
-                check_target(c, &bt->site[c->bt.site]);
             if (atomic_load(&c->bt.jump) == c->bt.none)
                 return;
             break;
         case BT_EXIT_EVENT:
-            c->s.rip = c->bt.vpage + bt->site[c->bt.site].off;
             return;
         case BT_EXIT_INTERP:
             if (!interpret(c, c->bt.site))
                 return;
+            t = bt->site[c->bt.site].t;
             code = bt_host(bt, bt->site[c->bt.site].retry);
             break;
         }
@@ -210,7 +245,7 @@ static int bt_vm_init(struct vm *vm, struct err *e)
         return rc;
     }
     sh->run = bt_run_some;
-    sh->threshold = THRESHOLD;
+    sh->threshold = vm->check ? 1 : THRESHOLD; /* code that runs once is to be compared too */
     cache_attach(sh->code, &(struct cache_client){
                                .arg = sh->bt, .killed = killed, .emptied = emptied, .full = full});
     return 0;
@@ -225,10 +260,23 @@ static void bt_vm_fini(struct vm *vm)
     interp_vm_fini(vm);
 }
 
+static void end_checks(struct cpu *c)
+{
+    const struct check_stats *st = check_stats(c->bt.check);
+
+    log_msg(c->vm->trace->log, LOG_INFO,
+            "check: %llu blocks, %llu instructions alike; %llu blocks unsure, %llu raced",
+            (unsigned long long)st->blocks, (unsigned long long)st->insns,
+            (unsigned long long)st->unsure, (unsigned long long)st->raced);
+    check_free(c->bt.check);
+}
+
 static void bt_vcpu_fini(struct vcpu *v)
 {
     struct cpu *c = v->priv;
 
+    if (c && c->bt.check)
+        end_checks(c);
     if (c)
         bt_jumps_fini(c);
     interp_vcpu_fini(v);
@@ -252,6 +300,13 @@ static int bt_vcpu_init(struct vcpu *v, struct err *e)
     c->bt.page_mask = ~PAGE_MASK;
     c->bt.tlb_mask = (uint64_t)(TLB_ENTRIES - 1) << PAGE_SHIFT;
     memset(c->bt.missing, 1, sizeof(c->bt.missing));
+    if (v->vm->check) {
+        rc = check_new(&c->bt.check, e);
+        if (rc) {
+            bt_vcpu_fini(v);
+            return rc;
+        }
+    }
     vec_init(c, VEC_AVX512);
     return 0;
 }
@@ -303,6 +358,7 @@ void bt_get_stats(struct vm *vm, struct bt_stats *s)
 
 const struct engine_ops bt_engine = {
     .name = "bt",
+    .checks = true,
     .summary = "binary translator; any x86-64 host with BMI2",
     .probe = bt_probe,
     .vm_init = bt_vm_init,

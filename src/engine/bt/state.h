@@ -9,6 +9,7 @@
 
 #include "engine/interp/tlb.h"
 
+struct check;
 struct cpu;
 struct tblock;
 
@@ -33,6 +34,7 @@ enum bt_level { BT_LEVEL_NONE, BT_LEVEL_SSE, BT_LEVEL_AVX, BT_LEVEL_AVX512 };
 
 struct bt_cpu {
     struct cpu *self;
+    struct check *check; /* in lockstep with the interpreter (check.h), or NULL */
     /* The table for the mode and address space of now; `none`, which is empty, when control must
      * come back at the next such branch. Set by the vCPU's thread, taken away by kicks. */
     struct bt_jumps *_Atomic jump;

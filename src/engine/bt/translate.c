@@ -171,6 +171,7 @@ static unsigned encode(const struct insn *i, const struct recode_mem *mem, struc
 {
     int high = -1;
     unsigned low = 0, n;
+    bool ch = false;
 
     for (unsigned k = 0; k < i->nops; k++) {
         const struct opnd *o = &i->op[k];
@@ -179,11 +180,12 @@ static unsigned encode(const struct insn *i, const struct recode_mem *mem, struc
             if (high >= 0 && high != o->reg)
                 low = 0xffff; /* two of them */
             high = o->reg;
+            ch |= high == RCX;
         } else if (o->kind == OP_REG && o->cls == RC_GPR) {
             low |= 1u << o->reg;
         }
     }
-    if (high != RCX) {
+    if (!ch) {
         n = recode(out, i, &b->map, mem);
         if (n || high < 0)
             return n;

@@ -314,18 +314,19 @@ static void *room_alloc(struct room *r, size_t size)
     return p;
 }
 
-static void make_plain(struct cpu *c, struct room *r, struct op *o, const struct insn *i)
+bool plain_prepare(struct cpu *c, struct plain *p, const struct insn *i)
 {
-    struct plain *p = room_alloc(r, sizeof(*p));
-
     p->fn = plain_fn(c, i);
     p->insn = *i;
     p->insn.id = effective_id(c, i);
-    o->fn = p->fn != raise_ud && simd_prepare(c, i, &p->simd) && c->bits == CPU_64 &&
-                    !(i->row->flags & IF_SYS)
-                ? vector
-                : plain;
-    o->plain = p;
+    return p->fn != raise_ud && simd_prepare(c, i, &p->simd) && c->bits == CPU_64 &&
+           !(i->row->flags & IF_SYS);
+}
+
+static void make_plain(struct cpu *c, struct room *r, struct op *o, const struct insn *i)
+{
+    o->plain = room_alloc(r, sizeof(*o->plain));
+    o->fn = plain_prepare(c, o->plain, i) ? vector : plain;
 }
 
 /* The op behind the last instruction. */
@@ -382,7 +383,7 @@ static struct block *build(struct cpu *c, struct room *r, const struct fetch *f,
     b->nogroup = false;
     b->t = NULL;
     if (tiered)
-        b->op[0] = (struct op){.fn = tier, .exact = true};
+        b->op[0] = (struct op){.fn = tier, .cnt = 1, .exact = true};
     make_end(r, d, mode & MODE_SINGLE, &ops[d->n]);
     /* Backwards, so that each instruction knows which of its flags anybody will see. */
     for (unsigned k = d->n; k-- > 0;) {

@@ -186,6 +186,7 @@ void sys_mov_cr(struct cpu *c, const struct insn *i)
     unsigned size = c->bits == CPU_64 ? 8 : 4;
 
     need_cpl0(c);
+    cpu_fence();
     if (i->op[0].cls == RC_CR)
         cr_write(c, i->op[0].reg, gpr_read(c, i->op[1].reg, size));
     else
@@ -262,6 +263,7 @@ void sys_clts(struct cpu *c, const struct insn *i)
 /* The next instruction may be mapped elsewhere now, so the running block ends. */
 static void invalidated(struct cpu *c)
 {
+    cpu_fence();
     cpu_update_mode(c);
     c->mode_changed = true;
 }

@@ -28,10 +28,10 @@ const struct op *take_slow(struct cpu *c, const struct op *o);
 /* Takes the direct branch o. */
 static inline const struct op *take(struct cpu *c, const struct op *o)
 {
-    const struct block *b = o->link;
+    const struct block *b = __atomic_load_n(&o->link, __ATOMIC_ACQUIRE);
 
     c->ninsn += o->cnt;
-    if (likely(b->live && !atomic_load_explicit(c->events, memory_order_relaxed))) {
+    if (likely(__atomic_load_n(&b->live, __ATOMIC_RELAXED) && !atomic_load_explicit(c->events, memory_order_relaxed))) {
         c->g[G_RIP] += (uint64_t)(int64_t)o->disp;
         GO(b->op);
     }

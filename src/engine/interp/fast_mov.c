@@ -206,7 +206,6 @@ bool fast_pick_mov(struct op *o, const struct insn *i)
         return pick_cond(o, i);
     case INSN_NOP:
     case INSN_ENDBR:
-    case INSN_PAUSE:
         o->fn = nop;
         return true;
     default:

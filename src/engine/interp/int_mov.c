@@ -64,8 +64,21 @@ PLAIN(int_sahf)
 
 PLAIN(int_nop) {}
 
-/* Guest stores are host stores, which the host may pass with later loads as a guest processor may. */
-PLAIN(int_mfence) { atomic_thread_fence(memory_order_seq_cst); }
+/* Loads are never reordered with each other, so LFENCE needs nothing; but the host's own stores wait
+ * in its store buffer as the guest's would. */
+PLAIN(int_fence) { cpu_fence(); }
+
+/* Spinning is PAUSEs in short succession. */
+PLAIN(int_pause)
+{
+    if (c->vm->nvcpu == 1)
+        return;
+    if (c->ninsn - c->pause_at > PAUSE_GAP)
+        c->pauses = 0;
+    c->pause_at = c->ninsn;
+    if (++c->pauses >= PAUSES_MAX)
+        c->mode_changed = true;
+}
 
 /* CLFLUSH, CLFLUSHOPT and CLWB fault as a load of one byte does; guest caches are the host's. */
 PLAIN(int_clflush)

@@ -46,7 +46,8 @@ PLAIN(int_flag); /* CLC STC CMC CLD STD */
 PLAIN(int_lahf);
 PLAIN(int_sahf);
 PLAIN(int_nop);
-PLAIN(int_mfence);
+PLAIN(int_fence); /* SFENCE MFENCE */
+PLAIN(int_pause);
 PLAIN(int_clflush);
 PLAIN(int_bound);
 /* int_flow.c */

@@ -31,6 +31,7 @@ struct op;
 struct block;
 struct code_cache;
 struct simd; /* simd.h */
+struct dry;  /* dry.h */
 
 /* What the vCPUs of one VM share: vm->engine_priv. */
 struct interp_vm {
@@ -81,6 +82,7 @@ struct cpu {
     bool in_delivery;    /* an event is being delivered: for #DF */
     uint8_t deliver_class; /* its class: 0 benign, 1 contributory, 2 page fault, 3 double fault */
     bool shutdown;
+    bool failed;         /* run() ends with STOP_ERROR; v->error says why */
     bool mode_changed;   /* leave the block: CPL, CS, paging or flags that matter changed */
 
     struct paging pg;
@@ -115,6 +117,9 @@ struct cpu {
     bool cs_8086;
     bool partly;         /* a gather or scatter has done some of its elements */
     bool trap_taken;     /* set by an instruction that consumes its own single-step trap (SYSCALL, INT n) */
+    unsigned pauses;     /* PAUSEs in short succession */
+    uint64_t pause_at;   /* ninsn at the last one */
+    struct dry *dry;     /* a dry run is under way: memory is read but not written, TLBs not filled (dry.h) */
     bool no_fast;        /* tests: use the plain functions for everything */
     struct bt_cpu bt;    /* the translator's */
 };
@@ -130,6 +135,14 @@ _Noreturn void cpu_restart(struct cpu *c);
 /* The same between two iterations of a repeated string instruction: single-stepping traps after each, and
  * an instruction breakpoint does not hit again (SDM vol. 3 §18.3.1.1: RF is set in the image). */
 _Noreturn void cpu_restart_rep(struct cpu *c);
+
+/* What a serialising instruction does for other processors and devices: all stores before it are seen. */
+static inline void cpu_fence(void) { __asm__ volatile("mfence" : : : "memory"); }
+
+/* A guest spins when it executes PAUSES_MAX times PAUSE with no more than about PAUSE_GAP instructions from one to
+ * the next; run() then returns STOP_PAUSE. */
+#define PAUSES_MAX 256u
+#define PAUSE_GAP 256u
 
 /* ---- flags ---- */
 static inline uint64_t cc_to_flags(uint16_t cc)
@@ -199,6 +212,9 @@ struct rmw {
 };
 void lin_rmw_begin(struct cpu *c, struct rmw *r, uint64_t la, unsigned n, bool locked);
 void lin_rmw_end(struct cpu *c, struct rmw *r);
+/* Sets or clears bits of a byte of a descriptor table in one locked access (SDM vol. 3 §9.1.2.1). */
+void lin_set_bits(struct cpu *c, uint64_t la, uint8_t set);
+void lin_clear_bits(struct cpu *c, uint64_t la, uint8_t clear);
 static inline uint64_t lin_ld(struct cpu *c, uint64_t la, unsigned n, enum priv p)
 {
     uint64_t v = 0;

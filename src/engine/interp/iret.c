@@ -161,6 +161,7 @@ static void iret_protected(struct cpu *c, unsigned size)
 
 void sys_iret(struct cpu *c, const struct insn *i)
 {
+    cpu_fence();
     c->s.nmi_blocked = 0; /* even if IRET itself faults */
     c->mode_changed = true;
     if (cpu_real(&c->s)) {

@@ -1,6 +1,7 @@
 /* Linear memory: TLB refill, and every access that the inline hit path of op.h does not answer. */
 #include <string.h>
 
+#include "engine/interp/dry.h"
 #include "engine/interp/op.h"
 #include "engine/interp/world.h"
 
@@ -19,11 +20,23 @@ void mem_walked(struct cpu *c, const struct walk *w)
         cache_write(c->code, w->code_gpa[i], sizeof(uint64_t));
 }
 
+/* As tlb_refill, but changes nothing. Code is of no concern where nothing is written. */
+static bool peek(struct cpu *c, uint64_t la, enum access a, enum priv p, struct refill *r)
+{
+    struct p2m *p2m = physmap_p2m(c->vm->map);
+    enum tlb_kind kind = tlb_kind(c, p);
+
+    if (!paging_peek(&c->pg, p2m, la, a, kind == TLB_USER, kind == TLB_SUPER_AC, &r->w))
+        return false;
+    r->ent = p2m_get(p2m, r->w.gpa >> PAGE_SHIFT) & ~P2M_CODE;
+    return true;
+}
+
 /* Walks the tables for an access to la and remembers what it found. Raises #PF. */
 static void refill(struct cpu *c, uint64_t la, enum access a, enum priv p, struct piece *out)
 {
     struct refill r;
-    bool ok = tlb_refill(c, la, a, p, &r);
+    bool ok = (unlikely(c->dry) ? peek : tlb_refill)(c, la, a, p, &r);
 
     if (unlikely(r.w.ncode))
         mem_walked(c, &r.w);
@@ -91,10 +104,11 @@ static unsigned split(struct cpu *c, uint64_t la, unsigned n, enum access a, enu
     if (!cpu_long_mode(&c->s) || (p != PRIV_SUPER && c->bits != CPU_64))
         next &= 0xffffffff;
     resolve(c, la, first, a, p, &pc[0]);
-    if (first == n)
-        return 1;
-    resolve(c, next, n - first, a, p, &pc[1]);
-    return 2;
+    if (first != n)
+        resolve(c, next, n - first, a, p, &pc[1]);
+    if (unlikely(c->dry) && (!pc[0].host || (first != n && !pc[1].host)))
+        dry_refuse(c);
+    return first == n ? 1 : 2;
 }
 
 /* Up to 8 bytes are copied in one go, so that other vCPUs and devices see no tearing. */
@@ -118,6 +132,22 @@ static void copy(uint8_t *dst, const uint8_t *src, unsigned n)
     }
 }
 
+static void get(struct cpu *c, uint8_t *out, const uint8_t *host, unsigned n)
+{
+    if (unlikely(c->dry))
+        dry_load(c->dry, out, host, n);
+    else
+        copy(out, host, n);
+}
+
+static void put(struct cpu *c, uint64_t gpa, uint8_t *host, const uint8_t *in, unsigned n)
+{
+    if (unlikely(c->dry))
+        dry_store(c, gpa, host, in, n);
+    else
+        copy(host, in, n);
+}
+
 static void io_read(struct cpu *c, uint64_t gpa, uint8_t *out, unsigned n)
 {
     for (unsigned o = 0; o < n; o += 64)
@@ -138,7 +168,7 @@ void lin_read(struct cpu *c, uint64_t la, void *buf, unsigned n, enum priv p)
 
     for (unsigned i = 0; i < np; i++) {
         if (pc[i].host)
-            copy(out, pc[i].host, pc[i].n);
+            get(c, out, pc[i].host, pc[i].n);
         else
             io_read(c, pc[i].gpa, out, pc[i].n);
         out += pc[i].n;
@@ -159,7 +189,7 @@ void lin_write(struct cpu *c, uint64_t la, const void *buf, unsigned n, enum pri
 
     for (unsigned i = 0; i < np; i++) {
         if (pc[i].host && !pc[i].rom) {
-            copy(pc[i].host, in, pc[i].n);
+            put(c, pc[i].gpa, pc[i].host, in, pc[i].n);
             if (pc[i].code || (i && !pc[0].host && code_now(c, pc[i].gpa)))
                 cache_write(c->code, pc[i].gpa, pc[i].n);
         } else if (!pc[i].host) {
@@ -182,7 +212,7 @@ void *lin_map_rw(struct cpu *c, uint64_t la, unsigned n)
     unsigned np = split(c, la, n, ACCESS_WRITE, PRIV_CPL, pc);
 
     for (unsigned i = 0; i < np; i++)
-        if (!pc[i].host || pc[i].rom || pc[i].code)
+        if (!pc[i].host || pc[i].rom || pc[i].code || c->dry)
             return NULL;
     if (np == 2 && pc[1].host != pc[0].host + pc[0].n)
         return NULL;
@@ -194,19 +224,20 @@ const void *lin_map_ro(struct cpu *c, uint64_t la, unsigned n)
     struct piece pc[2];
     unsigned np = split(c, la, n, ACCESS_READ, PRIV_CPL, pc);
 
-    if (!pc[0].host || (np == 2 && pc[1].host != pc[0].host + pc[0].n))
+    if (!pc[0].host || (np == 2 && pc[1].host != pc[0].host + pc[0].n) || c->dry)
         return NULL;
     return pc[0].host;
 }
 
-void lin_rmw_begin(struct cpu *c, struct rmw *r, uint64_t la, unsigned n, bool locked)
+static void rmw_begin(struct cpu *c, struct rmw *r, uint64_t la, unsigned n, bool locked,
+                      enum priv p)
 {
     struct piece pc[2];
-    unsigned np = split(c, la, n, ACCESS_WRITE, PRIV_CPL, pc);
+    unsigned np = split(c, la, n, ACCESS_WRITE, p, pc);
     uint8_t *out = r->buf;
 
     r->n[1] = 0;
-    r->direct = pc[0].host && !pc[0].rom;
+    r->direct = pc[0].host && !pc[0].rom && likely(!c->dry);
     for (unsigned i = 0; i < np; i++) {
         r->gpa[i] = pc[i].gpa;
         r->host[i] = pc[i].host;
@@ -223,18 +254,41 @@ void lin_rmw_begin(struct cpu *c, struct rmw *r, uint64_t la, unsigned n, bool l
     r->exclusive = false;
     if (r->direct)
         return;
-    if (locked && pc[0].host && (np == 1 || pc[1].host) && c->vm->nvcpu > 1) {
+    if (locked && pc[0].host && (np == 1 || pc[1].host) && c->vm->nvcpu > 1 && !c->dry) {
         r->exclusive = true;
         sync_pause(c);
         sync_begin(&c->shared->sync, SYNC_WORLD);
     }
     for (unsigned i = 0; i < np; i++) {
         if (pc[i].host)
-            copy(out, pc[i].host, pc[i].n);
+            get(c, out, pc[i].host, pc[i].n);
         else
             io_read(c, pc[i].gpa, out, pc[i].n);
         out += pc[i].n;
     }
+}
+
+void lin_rmw_begin(struct cpu *c, struct rmw *r, uint64_t la, unsigned n, bool locked)
+{
+    rmw_begin(c, r, la, n, locked, PRIV_CPL);
+}
+
+void lin_set_bits(struct cpu *c, uint64_t la, uint8_t set)
+{
+    struct rmw r;
+
+    rmw_begin(c, &r, la, 1, true, PRIV_SUPER);
+    __atomic_fetch_or((uint8_t *)r.p, set, __ATOMIC_SEQ_CST);
+    lin_rmw_end(c, &r);
+}
+
+void lin_clear_bits(struct cpu *c, uint64_t la, uint8_t clear)
+{
+    struct rmw r;
+
+    rmw_begin(c, &r, la, 1, true, PRIV_SUPER);
+    __atomic_fetch_and((uint8_t *)r.p, (uint8_t)~clear, __ATOMIC_SEQ_CST);
+    lin_rmw_end(c, &r);
 }
 
 void lin_rmw_end(struct cpu *c, struct rmw *r)
@@ -247,7 +301,7 @@ void lin_rmw_end(struct cpu *c, struct rmw *r)
             io_write(c, r->gpa[i], in, r->n[i]);
             io = true;
         } else if (!r->rom[i] && !r->direct) {
-            copy(r->host[i], in, r->n[i]);
+            put(c, r->gpa[i], r->host[i], in, r->n[i]);
         }
         in += r->n[i];
     }

@@ -28,6 +28,10 @@ struct plain {
     struct insn insn;
 };
 
+/* Fills *p for i as the vCPU's processor has it in the current mode. True if p->simd.run is the way to run it,
+ * else p->fn is. */
+bool plain_prepare(struct cpu *c, struct plain *p, const struct insn *i);
+
 /* ---- leaving a block ---- */
 /* Goes on at rip: through the jump cache, or back to the run loop for events and misses. */
 static inline const struct op *enter_rip(struct cpu *c, uint64_t rip)

@@ -164,6 +164,8 @@ static void take_init(struct cpu *c)
     uint64_t base = 0;
 
     x87_sync(c);
+    if (c->vm->env->init)
+        c->vm->env->init(c->v);
     cpu_state_init(&c->s);
     c->s.gpr[RDX] = cpuid_signature(c->vm->cpuid);
     c->cc = flags_to_cc(c->s.rflags);
@@ -201,12 +203,13 @@ static bool take_events(struct cpu *c)
     }
     if (ev & VCPU_EV_INIT)
         c->s.init_pending = 1;
-    if (ev & VCPU_EV_NMI)
-        c->s.nmi_pending = 1;
     if (c->s.init_pending) {
         c->s.init_pending = 0;
         take_init(c);
     }
+    /* A processor that waits for a SIPI hears nothing else, now or later. */
+    if ((ev & VCPU_EV_NMI) && c->s.activity != CPU_WAIT_SIPI)
+        c->s.nmi_pending = 1;
     if (ev & VCPU_EV_SIPI)
         take_sipi(c, atomic_load(&c->v->sipi));
     return ev & VCPU_EV_KICK;
@@ -341,6 +344,8 @@ static enum stop run_loop(struct cpu *c)
             c->shutdown = false;
             c->s.activity = CPU_SHUTDOWN;
         }
+        if (unlikely(c->failed))
+            return STOP_ERROR;
         c->mode_changed = false;
         if (unlikely(atomic_load_explicit(&c->bt.poll, memory_order_relaxed)))
             atomic_store(&c->bt.poll, 0); /* before the events are looked at */
@@ -352,6 +357,10 @@ static enum stop run_loop(struct cpu *c)
             return c->s.activity == CPU_SHUTDOWN ? STOP_SHUTDOWN : STOP_HLT;
         if (unlikely(c->ninsn + c->nevents >= c->stop_at))
             return STOP_BUDGET;
+        if (unlikely(c->pauses >= PAUSES_MAX)) {
+            c->pauses = 0;
+            return STOP_PAUSE;
+        }
         update_tlb(c);
         /* With no breakpoint armed RF has nothing to suppress. */
         if (!(c->s.dr[7] & DR7_ARMED))

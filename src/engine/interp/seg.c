@@ -4,8 +4,6 @@
  */
 #include "engine/interp/sys.h"
 
-#define TYPE_BYTE 5 /* offset of P, DPL, S and type in a descriptor */
-
 _Noreturn void raise_sel(struct cpu *c, enum vector vec, uint16_t sel)
 {
     cpu_raise(c, vec, sel & 0xfffcu);
@@ -79,7 +77,7 @@ void desc_read(struct cpu *c, uint16_t sel, struct desc *d, enum vector vec)
 void desc_set_bits(struct cpu *c, struct desc *d, unsigned set)
 {
     d->raw |= (uint64_t)set << 40;
-    lin_st(c, d->la + TYPE_BYTE, 1, d->raw >> 40, PRIV_SUPER);
+    lin_set_bits(c, d->la + DESC_TYPE_BYTE, (uint8_t)set);
 }
 
 void desc_mark_accessed(struct cpu *c, struct desc *d)

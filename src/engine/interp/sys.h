@@ -18,6 +18,7 @@ enum sys_type {
     SYS_INT32 = 14, SYS_TRAP32 = 15
 };
 #define SYS_BUSY 2u
+#define DESC_TYPE_BYTE 5u /* offset of P, DPL, S and type in a descriptor */
 
 /* DR6 bits */
 #define DR6_BD BIT(13)

@@ -43,6 +43,7 @@ void sys_wrmsr(struct cpu *c, const struct insn *i)
     int err;
 
     need_cpl0(c);
+    cpu_fence();
     err = msr_write(&c->s, c->vm->cpuid, msr, clock_tsc(c->vm->clock), v);
     if (err == -ENOENT)
         err = world_wrmsr(c, msr, v);
@@ -89,7 +90,7 @@ void sys_cpuid(struct cpu *c, const struct insn *i)
 {
     uint32_t out[4];
 
-    atomic_thread_fence(memory_order_seq_cst); /* it serialises */
+    cpu_fence();
     c->vm->env->cpuid(c->v, c->s.gpr[RAX], c->s.gpr[RCX], out);
     c->s.gpr[RAX] = out[0];
     c->s.gpr[RBX] = out[1];

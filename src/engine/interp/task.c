@@ -123,13 +123,6 @@ static void load_segments(struct cpu *c, const struct task_state *t)
     cpu_update_mode(c);
 }
 
-static void busy_bit(struct cpu *c, uint64_t la, bool busy)
-{
-    uint8_t type = lin_ld(c, la + 5, 1, PRIV_SUPER);
-
-    lin_st(c, la + 5, 1, busy ? type | SYS_BUSY : type & ~SYS_BUSY, PRIV_SUPER);
-}
-
 void task_switch(struct cpu *c, struct desc *d, enum task_cause why, uint64_t ret, uint64_t eflags)
 {
     bool new32 = desc_type(d) & 8, old32 = c->s.tr.attr & 8;
@@ -154,7 +147,7 @@ void task_switch(struct cpu *c, struct desc *d, enum task_cause why, uint64_t re
 
     /* Nothing below faults until the new state is in place. */
     if (!nested)
-        busy_bit(c, old_la, false);
+        lin_clear_bits(c, old_la + DESC_TYPE_BYTE, SYS_BUSY);
     if (why == TASK_IRET)
         eflags &= ~FL_NT;
     save(c, old32, eflags, ret);
@@ -164,7 +157,7 @@ void task_switch(struct cpu *c, struct desc *d, enum task_cause why, uint64_t re
         t.eflags |= FL_NT;
     }
     if (why != TASK_IRET)
-        busy_bit(c, d->la, true);
+        lin_set_bits(c, d->la + DESC_TYPE_BYTE, SYS_BUSY);
     tr.attr |= SYS_BUSY;
     c->s.tr = tr;
     c->s.cr0 |= CR0_TS;
