@@ -41,7 +41,7 @@ static void begin(struct chaos *x, const struct block *b, bool look)
     world_get(x->l.w, 0, &s);
     if (look)
         memcpy(x->before, x->l.w->mem, WORLD_RAM);
-    lock_begin(&x->l, b);
+    lock_begin(&x->l, b, 0);
     world_get(x->l.w, 0, &t);
     if (memcmp(&s, &t, sizeof(s)))
         complain(x, "a dry run has changed the state");

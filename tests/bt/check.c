@@ -51,7 +51,7 @@ static struct block *start(struct lock *l, const uint8_t *code, size_t n)
     put_code(l, code, n);
     b = lock_block(l);
     assert_non_null(b);
-    lock_begin(l, b);
+    lock_begin(l, b, 0);
     return b;
 }
 #define CODE(...) (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__})
@@ -93,7 +93,7 @@ static void leaves_no_trace(void **state)
     world_get(l->w, 0, &s);
     memcpy(before, l->w->mem, sizeof(before));
     memcpy(tlb, l->c->tlbs.ctx, sizeof(tlb));
-    lock_begin(l, b);
+    lock_begin(l, b, 0);
     world_get(l->w, 0, &t);
     assert_int_equal(l->dry->stop, DRY_DONE);
     assert_int_equal(l->dry->n, 11);
@@ -154,7 +154,7 @@ static void refuses(void **state)
         uint8_t code[8];
         unsigned n, vector;
     } t[] = {
-        {{INC_RAX, 0xfa /* cli */}, 1, DRY_NO_FAULT},
+        {{INC_RAX, 0xf4 /* hlt */}, 1, DRY_NO_FAULT},
         {{INC_RAX, 0xe4, 0x10 /* in */}, 1, DRY_NO_FAULT},
         {{INC_RAX, 0x0f, 0xa2 /* cpuid */}, 1, DRY_NO_FAULT},
         {{INC_RAX, 0x49, 0x89, 0x00 /* mov [r8], rax: I/O */}, 1, DRY_NO_FAULT},
@@ -172,7 +172,7 @@ static void refuses(void **state)
         l->c->s.gpr[R10] = 1ull << 63;
         l->c->s.gpr[RDX] = 0;
         world_forget_io(l->w);
-        lock_begin(l, lock_block(l));
+        lock_begin(l, lock_block(l), 0);
         assert_int_equal(l->dry->stop, DRY_REFUSED);
         assert_int_equal(l->dry->n, t[k].n);
         assert_int_equal(l->dry->vector, t[k].vector);
@@ -202,13 +202,13 @@ static void too_many_stores(void **state)
     put_code(l, CODE(INC_RAX, REP_STOSQ, HLT));
     l->c->s.gpr[RDI] = 0x80000;
     l->c->s.gpr[RCX] = DRY_WORDS + 1;
-    lock_begin(l, lock_block(l));
+    lock_begin(l, lock_block(l), 0);
     assert_int_equal(l->dry->stop, DRY_UNSURE);
     assert_int_equal(l->dry->n, 1);
     put_code(l, CODE(INC_RAX, REP_STOSQ, HLT));
     l->c->s.gpr[RDI] = 0x80000;
     l->c->s.gpr[RCX] = DRY_WORDS;
-    lock_begin(l, lock_block(l));
+    lock_begin(l, lock_block(l), 0);
     assert_int_equal(l->dry->stop, DRY_REFUSED);
     assert_int_equal(l->dry->n, 2);
 }
@@ -257,6 +257,9 @@ static void agrees(void **state)
         {{0x9c /* pushf */, 0xc8, 0x10, 0x00, 0x01 /* enter 16, 1 */, 0xc9, HLT}, 3},
         {{0x0f, 0xc7, 0x0b /* cmpxchg8b [rbx] */, 0xff, 0x56, 0x00 /* call [rsi] */}, 2},
         {{0xdb, 0xe3 /* fninit */, 0xd9, 0xe8 /* fld1 */, 0xdd, 0x1b /* fstp qword [rbx] */, HLT}, 3},
+        {{0xfb /* sti */, 0x9c, 0xfa /* cli */, 0x9d /* popf */}, 1},
+        {{0x9c, 0x9d}, 2},
+        {{0x0f, 0x01, 0xf8 /* swapgs */, INC_RAX}, 1},
         {{INC_RAX, 0x74, 0x10 /* jz */, INC_RAX, 0x75, 0x10 /* jnz, taken */, INC_RAX}, 4},
         {{INC_RAX, 0xeb, 0xfb /* jmp to the start */}, 2},
         {{INC_RAX, JMP_NEXT}, 2},
@@ -292,6 +295,72 @@ static void agrees_on_faults(void **state)
     assert_int_equal(check_stats(l->ck)->insns, 2);
 }
 
+/* CALL stores its return address before it finds that its target is no address. */
+static void agrees_on_stores_of_faults(void **state)
+{
+    struct lock *l = *state;
+
+    for (unsigned n = 1; n <= 2; n++) {
+        struct block *b;
+
+        put_code(l, CODE(INC_RAX, 0x41, 0xff, 0xd2 /* call r10 */, HLT));
+        l->c->s.gpr[R10] = 1ull << 63;
+        guest_put64(l->w, GUEST_STACK - 8, 0);
+        b = lock_block(l);
+        assert_non_null(b);
+        lock_begin(l, b, 0);
+        assert_int_equal(l->dry->n, 1);
+        assert_int_equal(l->dry->vector, X_GP);
+        assert_true(l->dry->stored);
+        lock_run(l, b, n);
+        assert_int_equal(l->c->deliver, n == 2);
+        assert_int_equal(guest_u64(l->w, GUEST_STACK - 8), n == 2 ? GUEST_CODE + 6 : 0);
+        assert_true(lock_end(l));
+    }
+}
+
+static void begins_in_the_middle(void **state)
+{
+    struct lock *l = *state;
+    struct block *whole, *rest;
+
+    put_code(l, CODE(INC_RAX, STORE_RAX_RBX, INC_RAX, HLT));
+    whole = lock_block(l);
+    l->c->s.rip += 3;
+    rest = lock_block(l);
+    assert_non_null(whole);
+    assert_non_null(rest);
+    lock_begin(l, whole, 3);
+    assert_int_equal(l->dry->n, 2);
+    lock_run(l, rest, 2);
+    assert_int_equal(guest_u64(l->w, GUEST_DATA), 0x1122334455667788);
+    assert_true(lock_end(l));
+}
+
+/* What the processor leaves undefined may differ, what was made of it cannot be judged. */
+static void undefined_flags(void **state)
+{
+    struct lock *l = *state;
+    struct block *b;
+
+    b = start(l, CODE(0x48, 0xc1, 0xc0, 0x07 /* rol rax, 7 */, HLT));
+    assert_int_equal(l->dry->point[1].undef, FL_OF);
+    lock_run(l, b, 1);
+    l->c->cc ^= 1; /* OF */
+    assert_true(lock_end(l));
+    b = start(l, CODE(0x48, 0xc1, 0xc0, 0x07, HLT));
+    lock_run(l, b, 1);
+    l->c->cc ^= 0x100; /* CF */
+    assert_false(lock_end(l));
+
+    b = start(l, CODE(0x48, 0xc1, 0xc0, 0x07, 0x0f, 0x90, 0xc2 /* seto dl */, HLT));
+    lock_run(l, b, 2);
+    l->c->s.gpr[RDX] ^= 1;
+    assert_int_equal(check_stats(l->ck)->unsure, 0);
+    assert_true(lock_end(l));
+    assert_int_equal(check_stats(l->ck)->unsure, 1);
+}
+
 /* ---- checks that do not ---- */
 
 struct wrong {
@@ -312,6 +381,8 @@ static void spoil_st(struct lock *l) { l->c->s.x87.st[2][4] ^= 1; }
 static void spoil_fs(struct lock *l) { l->c->s.seg[FS].base ^= 1; }
 static void spoil_cr3(struct lock *l) { l->c->s.cr3 ^= 0x1000; }
 static void spoil_shadow(struct lock *l) { l->c->s.sti_shadow = 1; }
+static void spoil_nmi(struct lock *l) { l->c->s.nmi_blocked = 1; }
+static void spoil_gs(struct lock *l) { l->c->s.kernel_gs_base ^= 1; }
 static void spoil_byte(struct lock *l) { l->w->mem[GUEST_DATA + 7] ^= 1; }
 static void spoil_far_byte(struct lock *l) { l->w->mem[LAST_PAGE + 4] ^= 1; }
 
@@ -321,8 +392,8 @@ static void finds(void **state)
         {"rax ", spoil_rax},     {"r15 ", spoil_r15},    {"rflags ", spoil_zf},
         {"rflags ", spoil_df},   {"rflags ", spoil_if},  {"never was", spoil_rip},
         {"zmm7+24 ", spoil_zmm}, {"mxcsr+0 ", spoil_mxcsr}, {"k5+0 ", spoil_k},
-        {"x87+32 ", spoil_st},   {"segments+", spoil_fs}, {"system+", spoil_cr3},
-        {"other+", spoil_shadow}, {"[0x20000] ", spoil_byte}, {"[0x21000] ", spoil_far_byte},
+        {"x87+32 ", spoil_st},   {"segments+", spoil_fs}, {"control+", spoil_cr3}, {"kernel gs ", spoil_gs},
+        {"sti shadow ", spoil_shadow}, {"other+", spoil_nmi}, {"[0x20000] ", spoil_byte}, {"[0x21000] ", spoil_far_byte},
     };
     struct lock *l = *state;
 
@@ -360,7 +431,7 @@ static void finds_overrun(void **state)
     struct block *b = start(l, CODE(INC_RAX, 0x49, 0x89, 0x00 /* mov [r8], rax */, INC_RAX, HLT));
 
     l->c->s.gpr[R8] = GUEST_IO;
-    lock_begin(l, b);
+    lock_begin(l, b, 0);
     lock_run(l, b, 2);
     assert_int_equal(l->c->s.rip, GUEST_CODE + 6);
     assert_false(lock_end(l));
@@ -451,7 +522,8 @@ int main(void)
         T(leaves_no_trace),   T(later_loads_see_stores), T(stores_by_point),
         T(refuses),           T(unsure),                 T(too_many_stores),
         T(self_modifying),    T(self_modifying_missed),  T(agrees),
-        T(agrees_on_faults),  T(finds),                  T(finds_early_store),
+        T(agrees_on_faults),  T(agrees_on_stores_of_faults), T(begins_in_the_middle),
+        T(undefined_flags),   T(finds),                  T(finds_early_store),
         T(finds_overrun),     T(report_is_complete),     T(second_look),
         T(middle_of_string),
     };

@@ -39,11 +39,11 @@ struct block *lock_block(struct lock *l)
     return b;
 }
 
-void lock_begin(struct lock *l, const struct block *b)
+void lock_begin(struct lock *l, const struct block *b, unsigned from)
 {
     sync_enter(l->c);
-    dry_run(l->dry, l->c, b, 0);
-    check_begin(l->ck, l->c, b, 0);
+    dry_run(l->dry, l->c, b, from);
+    check_begin(l->ck, l->c, b, from);
     sync_leave(l->c);
 }
 

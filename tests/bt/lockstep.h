@@ -24,8 +24,8 @@ void lock_close(struct lock *l);
 
 /* The block at RIP in the current mode, or NULL if fetching it faults. */
 struct block *lock_block(struct lock *l);
-/* A dry run of it into l->dry, and the beginning of a check. */
-void lock_begin(struct lock *l, const struct block *b);
+/* A dry run of b, from its byte `from` on, into l->dry, and the beginning of a check. */
+void lock_begin(struct lock *l, const struct block *b, unsigned from);
 /* Really runs the first n instructions of b, or until it is left. */
 void lock_run(struct lock *l, struct block *b, unsigned n);
 /* The end of the check. */

@@ -162,14 +162,17 @@ void access_address(struct tr *t, unsigned dst)
     }
 }
 
-static void cold_access(struct tr *t, uint32_t from, enum bt_site_kind kind, bool group, unsigned span,
-                        uint32_t retry)
+static void cold_access(struct tr *t, uint32_t from, enum bt_site_kind kind, bool group, uint16_t adj,
+                        unsigned span, uint32_t retry)
 {
     struct cold *cold = tr_cold(t, COLD_ACCESS, from, tr_site(t, kind, span));
     struct bt_site *s = &t->bt->site[cold->site];
 
     s->retry = retry;
     s->group = group;
+    if ((t->s->i.row->flags & IF_ALIGN) || t->s->i.id == INSN_CMPXCHG16B)
+        s->align = t->s->mem.size;
+    s->adj = adj;
     t->in_t2 = GROUP_NONE;
 }
 
@@ -181,7 +184,7 @@ static unsigned tag_offset(bool write)
 /* T0 = first address, `last` bytes from it to the last one: T1 = TLB entry, or off to the cold
  * path. Destroys EFLAGS. */
 static void lookup(struct tr *t, unsigned last, bool write, enum bt_site_kind kind, bool group,
-                   uint32_t retry)
+                   uint16_t adj, uint32_t retry)
 {
     struct emit *e = t->e;
 
@@ -195,12 +198,12 @@ static void lookup(struct tr *t, unsigned last, bool write, enum bt_site_kind ki
         emit_mov_rr(e, BT_T2, BT_T0);
     emit_alu_ri(e, ALU_AND, 1, BT_T2, -(int32_t)PAGE_SIZE);
     emit_op_m(e, 0x3b, 1, BT_T2, BT_T1, (int32_t)tag_offset(write)); /* cmp */
-    cold_access(t, emit_jcc(e, CC_NE, 0), kind, group, last + 1, retry);
+    cold_access(t, emit_jcc(e, CC_NE, 0), kind, group, adj, last + 1, retry);
 }
 
 /* The same without touching EFLAGS; T2 = addend, for T1 is needed for the branch. */
 static void lookup_neutral(struct tr *t, unsigned last, bool write, enum bt_site_kind kind, bool group,
-                           uint32_t retry)
+                           uint16_t adj, uint32_t retry)
 {
     struct emit *e = t->e;
 
@@ -213,7 +216,7 @@ static void lookup_neutral(struct tr *t, unsigned last, bool write, enum bt_site
     emit_not(e, BT_T1);
     emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, (int32_t)last + 1);
     emit_pext_gs(e, BT_T1, BT_T1, BT_OFF(bt.page_mask));
-    cold_access(t, emit_jmp_if_rcx(e), kind, group, last + 1, retry);
+    cold_access(t, emit_jmp_if_rcx(e), kind, group, adj, last + 1, retry);
     emit_load(e, BT_T2, BT_T2, offsetof(struct tlb_entry, addend));
 }
 
@@ -227,6 +230,7 @@ void access_translate(struct tr *t, const struct use *a, bool stack, bool simple
     unsigned last = g ? (unsigned)(g->end - g->min - 1) : a->size - 1u;
     bool write = g ? g->write : a->write, free_flags;
     enum bt_site_kind kind = a->write ? BT_SITE_WRITE : write ? BT_SITE_EARLY : BT_SITE_READ;
+    uint16_t adj = (uint16_t)(g ? a->disp - g->min : 0);
     uint32_t retry;
 
     if (g && g->made) {
@@ -245,9 +249,9 @@ void access_translate(struct tr *t, const struct use *a, bool stack, bool simple
     else
         access_address(t, BT_T0);
     if (free_flags)
-        lookup(t, last, write, kind, g, retry);
+        lookup(t, last, write, kind, g, adj, retry);
     else
-        lookup_neutral(t, last, write, kind, g, retry);
+        lookup_neutral(t, last, write, kind, g, adj, retry);
     if (g) {
         if (free_flags)
             emit_load(e, BT_T2, BT_T1, offsetof(struct tlb_entry, addend));

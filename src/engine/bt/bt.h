@@ -62,6 +62,8 @@ struct bt_site {
     uint8_t kind;    /* enum bt_site_kind */
     uint8_t len;     /* of the instruction */
     bool group;      /* a shared translation */
+    uint8_t align;   /* the access, adj bytes from T0, must be a multiple of this, or 0 */
+    uint16_t adj;
     bool rep;        /* a repeated string instruction */
     bool resume;     /* the interpreter may come back at retry */
     struct block *single; /* the interpreter's code for it, or NULL: it is looked up */

@@ -56,10 +56,12 @@ static uint64_t flags_that_count(const struct dry_point *want)
     return ~(FL_RF | (uint64_t)want->undef);
 }
 
+/* With no interrupt waiting a translation need not keep STI's shadow. */
 static bool same_regs(const struct dry_point *want, const struct dry_point *got)
 {
     return want->rip == got->rip && !((want->rflags ^ got->rflags) & flags_that_count(want)) &&
-           !memcmp(want->gpr, got->gpr, sizeof(got->gpr));
+           !memcmp(want->gpr, got->gpr, sizeof(got->gpr)) && want->gs_base == got->gs_base &&
+           want->kernel_gs_base == got->kernel_gs_base && got->sti_shadow <= want->sti_shadow;
 }
 
 static bool same_word(void *arg, const struct dry_word *w, uint64_t expected)
@@ -80,15 +82,17 @@ static bool same_at(const struct check *ck, const struct cpu *c, unsigned k)
            dry_words(d, k, same_word, NULL);
 }
 
-/* What no instruction of a translation changes, beside vector state. CR2 is left out: it may fault. */
+/* What no instruction of a translation changes, beside what a point has. CR2 is left out: it may fault. */
 struct piece {
     const char *name;
     size_t from, to;
 };
 static const struct piece fixed[] = {
-    {"segments", offsetof(struct cpu_state, seg), offsetof(struct cpu_state, cr2)},
-    {"system", offsetof(struct cpu_state, cr3), offsetof(struct cpu_state, x87)},
-    {"other", offsetof(struct cpu_state, sti_shadow), sizeof(struct cpu_state)},
+    {"segments", offsetof(struct cpu_state, seg), offsetof(struct cpu_state, seg[GS].base)},
+    {"system", offsetof(struct cpu_state, seg[GS].limit), offsetof(struct cpu_state, cr2)},
+    {"control", offsetof(struct cpu_state, cr3), offsetof(struct cpu_state, kernel_gs_base)},
+    {"msr", offsetof(struct cpu_state, tsc_aux), offsetof(struct cpu_state, x87)},
+    {"other", offsetof(struct cpu_state, mov_ss_shadow), sizeof(struct cpu_state)},
 };
 
 static bool same_fixed(const struct check *ck, const struct cpu *c)
@@ -182,6 +186,10 @@ static void say_regs(struct check *ck, const struct dry_point *want)
             got->rflags & flags_that_count(want));
     for (unsigned k = 0; k < 16; k++)
         say_row(ck, name[k], start->gpr[k], want->gpr[k], got->gpr[k]);
+    say_row(ck, "gs", start->gs_base, want->gs_base, got->gs_base);
+    if (got->sti_shadow > want->sti_shadow)
+        say_row(ck, "sti shadow", start->sti_shadow, want->sti_shadow, got->sti_shadow);
+    say_row(ck, "kernel gs", start->kernel_gs_base, want->kernel_gs_base, got->kernel_gs_base);
 }
 
 static void say_vec(struct check *ck, const uint8_t *want, const struct cpu *c)

@@ -64,6 +64,9 @@ const uint8_t *bt_refill(struct cpu *c, uint32_t n, uint64_t la)
     }
     if (!is_canonical(la) || c->tlb == c->no_tlb)
         return NULL;
+    /* It will fault without having touched the page tables. */
+    if (s->align && (la + s->adj) & (s->align - 1u))
+        return NULL;
     if (!tlb_refill(c, la, s->kind == BT_SITE_WRITE ? ACCESS_WRITE : ACCESS_READ, PRIV_CPL, &r) ||
         r.w.ncode) {
         if (r.w.ncode) {

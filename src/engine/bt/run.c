@@ -128,12 +128,15 @@ static bool interpret(struct cpu *c, uint32_t n)
         ungroup(c, t);
     if (!s->single) {
         c->step = true;
+        c->dbg_before = c->s.pending_dbg;
         c->mode_changed = false;
         interp_run_from(c, cache_lookup(c, 1)->op);
         return false;
     }
     next = c->s.rip + s->len;
+    c->bt.live = &t->live;
     interp_run_from(c, s->single->op);
+    c->bt.live = NULL;
     return s->resume && c->s.rip == next && !c->mode_changed && t->live &&
            !atomic_load_explicit(c->events, memory_order_relaxed) && !interp_must_step(c);
 }

@@ -47,6 +47,8 @@ struct bt_cpu {
     uint64_t tmp;   /* a register that flags displace */
     uint64_t value; /* what an instruction with two memory operands carries between them */
     uint64_t group[BT_GROUPS]; /* host minus guest address of shared translations */
+    /* While the interpreter runs an instruction for a translation: is that still valid? */
+    const bool *live;
     /* An interrupt may be waiting that was looked for while they were disabled. */
     bool intr;
     _Atomic uint32_t poll;     /* look at events at the next back-edge */

@@ -167,6 +167,9 @@ void dry_take(struct dry_point *p, const struct cpu *c)
     p->rip = c->s.rip;
     p->rflags = cpu_flags(c);
     memcpy(p->gpr, c->s.gpr, sizeof(p->gpr));
+    p->gs_base = c->s.seg[GS].base;
+    p->kernel_gs_base = c->s.kernel_gs_base;
+    p->sti_shadow = c->s.sti_shadow;
     p->len = p->undef = 0;
     p->tainted = p->repeats = false;
     p->row = NULL;
@@ -239,9 +242,12 @@ static const struct dry_insn *insn_at(struct dry *d, struct cpu *c)
 /* Can the instruction be run without anybody noticing, and twice with the same result? */
 static enum dry_stop judge(const struct insn *i)
 {
-    if (i->row->flags & IF_SYS)
-        return DRY_REFUSED;
     switch (i->id) {
+    case INSN_CLI:
+    case INSN_STI:
+    case INSN_POPF:
+    case INSN_SWAPGS:
+        return DRY_RUNNING;
     case INSN_IN:
     case INSN_OUT:
     case INSN_INS:
@@ -255,9 +261,12 @@ static enum dry_stop judge(const struct insn *i)
     case INSN_RDSEED:
         return DRY_UNSURE;
     default:
-        return DRY_RUNNING;
+        return i->row->flags & IF_SYS ? DRY_REFUSED : DRY_RUNNING;
     }
 }
+
+/* Flags that an instruction may change without more to be done about it. */
+#define FL_EASY (FL_STATUS | FL_DF | FL_IF)
 
 /*
  * Undefined flags differ even between forms of one instruction (ROL by an immediate and by CL), so
@@ -303,10 +312,15 @@ static void one(struct dry *d, struct cpu *c)
     if (c->bits != CPU_64)
         next = (uint32_t)next;
     c->next_rip = next;
+    c->s.sti_shadow = 0;
     if (x->vector)
         x->plain.simd.run(c, i, &x->plain.simd);
     else
         x->plain.fn(c, i);
+    if ((c->s.rflags ^ p->rflags) & ~FL_EASY) {
+        d->stop = DRY_REFUSED;
+        return;
+    }
     p->len = i->len;
     p->row = i->row;
     memcpy(p->bytes, i->raw, i->len);
@@ -389,6 +403,9 @@ static void put_back_state(const struct dry *d, struct cpu *c)
 {
     memcpy(&c->s, &d->start, offsetof(struct cpu_state, seg));
     c->s.cr2 = d->start.cr2;
+    c->s.seg[GS].base = d->start.seg[GS].base;
+    c->s.kernel_gs_base = d->start.kernel_gs_base;
+    c->s.sti_shadow = d->start.sti_shadow;
     if (d->vec_used)
         memcpy((uint8_t *)&c->s + DRY_VEC_FROM, (const uint8_t *)&d->start + DRY_VEC_FROM,
                DRY_VEC_BYTES);

@@ -22,7 +22,7 @@
 enum dry_stop {
     DRY_RUNNING,
     DRY_DONE,    /* after the block's last instruction, or a branch that was taken */
-    DRY_REFUSED, /* before one that faults, reaches I/O or is a system instruction */
+    DRY_REFUSED, /* before one that faults, reaches I/O or changes the system */
     DRY_UNSURE   /* before one whose result cannot be foretold (time, random numbers), or that is too long */
 };
 
@@ -32,11 +32,12 @@ enum dry_stop {
 
 /* The state between two instructions. */
 struct dry_point {
-    uint64_t rip, rflags, gpr[16];
+    uint64_t rip, rflags, gpr[16], gs_base, kernel_gs_base;
     uint32_t writes; /* how many parts of words were stored until here */
     uint16_t vec;    /* vector state: as at the start if 0, else dry.vec[vec - 1] */
     uint16_t len;    /* of the instruction that ran from here; 0 if none did */
     uint16_t undef;  /* status flags that may be anything here */
+    uint8_t sti_shadow;
     bool tainted;    /* some instruction before took such a flag for its operand */
     bool repeats;    /* it is a string instruction with a REP prefix */
     uint8_t bytes[INSN_MAX_LEN];

@@ -64,7 +64,8 @@ static void repeat(struct cpu *c, const struct insn *i, string_step step)
         }
         /* Between elements the state is consistent: events and single-step see RIP at the
          * instruction and the remaining count. */
-        if (done && (done >= BATCH || c->step || cache_op_dead(c->op)))
+        if (done && (done >= BATCH || c->step || cache_op_dead(c->op) ||
+                     (c->bt.live && !*c->bt.live)))
             cpu_restart_rep(c);
         n = step(c, i, c->step ? 1 : MIN(left, (uint64_t)BATCH), &stop, &cc);
         gpr_write(c, RCX, i->addrsize, left - n);

@@ -63,6 +63,10 @@ static void set_keys(struct cpu *c, uint64_t gen, uint64_t global_gen)
 static void update_tlb(struct cpu *c)
 {
     struct tlb_context *x = &c->tlbs.ctx[c->tlbs.cur];
+
+    if (unlikely(c->dry))
+        return;
+
     bool armed = c->s.dr[7] & DR7_ARMED;
 
     c->align = c->cpl == 3 && (c->s.cr0 & CR0_AM) && (c->s.rflags & FL_AC);
@@ -334,6 +338,7 @@ static enum stop run_loop(struct cpu *c)
         left(c, why);
     for (;;) {
         c->op = NULL;
+        c->bt.live = NULL;
         c->step = false;
         if (c->deliver) {
             c->deliver = false;
