@@ -824,10 +824,11 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
     end = last->off + last->i.len;
     if (!(last->i.row->flags & (IF_BRANCH | IF_SYS)) || last->how == HOW_JCC) {
         if (end < (t->b->gpa & PAGE_MASK) + b->bytes) { /* what follows is no instruction */
-            t->s->off = (uint16_t)end;
             enum bt_flags flags = fl_settle(t);
+            uint32_t site = tr_site(t, BT_SITE_PLAIN, 0);
 
-            emit_mov_ri32(t->e, BT_T1, tr_site(t, BT_SITE_PLAIN, 0));
+            bt->site[site].off = (uint16_t)end;
+            emit_mov_ri32(t->e, BT_T1, site);
             emit_jmp(t->e, bt->stub.interp[flags]);
         } else {
             branch_fall(t, end);
