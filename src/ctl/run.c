@@ -333,8 +333,7 @@ static int run_configured(struct run *r, struct err *e)
     if (choose_engine(r, e))
         return CLI_USAGE;
     if (r->cfg.m.check && !r->cfg.m.engine->checks) {
-        err_set(e, EINVAL, "--check: engine %s does not offer it; bt does",
-                r->cfg.m.engine->name);
+        err_set(e, EINVAL, "--check: engine %s does not offer it; bt does", r->cfg.m.engine->name);
         return CLI_USAGE;
     }
     if (r->cfg.m.check && r->cfg.m.cpus > 1) {

@@ -204,8 +204,9 @@ void pio_unmap(struct pio_bus *b, uint16_t port, unsigned n)
     pthread_mutex_unlock(&b->lock);
 }
 
-/* How many of n ports from port on belong to the same mapping, or all to none: then *m has no device. A copy, since
- * another vCPU may unmap the ports meanwhile; that waits for the device's lock, so this one cannot keep the bus's. */
+/* How many of n ports from port on belong to the same mapping, or all to none: then *m has no
+ * device. A copy, since another vCPU may unmap the ports meanwhile; that waits for the device's
+ * lock, so this one cannot keep the bus's. */
 static unsigned port_run(struct pio_bus *b, unsigned port, unsigned n, struct pio_mapping *m)
 {
     const struct pio_mapping *at;

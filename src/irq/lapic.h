@@ -82,8 +82,8 @@ void apic_bus_free(struct apic_bus *b);
 /* hook(owner, vector) is called at each EOI of a level-triggered vector (I/O APIC broadcast), with
  * no lock held. */
 void apic_bus_set_eoi(struct apic_bus *b, void (*hook)(void *owner, uint8_t vector), void *owner);
-/* hook(owner) is called, with no lock held, when a lapic may accept messages that none has so far: it was
- * enabled, or is addressed in another way. */
+/* hook(owner) is called, with no lock held, when a lapic may accept messages that none has so far:
+ * it was enabled, or is addressed in another way. */
 void apic_bus_set_retry(struct apic_bus *b, void (*hook)(void *owner), void *owner);
 /* Delivers to every addressed lapic but `except` (the "all excluding self" shorthand; else NULL).
  * Returns how many accepted it (lowest priority: 0 or 1). A member's lapic_new and lapic_free must

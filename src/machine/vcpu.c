@@ -13,8 +13,8 @@
 #include "machine/env.h"
 #include "machine/machine.h"
 
-/* A vCPU that spins on, with no more than RELAX_GAP instructions from one STOP_PAUSE to the next, yields RELAX_YIELDS
- * times and then sleeps for RELAX_NS at a time. */
+/* A vCPU that spins on, with no more than RELAX_GAP instructions from one STOP_PAUSE to the next,
+ * yields RELAX_YIELDS times and then sleeps for RELAX_NS at a time. */
 #define RELAX_GAP 16384u
 #define RELAX_YIELDS 4u
 #define RELAX_NS 50000
@@ -43,8 +43,8 @@ static void vcpu_sleep(struct vcpu_host *h)
         wait_events(h, NULL);
 }
 
-/* The guest spins. Whom it waits for may be a vCPU that has no core: this one gives its own away, and if that does not
- * help, keeps off it for a moment. */
+/* The guest spins. Whom it waits for may be a vCPU that has no core: this one gives its own away,
+ * and if that does not help, keeps off it for a moment. */
 static void vcpu_relax(struct vcpu_host *h)
 {
     static const struct timespec moment = {.tv_nsec = RELAX_NS};

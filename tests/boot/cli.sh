@@ -101,6 +101,7 @@ error 2 "--no-reboot: takes no value" run --no-reboot=yes
 error 2 "--engine: unknown engine 'warp'" run --engine warp
 error 2 "--check: takes no value" run --check=yes
 error 2 "--check: engine interp does not offer it" run --check --engine interp --kernel /dev/null
+error 2 "--check: is for one vCPU, not 2" run --check --engine bt --cpus 2 --kernel /dev/null
 error 2 "--cpus: 'two' is not a number" run --cpus two
 error 2 "--cpus: a machine has at most 255" run --cpus 1000
 error 2 "--cpus: a machine has at most 255" run --cpus 256

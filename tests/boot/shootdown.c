@@ -1,7 +1,7 @@
 /*
- * Runs in the guest, on all its CPUs: one thread changes mappings while the others use them, and nobody may get
- * through by a translation that is gone once the system call that changed it has returned. Also the guest's memory
- * order, and a lock that everybody wants.
+ * Runs in the guest, on all its CPUs: one thread changes mappings while the others use them, and
+ * nobody may get through by a translation that is gone once the system call that changed it has
+ * returned. Also the guest's memory order, and a lock that everybody wants.
  *
  * usage: shootdown ROUNDS; prints "shootdown ok".
  */
@@ -21,13 +21,13 @@ enum { CPUS_MAX = 256, PAGE = 4096 };
 
 static struct {
     int ncpu, rounds;
-    _Atomic unsigned *page;    /* what is made read-only and writable again */
+    _Atomic unsigned *page; /* what is made read-only and writable again */
     _Atomic bool done;
     _Atomic unsigned faults, wrong;
     _Atomic unsigned long stores;
     pthread_mutex_t lock;
-    unsigned long counted;     /* under lock */
-    _Atomic int x, y, turn;    /* store buffering */
+    unsigned long counted;  /* under lock */
+    _Atomic int x, y, turn; /* store buffering */
     int seen_x, seen_y;
 } g = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -99,7 +99,8 @@ static void *counter(void *arg)
     return NULL;
 }
 
-/* With MFENCE between its store and its load, at least one of two processors sees the other's store. */
+/* With MFENCE between its store and its load, at least one of two processors sees the other's
+ * store. */
 static void *other_side(void *arg)
 {
     pin(1);

@@ -350,7 +350,8 @@ static void *move_ports(void *arg)
     return NULL;
 }
 
-/* One vCPU moves a device that another uses (for the sanitizers: nothing is used after it was freed). */
+/* One vCPU moves a device that another uses (for the sanitizers: nothing is used after it was
+ * freed). */
 static void test_pio_moves_under_access(void **state)
 {
     struct fixture *f = *state;

@@ -114,7 +114,9 @@ void access_analyse(struct tr *t)
 
         g->made = false;
         g->slot = (uint8_t)slots;
-        if (g->members > 1 && slots < BT_GROUPS)
+        if (g->base == RSP)
+            g->members += 2; /* cheap even alone */
+        else if (g->members > 1 && slots < BT_GROUPS)
             slots++;
         else
             g->members = 1;
@@ -222,6 +224,34 @@ static void lookup_neutral(struct tr *t, unsigned last, bool write, enum bt_site
 
 _Static_assert(sizeof(struct tlb_entry) == 32, "the lookups' arithmetic");
 
+/* By the page the stack is in: T2 = addend. `min`: of the first byte from RSP. */
+static void lookup_stack(struct tr *t, int32_t min, unsigned last, enum bt_site_kind kind, bool group,
+                         uint16_t adj, bool free_flags, uint32_t retry)
+{
+    struct emit *e = t->e;
+    struct cold *c;
+
+    if (free_flags) {
+        emit_lea(e, 1, BT_T0, bt_home[RSP], REG_NONE, 0, min);
+        emit_op_gs(e, 0x03, 1, BT_T0, BT_OFF(bt.sp_npage)); /* add */
+        emit_alu_ri(e, ALU_CMP, 1, BT_T0, (int32_t)(PAGE_SIZE - 1 - last));
+        cold_access(t, emit_jcc(e, CC_A, 0), kind, group, adj, last + 1, retry);
+    } else {
+        emit_load_gs(e, BT_T1, BT_OFF(bt.sp_npage));
+        emit_lea(e, 1, BT_T0, bt_home[RSP], BT_T1, 0, min);
+        emit_lea(e, 1, BT_T1, BT_T0, REG_NONE, 0, (int32_t)last);
+        emit_pext_gs(e, BT_T0, BT_T0, BT_OFF(bt.page_mask));
+        emit_pext_gs(e, BT_T1, BT_T1, BT_OFF(bt.page_mask));
+        emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, 0);
+        cold_access(t, emit_jmp_if_rcx(e), kind, group, adj, last + 1, retry);
+    }
+    c = &t->cold[t->ncold - 1];
+    c->stack = true;
+    c->min = min;
+    t->bt->site[c->site].stack = true;
+    emit_load_gs(e, BT_T2, BT_OFF(bt.sp_addend));
+}
+
 void access_translate(struct tr *t, const struct use *a, bool stack, bool simple,
                       struct recode_mem *m)
 {
@@ -235,13 +265,25 @@ void access_translate(struct tr *t, const struct use *a, bool stack, bool simple
 
     if (g && g->made) {
         if (t->in_t2 != a->group)
-            emit_load_gs(e, BT_T2, BT_OFF(bt.group) + 8u * g->slot);
+            emit_load_gs(e, BT_T2, g->base == RSP ? BT_OFF(bt.sp_addend)
+                                                  : BT_OFF(bt.group) + 8u * g->slot);
         t->in_t2 = a->group;
         *m = (struct recode_mem){.base = bt_home[g->base], .index = BT_T2, .disp = a->disp};
         return;
     }
     free_flags = fl_release(t);
     retry = emit_pos(e);
+    if (g ? g->base == RSP : stack && t->s->how != HOW_LEAVE) {
+        /* Pages of stacks are written sooner or later. */
+        kind = a->write ? BT_SITE_WRITE : BT_SITE_EARLY;
+        lookup_stack(t, g ? g->min : a->disp, last, kind, g, adj, free_flags, retry);
+        if (g) {
+            g->made = true;
+            t->in_t2 = a->group;
+        }
+        *m = (struct recode_mem){.base = bt_home[RSP], .index = BT_T2, .disp = a->disp};
+        return;
+    }
     if (g)
         emit_lea(e, 1, BT_T0, bt_home[g->base], REG_NONE, 0, g->min);
     else if (stack)

@@ -64,6 +64,7 @@ struct bt_site {
     bool group;      /* a shared translation */
     uint8_t align;   /* the access, adj bytes from T0, must be a multiple of this, or 0 */
     uint16_t adj;
+    bool stack;      /* by the vCPU's stack page */
     bool rep;        /* a repeated string instruction */
     bool resume;     /* the interpreter may come back at retry */
     struct block *single; /* the interpreter's code for it, or NULL: it is looked up */
@@ -165,6 +166,8 @@ bt_helper bt_help_movs, bt_help_stos, bt_help_cli, bt_help_sti, bt_help_pushf, b
 /* A TLB miss at a site for the address la: the host address to go on at, or NULL when the
  * interpreter must do the instruction. */
 const uint8_t *bt_refill(struct cpu *c, uint32_t site, uint64_t la);
+/* Before translated code is entered: the stack page may be another, or gone. */
+void bt_stack_check(struct cpu *c);
 /* Brings the vector registers in; false if the level is not available now. */
 bool bt_vec_enter(struct cpu *c, uint32_t site);
 /* Gives them up before C code that may use vector registers. */

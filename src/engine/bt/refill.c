@@ -49,6 +49,33 @@ static bool writable(struct cpu *c, const struct refill *r)
     return r->ent & P2M_DIRTY;
 }
 
+static void stack_set(struct cpu *c, uint64_t page, uint64_t addend)
+{
+    c->bt.sp_npage = -page;
+    c->bt.sp_addend = addend;
+}
+
+static void stack_none(struct cpu *c)
+{
+    uint64_t page;
+
+    /* xorshift64: never 0, and not to be guessed from outside. */
+    c->bt.secret ^= c->bt.secret << 13;
+    c->bt.secret ^= c->bt.secret >> 7;
+    c->bt.secret ^= c->bt.secret << 17;
+    page = (c->bt.secret & ~PAGE_MASK & ~(3ull << 62)) | 1ull << 62;
+    stack_set(c, page, (uint64_t)(uintptr_t)c->bt.scratch - page);
+}
+
+void bt_stack_check(struct cpu *c)
+{
+    uint64_t page = -c->bt.sp_npage;
+    const struct tlb_entry *e = tlb_slot(c->tlb, page);
+
+    if (e->wtag != page || e->addend != c->bt.sp_addend)
+        stack_none(c);
+}
+
 const uint8_t *bt_refill(struct cpu *c, uint32_t n, uint64_t la)
 {
     const struct bt *bt = c->shared->bt;
@@ -57,6 +84,11 @@ const uint8_t *bt_refill(struct cpu *c, uint32_t n, uint64_t la)
     struct tlb_entry *e;
     struct refill r;
 
+    e = tlb_slot(c->tlb, la);
+    if (s->stack && e->wtag == page && (la & PAGE_MASK) + s->span <= PAGE_SIZE) {
+        stack_set(c, page, e->addend);
+        return bt_host(bt, s->retry);
+    }
     if ((la & PAGE_MASK) + s->span > PAGE_SIZE) {
         if (s->group)
             s->t->crossed++;
@@ -75,10 +107,11 @@ const uint8_t *bt_refill(struct cpu *c, uint32_t n, uint64_t la)
         }
         return NULL;
     }
-    e = tlb_slot(c->tlb, la);
     if (s->kind == BT_SITE_EARLY && writable(c, &r) && e->rtag == page)
         e->wtag = page;
     if ((s->kind == BT_SITE_READ ? e->rtag : e->wtag) != page)
         return NULL;
+    if (s->stack)
+        stack_set(c, page, e->addend);
     return bt_host(bt, s->retry);
 }

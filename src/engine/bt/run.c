@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "base/log.h"
 #include "engine/bt/bt.h"
@@ -178,6 +179,7 @@ static void bt_run_some(struct cpu *c)
             c->bt.vpage = c->s.rip & ~PAGE_MASK;
             code = bt_host(bt, t->host);
         }
+        bt_stack_check(c);
         /* A kick that came before the table was set is here; a later one takes the table away. */
         if (unlikely(atomic_load(&c->bt.poll)))
             return;
@@ -280,8 +282,10 @@ static void bt_vcpu_fini(struct vcpu *v)
 
     if (c && c->bt.check)
         end_checks(c);
-    if (c)
+    if (c) {
         bt_jumps_fini(c);
+        free(c->bt.scratch);
+    }
     interp_vcpu_fini(v);
 }
 
@@ -296,6 +300,11 @@ static int bt_vcpu_init(struct vcpu *v, struct err *e)
     if (rc) {
         interp_vcpu_fini(v);
         return rc;
+    }
+    c->bt.scratch = aligned_alloc(PAGE_SIZE, PAGE_SIZE);
+    if (!c->bt.scratch || getrandom(&c->bt.secret, sizeof(c->bt.secret), 0) < 0 || !c->bt.secret) {
+        bt_vcpu_fini(v);
+        return err_set(e, ENOMEM, "out of memory for a vCPU");
     }
     c->tlbs.bt = &c->bt;
     c->bt.self = c;

@@ -43,6 +43,11 @@ struct bt_cpu {
     uint64_t super_gen, user_gen[TLB_CONTEXTS]; /* what their contents are valid for (tlb.h) */
     bool user_global[TLB_CONTEXTS];             /* they hold code in global pages */
     uint64_t jump_mask, page_mask, tlb_mask; /* constants for PEXT */
+    /* The page the stack is in, as minus its linear address, and host minus guest address. When there is none:
+     * a page at no canonical address, which the guest cannot know, and memory of no importance. */
+    uint64_t sp_npage, sp_addend;
+    uint64_t secret;
+    void *scratch; /* that memory: a page */
     uint64_t vpage; /* linear address of the page that runs */
     uint64_t tmp;   /* a register that flags displace */
     uint64_t value; /* what an instruction with two memory operands carries between them */

@@ -85,6 +85,8 @@ struct cold {
     uint32_t site;      /* or the link */
     enum fl_place fl;
     struct recipe recipe;
+    bool stack;         /* COLD_ACCESS: T0 must be made, RSP + min */
+    int32_t min;
 };
 #define COLD_MAX (8 * BLOCK_MAX_INSNS)
 

@@ -646,6 +646,8 @@ static void cold(struct tr *t, const struct cold *c)
         t->bt->link[c->site].unlinked = emit_pos(e);
     if (c->fl == FL_RECIPE)
         fl_cook(e, &c->recipe);
+    if (c->stack)
+        emit_lea(e, 1, BT_T0, bt_home[RSP], REG_NONE, 0, c->min);
     emit_mov_ri32(e, BT_T1, c->site);
     switch (c->kind) {
     case COLD_ACCESS:
