@@ -5,23 +5,23 @@
  */
 #include "kit.h"
 
-/* At 40000H: the locations, in lines of their own, 32 pairs in turn: X, Y, X, ... */
+/* At 40000H: the locations, in lines of their own, 8 pairs in turn: X, Y, X, ... */
 #define BARRIER 0x42000ull
 #define RESULTS 0x50000ull /* of each vCPU: RESULTS + 0x10000 * cpu, 8 bytes a round */
-#define FIRST 32
-#define ROUNDS 6400
+#define FIRST 8
+#define ROUNDS 2400
 
 /*
- * Each vCPU: every 32 rounds wait for all others; run the body, which leaves its results in EAX and ECX; note them; next. RSI is
+ * Each vCPU: every 8 rounds wait for all others; run the body, which leaves its results in EAX and ECX; note them; next. RSI is
  * this round's X, RDI its Y, R8 its number, R15 how many vCPUs there are, R14 the barrier, R13 the results. Locations are not
  * reset: one is "old" if it holds less than R8.
  */
-GUEST_ASM(litmus_head, "inc r8d; mov eax, r8d; and eax, 31; jnz 3f\n"
-                       "lock inc dword ptr [r14]; mov eax, r8d; shr eax, 5; imul eax, r15d\n"
+GUEST_ASM(litmus_head, "inc r8d; mov eax, r8d; and eax, 7; jnz 3f\n"
+                       "lock inc dword ptr [r14]; mov eax, r8d; shr eax, 3; imul eax, r15d\n"
                        "2: mov ecx, [r14]; sub ecx, eax; jns 1f; pause; jmp 2b; 1: xor eax, eax\n"
                        "3: shl eax, 7; lea rsi, [rax + 0x40000]; lea rdi, [rsi + 64]; xor eax, eax; xor ecx, ecx");
 GUEST_ASM(litmus_tail, "cmp eax, r8d; setae al; cmp ecx, r8d; setae cl; mov [r13], al; mov [r13 + 1], cl; add r13, 2\n"
-                       "cmp r8d, 6431; jae 1f; jmp rbx; 1: hlt");
+                       "cmp r8d, 2407; jae 1f; jmp rbx; 1: hlt");
 
 /* Stores and loads of a round's number. */
 GUEST_ASM(sb0, "mov [rsi], r8d; mov eax, [rdi]");

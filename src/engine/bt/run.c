@@ -186,7 +186,6 @@ static void bt_run_some(struct cpu *c)
         if (unlikely(c->bt.check))
             begin_check(c, t);
         why = (enum bt_exit)enter(c, code);
-        bt_vec_leave(c);
         faults = locate(c, why);
         if (unlikely(c->bt.check) && !check_end(c->bt.check, c)) {
             c->failed = true;

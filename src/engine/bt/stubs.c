@@ -49,9 +49,12 @@ static void unpark(struct emit *e)
     emit8(e, 0x9e);                                  /* sahf */
 }
 
-/* Back to bt_enter's caller; guest registers are saved already. */
+/* Back to bt_enter's caller, who may use vector registers; guest registers are saved already. */
 static void leave(struct emit *e, enum bt_exit why)
 {
+    emit_load_gs(e, RDI, BT_OFF(bt.self));
+    emit_mov_ri64(e, RAX, (uintptr_t)bt_vec_leave);
+    emit_call_r(e, RAX);
     emit_mov_ri32(e, RAX, why);
     emit_bytes(e, (const uint8_t[]){0x48, 0x83, 0xc4, 0x08}, 4); /* add rsp, 8 */
     for (unsigned k = ARRAY_LEN(callee_saved); k-- > 0;)

@@ -12,8 +12,7 @@
 
 static const int signals[] = {SIGFPE, SIGSEGV, SIGBUS};
 static struct sigaction before[ARRAY_LEN(signals)];
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-static int failed;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 /* Whose code this thread may be in. */
 static __thread struct {
     trap_find_fn find;
@@ -49,20 +48,24 @@ static void handler(int sig, siginfo_t *info, void *ctx)
         hand_on(sig, info, ctx);
 }
 
-static void install(void)
-{
-    struct sigaction sa = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
-
-    sigemptyset(&sa.sa_mask);
-    for (unsigned k = 0; k < ARRAY_LEN(signals); k++)
-        if (sigaction(signals[k], &sa, &before[k]) < 0)
-            failed = errno;
-}
-
+/* For each VM anew: the program may have taken the signals since the last one. */
 int trap_init(struct err *e)
 {
-    pthread_once(&once, install);
-    return failed ? err_set(e, failed, "cannot handle SIGFPE and SIGSEGV") : 0;
+    struct sigaction sa = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_NODEFER}, was;
+    int rc = 0;
+
+    sigemptyset(&sa.sa_mask);
+    pthread_mutex_lock(&lock);
+    for (unsigned k = 0; k < ARRAY_LEN(signals) && !rc; k++) {
+        if (sigaction(signals[k], NULL, &was) < 0) {
+            rc = errno;
+        } else if (!(was.sa_flags & SA_SIGINFO) || was.sa_sigaction != handler) {
+            before[k] = was;
+            rc = sigaction(signals[k], &sa, NULL) < 0 ? errno : 0;
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return rc ? err_set(e, rc, "cannot handle SIGFPE and SIGSEGV") : 0;
 }
 
 void trap_enter(trap_find_fn find, const void *arg)
