@@ -17,7 +17,6 @@
 #include "listing_host.h"
 
 #include "engine/interp/sync.h"
-#include "insn/decode.h"
 
 #define PLACE (GUEST_CODE + 0x100) /* so that offsets in the page are told from 0 */
 
@@ -27,19 +26,8 @@ static _Noreturn void die(const char *what, const char *name)
     exit(2);
 }
 
-/* How many instructions these are. */
-static unsigned count(const uint8_t *code, const uint8_t *end)
-{
-    unsigned n = 0;
-
-    for (struct insn i; code < end; code += i.len, n++)
-        if (insn_decode(&i, code, (size_t)(end - code), CPU_64) != INSN_OK)
-            return 0;
-    return n;
-}
-
-/* The block of at most max instructions at rip, or NULL if there is no code. */
-static struct block *block_at(struct world *w, uint64_t rip, unsigned max)
+/* The block at rip, or NULL if there is no code. */
+static struct block *block_at(struct world *w, uint64_t rip)
 {
     struct cpu *c = w->vcpu[0].priv;
     struct block *volatile b = NULL;
@@ -49,7 +37,7 @@ static struct block *block_at(struct world *w, uint64_t rip, unsigned max)
     world_set(w, 0, &s);
     sync_enter(c);
     if (!setjmp(c->fault))
-        b = cache_lookup(c, max);
+        b = cache_lookup(c, BLOCK_MAX_INSNS);
     sync_leave(c);
     c->deliver = false;
     return b;
@@ -83,12 +71,12 @@ static char *list(const struct snippet *s)
 
     if (!out)
         die("listing", s->name);
+    guest_code(w, end, HLT); /* ends the last block */
     /* The same on every host, for nothing is run. */
     memset(w->policy.feature, 0xff, sizeof(w->policy.feature));
     fprintf(out, "%s\n", s->guards);
     for (uint64_t at = PLACE; at < end && ok;) {
-        unsigned left = count(s->end - (end - at), s->end);
-        struct block *b = left ? block_at(w, at, left) : NULL;
+        struct block *b = block_at(w, at);
 
         fprintf(out, "\n");
         ok = b && list_block(out, w, b, s->entry);

@@ -7,6 +7,7 @@
 /* ---- memory ---- */
 GUEST_ASM(load_stack, "mov rax, [rsp + 0x18]");
 GUEST_ASM(load, "mov rax, [rdi + 0x10]");
+GUEST_ASM(load_before_xor, "mov rax, [rdi + 0x10]; xor edx, edx");
 GUEST_ASM(load_index, "mov eax, [rbx + rsi * 4 + 8]");
 GUEST_ASM(load_shared, "mov rax, [rdi]; mov rdx, [rdi + 0x18]");
 GUEST_ASM(load_store_shared, "mov rax, [rdi]; mov [rdi + 8], rdx");
@@ -37,9 +38,9 @@ GUEST_ASM(shift_cl, "shl rax, cl; sar edx, 3; mov [rdi], rax");
 
 /* ---- control ---- */
 GUEST_ASM(entry, "nop; mov eax, 1; jmp . + 0x1000");
-GUEST_ASM(jcc_back, "1: inc rax; cmp rax, rdi; jne 1b; mov edx, 1; hlt");
-GUEST_ASM(jcc_forward, "cmp rax, rdi; jb 1f; mov rdx, [rsi]; 1: mov eax, edx; hlt");
-GUEST_ASM(jcc_away, "test rax, rax; js . + 0x3000; mov edx, 1; hlt");
+GUEST_ASM(jcc_back, "1: inc rax; cmp rax, rdi; jne 1b; mov edx, 1");
+GUEST_ASM(jcc_forward, "cmp rax, rdi; jb 1f; mov rdx, [rsi]; 1: mov eax, edx");
+GUEST_ASM(jcc_away, "test rax, rax; js . + 0x3000; mov edx, 1");
 GUEST_ASM(jmp_back, "1: inc rax; jmp 1b");
 GUEST_ASM(call_near, "call . + 0x200");
 GUEST_ASM(call_far, "test eax, eax; call . + 0x20000");
@@ -51,7 +52,7 @@ GUEST_ASM(syscall, "mov eax, 39; syscall; mov rdx, rax");
 
 /* ---- done by C ---- */
 GUEST_ASM(rep_movs, "mov ecx, 8; rep movsq; mov rax, [rdi]");
-GUEST_ASM(cli_sti, "cli; add [rdi], rax; sti; hlt");
+GUEST_ASM(cli_sti, "cli; add [rdi], rax; sti");
 GUEST_ASM(pushf_popf, "pushf; pop rax; push rax; popf");
 GUEST_ASM(interp_between, "mov rax, [rdi]; rdmsr; mov rdx, [rdi]");
 
@@ -66,14 +67,15 @@ GUEST_ASM(sse, "movups xmm0, [rdi]; mulps xmm0, xmm1; paddd xmm0, [rsi]; movups 
 GUEST_ASM(sse_flags, "comisd xmm0, xmm1; mov rax, [rdi]; cmova rdx, rax; cvttsd2si r9, xmm0");
 GUEST_ASM(avx, "vmovdqu ymm1, [rsi]; vpxor ymm0, ymm0, ymm1; vmovdqu [rdi], ymm0; vzeroupper");
 GUEST_ASM(avx512_masked, "kmovw k1, eax; vmovdqu32 zmm1{k1}{z}, [rsi]; vmovdqu32 [rdi + 0x40]{k1}, zmm1");
-GUEST_ASM(vec_after_c, "movaps xmm0, xmm1; cli; movaps xmm2, xmm3; hlt");
+GUEST_ASM(vec_after_c, "movaps xmm0, xmm1; stosb; movaps xmm2, xmm3");
 
 #define LIST(symbol, file, ...) \
     {.name = file, .code = symbol, .end = symbol##_end, .guards = __VA_ARGS__}
 
 const struct snippet snippets[] = {
-    LIST(load_stack, "load-stack", "a lone load through RSP: one plain lookup, no index"),
-    LIST(load, "load", "a lone load through another base; flags die in between, so the lookup may destroy them"),
+    LIST(load_stack, "load-stack", "a lone load through RSP: the remembered page of the stack answers, flags untouched"),
+    LIST(load, "load", "a lone load through another base: nothing is known of the flags, so the lookup leaves them alone"),
+    LIST(load_before_xor, "load-before-xor", "though the flags are dead behind the load, its fault would show them"),
     LIST(load_index, "load-index", "an index makes the address LEA's; the scaled form is not repeated"),
     LIST(load_shared, "load-shared", "two loads through one base share a lookup of the whole span"),
     LIST(load_store_shared, "load-store-shared", "a load whose lookup asks for the right to write, as the store shares it"),
@@ -84,8 +86,8 @@ const struct snippet snippets[] = {
     LIST(cmpxchg, "cmpxchg", "locked operations are the host's own, and may fault there"),
     LIST(bit_string, "bit-string", "BTS with a bit number in a register reaches beyond its operand: the interpreter's"),
 
-    LIST(prologue, "prologue", "pushes and frame accesses share one lookup across changes of RSP by constants"),
-    LIST(epilogue, "epilogue", "pops and the return address share one lookup"),
+    LIST(prologue, "prologue", "pushes and frame accesses share one look at the stack page, across changes of RSP by constants"),
+    LIST(epilogue, "epilogue", "pops and the return address share one look at the stack page"),
     LIST(leave_ret, "leave-ret", "LEAVE goes through RBP, what follows through the new RSP"),
     LIST(push_mem, "push-mem", "two accesses of one instruction: the value waits in bt.value"),
 
@@ -114,7 +116,7 @@ const struct snippet snippets[] = {
     LIST(syscall, "syscall", "SYSCALL is the interpreter's and ends the block"),
 
     LIST(rep_movs, "rep-movs", "REP MOVS is a helper's; the code goes on behind it"),
-    LIST(cli_sti, "cli-sti", "CLI and STI are helpers"),
+    LIST(cli_sti, "cli-sti", "CLI and STI are helpers and end their blocks"),
     LIST(pushf_popf, "pushf-popf", "PUSHF and POPF are helpers; lookups are not shared across them"),
     LIST(interp_between, "interp-between", "an instruction of the interpreter's in the middle; nothing is shared across it"),
 

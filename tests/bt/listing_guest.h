@@ -8,7 +8,7 @@
 struct snippet {
     const char *name;   /* of the listing's file, without .txt */
     const char *guards; /* what a change in the listing would tell: one line */
-    const uint8_t *code, *end; /* position-independent, less than a page */
+    const uint8_t *code, *end; /* position-independent, less than a page; HLT is put behind */
     bool entry;         /* list the blocks' ways in, too */
 };
 

@@ -28,6 +28,8 @@ static const struct field fields[] = {
     CPU_FIELD(bt.jump_mask, NOTHING),
     CPU_FIELD(bt.page_mask, NOTHING),
     CPU_FIELD(bt.tlb_mask, NOTHING),
+    CPU_FIELD(bt.sp_npage, NOTHING),
+    CPU_FIELD(bt.sp_addend, NOTHING),
     CPU_FIELD(bt.vpage, NOTHING),
     CPU_FIELD(bt.tmp, NOTHING),
     CPU_FIELD(bt.value, NOTHING),
@@ -258,7 +260,7 @@ static void append(ZydisFormatterBuffer *b, const char *fmt, ...)
 
 static void unnamed(struct listing *l, const char *what, int64_t value)
 {
-    fprintf(stderr, "listing_host.c has no name for %s %#llx\n", what, (unsigned long long)value);
+    fprintf(stderr, "no name for %s %#llx: fields[] in tests/bt/listing_host.c?\n", what, (unsigned long long)value);
     l->unnamed = true;
 }
 
@@ -448,11 +450,14 @@ static void print_host(struct listing *l)
     follow(l, h);
 }
 
-static ZyanStatus print_guest_target(const ZydisFormatter *f, ZydisFormatterBuffer *b,
-                                     ZydisFormatterContext *x)
+static ZyanStatus print_guest_address(const ZydisFormatter *f, ZydisFormatterBuffer *b,
+                                      ZydisFormatterContext *x)
 {
-    append(b, "%03llx", (unsigned long long)(x->runtime_address + x->instruction->length +
-                                             x->operand->imm.value.u));
+    if (x->operand->type == ZYDIS_OPERAND_TYPE_MEMORY)
+        append(b, "0x%llx", (unsigned long long)x->operand->mem.disp.value);
+    else
+        append(b, "%03llx", (unsigned long long)(x->runtime_address + x->instruction->length +
+                                                 x->operand->imm.value.u));
     return ZYAN_STATUS_SUCCESS;
 }
 
@@ -469,7 +474,7 @@ static void formatter(ZydisFormatter *f)
 static void print_guest(const struct listing *l, const struct step *s)
 {
     uint64_t ent = p2m_get(physmap_p2m(l->t->c->vm->map), l->t->b->gpa >> PAGE_SHIFT);
-    ZydisFormatterFunc target = (ZydisFormatterFunc)&print_guest_target;
+    ZydisFormatterFunc target = (ZydisFormatterFunc)&print_guest_address;
     ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
     ZydisDecodedInstruction z;
     ZydisFormatter f;
