@@ -5,7 +5,8 @@
  *   listing DIR             compares with DIR/NAME.txt, and shows the differences
  *   listing --update DIR    writes those files
  *
- * Nothing is run: a snippet's blocks are decoded and translated, and all its branches are still unlinked.
+ * Nothing is run: a snippet's blocks are decoded and translated, and all its branches are still
+ * unlinked.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -198,6 +199,7 @@ int main(int argc, char **argv)
     ok = strays(dir, updating) && !bad;
     printf("%u listings, %u %s\n", n, bad, updating ? "failed" : "differ");
     if (!ok && !updating)
-        printf("If that is what the change is to do: ninja -C build golden, and commit it with the change.\n");
+        printf("If that is what the change is to do: ninja -C build golden, and commit it with the "
+               "change.\n");
     return !ok;
 }

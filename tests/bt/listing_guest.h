@@ -6,10 +6,10 @@
 #include <stdint.h>
 
 struct snippet {
-    const char *name;   /* of the listing's file, without .txt */
-    const char *guards; /* what a change in the listing would tell: one line */
+    const char *name;          /* of the listing's file, without .txt */
+    const char *guards;        /* what a change in the listing would tell: one line */
     const uint8_t *code, *end; /* position-independent, less than a page; HLT is put behind */
-    bool entry;         /* list the blocks' ways in, too */
+    bool entry;                /* list the blocks' ways in, too */
 };
 
 extern const struct snippet snippets[]; /* ends with a name of NULL */

@@ -18,7 +18,10 @@ struct field {
     enum pointee to;
 };
 
-#define CPU_FIELD(member, to) {CPU, offsetof(struct cpu, member), #member, to}
+#define CPU_FIELD(member, to)                          \
+    {                                                  \
+        CPU, offsetof(struct cpu, member), #member, to \
+    }
 
 static const struct field fields[] = {
     CPU_FIELD(cc, NOTHING),
@@ -101,8 +104,9 @@ static const struct {
     const char *name;
     bt_helper *fn;
 } helpers[] = {
-    {"movs", bt_help_movs},   {"stos", bt_help_stos}, {"cli", bt_help_cli},       {"sti", bt_help_sti},
-    {"pushf", bt_help_pushf}, {"popf", bt_help_popf}, {"swapgs", bt_help_swapgs},
+    {"movs", bt_help_movs},     {"stos", bt_help_stos},   {"cli", bt_help_cli},
+    {"sti", bt_help_sti},       {"pushf", bt_help_pushf}, {"popf", bt_help_popf},
+    {"swapgs", bt_help_swapgs},
 };
 
 static const char *name_helper(uint64_t fn)
@@ -125,7 +129,7 @@ struct host_insn {
 struct listing {
     FILE *out;
     const struct tr *t;
-    uint32_t cold; /* where the cold code begins */
+    uint32_t cold;  /* where the cold code begins */
     unsigned n, at; /* the instruction that is being printed */
     enum pointee reg[16];
     bool unnamed;
@@ -161,8 +165,8 @@ static bool decode(struct listing *l)
     for (uint32_t off = tb->begin; off < tb->end; l->n++) {
         struct host_insn *h = &l->insn[l->n];
 
-        if (l->n == HOST_MAX ||
-            ZYAN_FAILED(ZydisDecoderDecodeFull(&d, bt_host(l->t->bt, off), tb->end - off, &h->z, h->op))) {
+        if (l->n == HOST_MAX || ZYAN_FAILED(ZydisDecoderDecodeFull(&d, bt_host(l->t->bt, off),
+                                                                   tb->end - off, &h->z, h->op))) {
             fprintf(stderr, "host code at +%#x does not decode\n", off - tb->begin);
             return false;
         }
@@ -239,7 +243,8 @@ static void find_labels(struct listing *l)
 
 /* ---- printing ---- */
 
-static void append(ZydisFormatterBuffer *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void append(ZydisFormatterBuffer *b, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
 static void append(ZydisFormatterBuffer *b, const char *fmt, ...)
 {
     ZyanString *s;
@@ -260,7 +265,8 @@ static void append(ZydisFormatterBuffer *b, const char *fmt, ...)
 
 static void unnamed(struct listing *l, const char *what, int64_t value)
 {
-    fprintf(stderr, "no name for %s %#llx: fields[] in tests/bt/listing_host.c?\n", what, (unsigned long long)value);
+    fprintf(stderr, "no name for %s %#llx: fields[] in tests/bt/listing_host.c?\n", what,
+            (unsigned long long)value);
     l->unnamed = true;
 }
 
@@ -285,7 +291,8 @@ static enum pointee structure(const struct listing *l, const ZydisDecodedOperand
     return base < 0 || o->mem.index != ZYDIS_REGISTER_NONE ? NOTHING : l->reg[base];
 }
 
-static ZyanStatus print_mem(const ZydisFormatter *f, ZydisFormatterBuffer *b, ZydisFormatterContext *x)
+static ZyanStatus print_mem(const ZydisFormatter *f, ZydisFormatterBuffer *b,
+                            ZydisFormatterContext *x)
 {
     static const char *const prefix[] = {
         [CPU] = "", [TLB_ENTRY] = "tlb_entry.", [JUMP] = "bt_jump.", [TBLOCK] = "tblock."};
@@ -309,7 +316,8 @@ static ZyanStatus print_mem(const ZydisFormatter *f, ZydisFormatterBuffer *b, Zy
     field = find_field(p, o->mem.disp.value);
     if (!field)
         unnamed(l, prefix[p], o->mem.disp.value);
-    append(b, "[%s + %s%s]", ZydisRegisterGetString(o->mem.base), prefix[p], field ? field->name : "?");
+    append(b, "[%s + %s%s]", ZydisRegisterGetString(o->mem.base), prefix[p],
+           field ? field->name : "?");
     return ZYAN_STATUS_SUCCESS;
 }
 
@@ -345,7 +353,8 @@ static void print_argument(struct listing *l, ZydisFormatterBuffer *b, const cha
         if (v >= most)
             unnamed(l, stub, (int64_t)v);
         else
-            append(b, "%s %03x", link ? "link to" : "site", link ? bt->link[v].off : bt->site[v].off);
+            append(b, "%s %03x", link ? "link to" : "site",
+                   link ? bt->link[v].off : bt->site[v].off);
         return;
     }
     name = name_helper(v);
@@ -355,7 +364,8 @@ static void print_argument(struct listing *l, ZydisFormatterBuffer *b, const cha
     append(b, "%s%s", name ? "helper " : "", name ? name : h ? h->label : "?");
 }
 
-static ZyanStatus print_imm(const ZydisFormatter *f, ZydisFormatterBuffer *b, ZydisFormatterContext *x)
+static ZyanStatus print_imm(const ZydisFormatter *f, ZydisFormatterBuffer *b,
+                            ZydisFormatterContext *x)
 {
     struct listing *l = x->user_data;
     const char *stub;
@@ -405,8 +415,10 @@ static void follow(struct listing *l, const struct host_insn *h)
         break;
     }
     for (unsigned k = 0; k < h->z.operand_count; k++)
-        if (h->op[k].type == ZYDIS_OPERAND_TYPE_REGISTER && (h->op[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)) {
-            r = gpr_id(ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, h->op[k].reg.value));
+        if (h->op[k].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+            (h->op[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)) {
+            r = gpr_id(
+                ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, h->op[k].reg.value));
             if (r >= 0)
                 l->reg[r] = NOTHING;
         }
@@ -425,9 +437,11 @@ static const char *fault_at(struct listing *l, uint32_t off)
     return NULL;
 }
 
-/* Hidden operands are left out: some versions of Zydis take them as a sign that a size need not be told. */
+/* Hidden operands are left out: some versions of Zydis take them as a sign that a size need not be
+ * told. */
 static void format(const ZydisFormatter *f, const ZydisDecodedInstruction *z,
-                   const ZydisDecodedOperand *op, uint64_t at, struct listing *l, char *text, size_t size)
+                   const ZydisDecodedOperand *op, uint64_t at, struct listing *l, char *text,
+                   size_t size)
 {
     ZydisDecodedOperand visible[ZYDIS_MAX_OPERAND_COUNT] = {0};
 
@@ -456,8 +470,9 @@ static ZyanStatus print_guest_address(const ZydisFormatter *f, ZydisFormatterBuf
     if (x->operand->type == ZYDIS_OPERAND_TYPE_MEMORY)
         append(b, "0x%llx", (unsigned long long)x->operand->mem.disp.value);
     else
-        append(b, "%03llx", (unsigned long long)(x->runtime_address + x->instruction->length +
-                                                 x->operand->imm.value.u));
+        append(b, "%03llx",
+               (unsigned long long)(x->runtime_address + x->instruction->length +
+                                    x->operand->imm.value.u));
     return ZYAN_STATUS_SUCCESS;
 }
 
@@ -484,7 +499,8 @@ static void print_guest(const struct listing *l, const struct step *s)
     ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     formatter(&f);
     ZydisFormatterSetHook(&f, ZYDIS_FORMATTER_FUNC_PRINT_ADDRESS_ABS, (const void **)&target);
-    if (ZYAN_FAILED(ZydisDecoderDecodeFull(&d, (const uint8_t *)p2m_host(ent) + s->off, s->i.len, &z, op)))
+    if (ZYAN_FAILED(
+            ZydisDecoderDecodeFull(&d, (const uint8_t *)p2m_host(ent) + s->off, s->i.len, &z, op)))
         strcpy(text, "?");
     else
         format(&f, &z, op, s->off, NULL, text, sizeof(text));
@@ -509,8 +525,8 @@ static void print_block(struct listing *l, bool entry)
         hot += h->off < l->cold;
         print_host(l);
     }
-    fprintf(l->out, "%u host instructions in %u bytes, and %u bytes of cold code\n", hot, l->cold - from,
-            tb->end - l->cold);
+    fprintf(l->out, "%u host instructions in %u bytes, and %u bytes of cold code\n", hot,
+            l->cold - from, tb->end - l->cold);
 }
 
 bool listing_host(FILE *out, const struct tr *t, bool entry)

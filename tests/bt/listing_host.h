@@ -9,8 +9,8 @@
 
 #include "engine/bt/tr.h"
 
-/* Writes the listing of t->t, made last by t. entry: with its ways in from other blocks. False: it refers
- * to something that has no name here, which is then told on standard error. */
+/* Writes the listing of t->t, made last by t. entry: with its ways in from other blocks. False: it
+ * refers to something that has no name here, which is then told on standard error. */
 bool listing_host(FILE *out, const struct tr *t, bool entry);
 
 #endif
