@@ -36,14 +36,14 @@ GUEST_ASM(flags_inc, "inc rdi; mov rax, [rbx]; cmovc rdx, rax");
 GUEST_ASM(flags_cmp_mem, "cmp [rdi], rsi; mov rax, [rbx]; cmovc rdx, rax");
 GUEST_ASM(shift_cl, "shl rax, cl; sar edx, 3; mov [rdi], rax");
 
-/* ---- control ---- */
-GUEST_ASM(entry, "nop; mov eax, 1; jmp . + 0x1000");
-GUEST_ASM(jcc_back, "1: inc rax; cmp rax, rdi; jne 1b; mov edx, 1");
-GUEST_ASM(jcc_forward, "cmp rax, rdi; jb 1f; mov rdx, [rsi]; 1: mov eax, edx");
-GUEST_ASM(jcc_away, "test rax, rax; js . + 0x3000; mov edx, 1");
-GUEST_ASM(jmp_back, "1: inc rax; jmp 1b");
-GUEST_ASM(call_near, "call . + 0x200");
-GUEST_ASM(call_far, "test eax, eax; call . + 0x20000");
+/* ---- control: short branches as bytes, for assemblers differ in when they take them ---- */
+GUEST_ASM(entry, "nop; mov eax, 1; 2: jmp 2b + 0x1000");
+GUEST_ASM(jcc_back, "inc rax; cmp rax, rdi; .byte 0x75, -8; mov edx, 1");
+GUEST_ASM(jcc_forward, "cmp rax, rdi; .byte 0x72, 3; mov rdx, [rsi]; mov eax, edx");
+GUEST_ASM(jcc_away, "test rax, rax; 2: js 2b + 0x3000; mov edx, 1");
+GUEST_ASM(jmp_back, "inc rax; .byte 0xeb, -5");
+GUEST_ASM(call_near, "2: call 2b + 0x200");
+GUEST_ASM(call_far, "test eax, eax; 2: call 2b + 0x20000");
 GUEST_ASM(ret, "xor eax, eax; ret");
 GUEST_ASM(jmp_reg, "jmp rax");
 GUEST_ASM(jmp_mem, "jmp [rbx + rax * 8]");
