@@ -203,48 +203,19 @@ static void lookup(struct tr *t, unsigned last, bool write, enum bt_site_kind ki
     cold_access(t, emit_jcc(e, CC_NE, 0), kind, group, adj, last + 1, retry);
 }
 
-/* The same without touching EFLAGS; T2 = addend, for T1 is needed for the branch. */
-static void lookup_neutral(struct tr *t, unsigned last, bool write, enum bt_site_kind kind, bool group,
-                           uint16_t adj, uint32_t retry)
-{
-    struct emit *e = t->e;
-
-    emit_pext_gs(e, BT_T1, BT_T0, BT_OFF(bt.tlb_mask));
-    emit_load_gs(e, BT_T2, BT_OFF(tlb));
-    emit_lea_index(e, 1, BT_T1, BT_T1, 3, 0);
-    emit_lea(e, 1, BT_T2, BT_T2, BT_T1, 2, 0);
-    emit_load(e, BT_T1, BT_T2, (int32_t)tag_offset(write));
-    /* last byte - page, as last byte + ~page + 1 */
-    emit_not(e, BT_T1);
-    emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, (int32_t)last + 1);
-    emit_pext_gs(e, BT_T1, BT_T1, BT_OFF(bt.page_mask));
-    cold_access(t, emit_jmp_if_rcx(e), kind, group, adj, last + 1, retry);
-    emit_load(e, BT_T2, BT_T2, offsetof(struct tlb_entry, addend));
-}
-
 _Static_assert(sizeof(struct tlb_entry) == 32, "the lookups' arithmetic");
 
 /* By the page the stack is in: T2 = addend. `min`: of the first byte from RSP. */
 static void lookup_stack(struct tr *t, int32_t min, unsigned last, enum bt_site_kind kind, bool group,
-                         uint16_t adj, bool free_flags, uint32_t retry)
+                         uint16_t adj, uint32_t retry)
 {
     struct emit *e = t->e;
     struct cold *c;
 
-    if (free_flags) {
-        emit_lea(e, 1, BT_T0, bt_home[RSP], REG_NONE, 0, min);
-        emit_op_gs(e, 0x03, 1, BT_T0, BT_OFF(bt.sp_npage)); /* add */
-        emit_alu_ri(e, ALU_CMP, 1, BT_T0, (int32_t)(PAGE_SIZE - 1 - last));
-        cold_access(t, emit_jcc(e, CC_A, 0), kind, group, adj, last + 1, retry);
-    } else {
-        emit_load_gs(e, BT_T1, BT_OFF(bt.sp_npage));
-        emit_lea(e, 1, BT_T0, bt_home[RSP], BT_T1, 0, min);
-        emit_lea(e, 1, BT_T1, BT_T0, REG_NONE, 0, (int32_t)last);
-        emit_pext_gs(e, BT_T0, BT_T0, BT_OFF(bt.page_mask));
-        emit_pext_gs(e, BT_T1, BT_T1, BT_OFF(bt.page_mask));
-        emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, 0);
-        cold_access(t, emit_jmp_if_rcx(e), kind, group, adj, last + 1, retry);
-    }
+    emit_lea(e, 1, BT_T0, bt_home[RSP], REG_NONE, 0, min);
+    emit_op_gs(e, 0x03, 1, BT_T0, BT_OFF(bt.sp_npage)); /* add */
+    emit_alu_ri(e, ALU_CMP, 1, BT_T0, (int32_t)(PAGE_SIZE - 1 - last));
+    cold_access(t, emit_jcc(e, CC_A, 0), kind, group, adj, last + 1, retry);
     c = &t->cold[t->ncold - 1];
     c->stack = true;
     c->min = min;
@@ -252,13 +223,12 @@ static void lookup_stack(struct tr *t, int32_t min, unsigned last, enum bt_site_
     emit_load_gs(e, BT_T2, BT_OFF(bt.sp_addend));
 }
 
-void access_translate(struct tr *t, const struct use *a, bool stack, bool simple,
-                      struct recode_mem *m)
+void access_translate(struct tr *t, const struct use *a, bool stack, struct recode_mem *m)
 {
     struct emit *e = t->e;
     struct group *g = a->group == GROUP_NONE ? NULL : &t->group[a->group];
     unsigned last = g ? (unsigned)(g->end - g->min - 1) : a->size - 1u;
-    bool write = g ? g->write : a->write, free_flags;
+    bool write = g ? g->write : a->write;
     enum bt_site_kind kind = a->write ? BT_SITE_WRITE : write ? BT_SITE_EARLY : BT_SITE_READ;
     uint16_t adj = (uint16_t)(g ? a->disp - g->min : 0);
     uint32_t retry;
@@ -271,12 +241,12 @@ void access_translate(struct tr *t, const struct use *a, bool stack, bool simple
         *m = (struct recode_mem){.base = bt_home[g->base], .index = BT_T2, .disp = a->disp};
         return;
     }
-    free_flags = fl_release(t);
+    fl_release(t);
     retry = emit_pos(e);
     if (g ? g->base == RSP : stack && t->s->how != HOW_LEAVE) {
         /* Pages of stacks are written sooner or later. */
         kind = a->write ? BT_SITE_WRITE : BT_SITE_EARLY;
-        lookup_stack(t, g ? g->min : a->disp, last, kind, g, adj, free_flags, retry);
+        lookup_stack(t, g ? g->min : a->disp, last, kind, g, adj, retry);
         if (g) {
             g->made = true;
             t->in_t2 = a->group;
@@ -290,13 +260,9 @@ void access_translate(struct tr *t, const struct use *a, bool stack, bool simple
         emit_lea(e, 1, BT_T0, bt_home[t->s->how == HOW_LEAVE ? RBP : RSP], REG_NONE, 0, a->disp);
     else
         access_address(t, BT_T0);
-    if (free_flags)
-        lookup(t, last, write, kind, g, adj, retry);
-    else
-        lookup_neutral(t, last, write, kind, g, adj, retry);
+    lookup(t, last, write, kind, g, adj, retry);
     if (g) {
-        if (free_flags)
-            emit_load(e, BT_T2, BT_T1, offsetof(struct tlb_entry, addend));
+        emit_load(e, BT_T2, BT_T1, offsetof(struct tlb_entry, addend));
         emit_store_gs(e, BT_OFF(bt.group) + 8u * g->slot, BT_T2);
         g->made = true;
         t->in_t2 = a->group;
@@ -304,10 +270,5 @@ void access_translate(struct tr *t, const struct use *a, bool stack, bool simple
         return;
     }
     *m = (struct recode_mem){.base = BT_T0, .index = REG_NONE};
-    if (free_flags)
-        emit_op_m(e, 0x03, 1, BT_T0, BT_T1, offsetof(struct tlb_entry, addend)); /* add */
-    else if (simple)
-        emit_lea(e, 1, BT_T0, BT_T0, BT_T2, 0, 0);
-    else
-        m->index = BT_T2;
+    emit_op_m(e, 0x03, 1, BT_T0, BT_T1, offsetof(struct tlb_entry, addend)); /* add */
 }

@@ -4,7 +4,10 @@
 /* A branch (its opcode bytes just emitted) to `off` in this page, to be linked. */
 static void emit_link(struct tr *t, const uint8_t *op, unsigned n, unsigned off)
 {
-    struct bt_link l = {.from = t->t, .level = t->level, .off = (uint16_t)off};
+    struct bt_link l = {.from = t->t,
+                        .level = t->level,
+                        .flags = t->fl == FL_CC ? BT_CC : BT_HOST,
+                        .off = (uint16_t)off};
     struct emit *e = t->e;
 
     emit_align_rel32(e, n);
@@ -20,30 +23,41 @@ static void poll(struct tr *t, uint32_t site)
     tr_cold(t, COLD_EVENT, emit_jmp_if_rcx(t->e), site);
 }
 
-/* Goes on at T0, by the jump table. Flags are in EFLAGS. */
+/* Goes on at T0, by the jump table. Flags are settled. */
 static void jump_t0(struct tr *t, uint32_t site)
 {
     struct emit *e = t->e;
+    bool cc = t->fl == FL_CC;
 
     emit_load_gs(e, BT_T2, BT_OFF(bt.jump));
     emit_rorx(e, BT_T1, BT_T0, BT_JUMP_ROR);
     emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, 0);
-    emit_pext_gs(e, BT_T1, BT_T1, BT_OFF(bt.jump_mask));
-    emit_lea(e, 1, BT_T1, BT_T1, BT_T1, 0, 0);
-    emit_lea(e, 1, BT_T2, BT_T2, BT_T1, 3, 0);
+    if (cc) {
+        emit_alu_ri(e, ALU_AND, 0, BT_T1, ((1 << BT_JUMP_BITS) - 1) << BT_JUMP_SHIFT);
+        emit_lea(e, 1, BT_T2, BT_T2, BT_T1, 2, 0);
+    } else {
+        emit_pext_gs(e, BT_T1, BT_T1, BT_OFF(bt.jump_mask));
+        emit_lea(e, 1, BT_T1, BT_T1, BT_T1, 0, 0);
+        emit_lea(e, 1, BT_T2, BT_T2, BT_T1, 3, 0);
+    }
     emit_load(e, BT_T1, BT_T2, offsetof(struct bt_jump, nrip));
-    emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, 0);
-    tr_cold(t, COLD_LOOKUP, emit_jmp_if_rcx(e), site);
+    if (cc) {
+        emit_alu_rr(e, ALU_ADD, 1, BT_T1, BT_T0);
+        tr_cold(t, COLD_LOOKUP, emit_jcc(e, CC_NE, 0), site);
+    } else {
+        emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, 0);
+        tr_cold(t, COLD_LOOKUP, emit_jmp_if_rcx(e), site);
+    }
     emit_load(e, BT_T2, BT_T2, offsetof(struct bt_jump, t));
-    emit_jmp_m(e, BT_T2, offsetof(struct tblock, entry));
+    emit_jmp_m(e, BT_T2, offsetof(struct tblock, entry[cc ? BT_CC : BT_HOST]));
 }
 
-_Static_assert(sizeof(struct bt_jump) == 16, "the lookup's arithmetic");
+_Static_assert(sizeof(struct bt_jump) == 16 && BT_JUMP_SHIFT == 2, "the lookup's arithmetic");
 
 /* Goes on at offset `off`, perhaps beyond the page. */
 static void go(struct tr *t, int64_t off, enum bt_site_kind kind)
 {
-    fl_to_host(t);
+    fl_settle(t);
     if (off >= 0 && off < (int64_t)PAGE_SIZE) {
         emit_link(t, (const uint8_t[]){0xe9}, 1, (unsigned)off);
         return;
@@ -88,7 +102,7 @@ static void jmp(struct tr *t)
 {
     int64_t to = target(t->s);
 
-    fl_to_host(t);
+    fl_settle(t);
     if (to >= 0 && to <= t->s->off)
         poll(t, target_site(t, (unsigned)to));
     go(t, to, BT_SITE_JUMP);
@@ -99,7 +113,7 @@ static void push_return(struct tr *t)
 {
     struct recode_mem m;
 
-    access_translate(t, &t->s->stack, true, false, &m);
+    access_translate(t, &t->s->stack, true, &m);
     emit_load_gs(t->e, BT_T1, BT_OFF(bt.vpage));
     emit_lea(t->e, 1, BT_T1, BT_T1, REG_NONE, 0, t->s->off + t->s->i.len);
     emit_rex(t->e, 1, BT_T1, m.index == REG_NONE ? 0 : m.index, m.base);
@@ -121,7 +135,7 @@ static void load_target(struct tr *t, bool keep)
         else
             emit_mov_rr(t->e, BT_T0, bt_home[o->reg]);
     } else {
-        access_translate(t, &t->s->mem, false, false, &m);
+        access_translate(t, &t->s->mem, false, &m);
         emit_rex(t->e, 1, BT_T0, m.index == REG_NONE ? 0 : m.index, m.base);
         emit8(t->e, 0x8b);
         emit_mem(t->e, BT_T0, m.base, m.index, 0, m.disp);
@@ -137,11 +151,11 @@ static void ret(struct tr *t)
     unsigned pop = 8 + (s->i.nops ? s->i.imm & 0xffff : 0);
     uint32_t site;
 
-    access_translate(t, &s->stack, true, false, &m);
+    access_translate(t, &s->stack, true, &m);
     emit_rex(t->e, 1, BT_T0, m.index == REG_NONE ? 0 : m.index, m.base);
     emit8(t->e, 0x8b);
     emit_mem(t->e, BT_T0, m.base, m.index, 0, m.disp);
-    fl_to_host(t);
+    fl_settle(t);
     emit_lea(t->e, 1, bt_home[RSP], bt_home[RSP], REG_NONE, 0, (int32_t)pop);
     site = tr_site(t, BT_SITE_RET, 0);
     t->bt->site[site].span = (uint16_t)pop;
@@ -159,14 +173,14 @@ void branch_translate(struct tr *t)
         break;
     case HOW_JMP_IND:
         load_target(t, false);
-        fl_to_host(t);
+        fl_settle(t);
         jump_t0(t, tr_site(t, BT_SITE_JUMP, 0));
         break;
     case HOW_CALL: {
         int64_t to = target(t->s);
 
         push_return(t);
-        fl_to_host(t);
+        fl_settle(t);
         /* Recursion without end is a loop as well. */
         if (to >= 0 && to <= t->s->off)
             poll(t, target_site(t, (unsigned)to));
@@ -176,7 +190,7 @@ void branch_translate(struct tr *t)
     case HOW_CALL_IND:
         load_target(t, true);
         push_return(t);
-        fl_to_host(t);
+        fl_settle(t);
         emit_load_gs(t->e, BT_T0, BT_OFF(bt.value));
         jump_t0(t, tr_site(t, BT_SITE_CALL, 0));
         break;

@@ -7,8 +7,8 @@
  *   - guest registers are in host registers, by bt_home[]; those without one in cpu.s.gpr;
  *   - GS base is the struct cpu; host RCX, R9 and R10 are scratch; the host stack is the C stack
  *     that bt_enter left;
- *   - the guest's status flags are in the host's EFLAGS between blocks and wherever they are read;
- *     in between translated code need not keep them there (flags.c);
+ *   - the guest's status flags are in the host's EFLAGS ("host") or in cpu.cc ("cc") between blocks,
+ *     and each block has an entry for either; within a block see flags.c;
  *   - cpu.bt.vpage is the linear address of the page that runs;
  *   - the vector registers hold the guest's if cpu.bt.level says so (vec.h).
  * RCX is scratch because JRCXZ is the one conditional branch that needs no flags.
@@ -42,6 +42,9 @@ static const uint8_t bt_home[16] = {
 #define BT_BLOCK_MAX (64 * KIB) /* host code of one block at most */
 #define BT_SITES_MAX (1u << 20)
 #define BT_LINKS_MAX (1u << 19)
+
+/* Where the guest's status flags are between blocks. */
+enum bt_flags { BT_HOST, BT_CC };
 
 /* Why translated code returned. */
 enum bt_exit {
@@ -83,18 +86,21 @@ struct bt_link {
     uint32_t unlinked;        /* where that leads while not made */
     uint32_t next;            /* of the links to the same block, 0 = end */
     uint16_t off;             /* of the target in the page */
+    uint8_t flags;            /* arrives with them there, enum bt_flags */
     uint8_t level;            /* arrives with the vector registers live at this level at least */
 };
 
 struct tblock {
-    const uint8_t *entry; /* for the jump table's users, with T0 = RIP; the dead stub's after bt_kill */
+    /* For the jump table's users, with T0 = RIP; the dead stubs' after bt_kill. */
+    const uint8_t *entry[2]; /* by enum bt_flags */
     struct block *b;
     bool live;
     bool grouped;   /* some accesses share a translation */
     uint8_t level;  /* vector level checked at entry (state.h), 0 = none */
+    uint8_t likes;  /* the entry that leads straight in, enum bt_flags */
     uint16_t crossed; /* times that a group did not fit a page */
-    uint32_t host;  /* code offsets of the entries: the ordinary one */
-    uint32_t vhost; /* the same behind the check of the vector level */
+    uint32_t at[2];  /* code offsets of the ordinary entries */
+    uint32_t vat[2]; /* the same behind the check of the vector level */
     uint32_t begin, end; /* its code */
     uint32_t links_in; /* first link to it, 0 = none */
 };
@@ -105,13 +111,13 @@ struct bt_fault {
 };
 
 struct bt_stubs {
-    uint32_t enter; /* bt_enter_fn */
-    /* T1 = site or link, flags in EFLAGS; lookup also T0 = RIP */
-    uint32_t link, lookup, interp, event;
-    uint32_t refill; /* T0 = address */
-    uint32_t vec;    /* T0 = host address to go on at */
-    uint32_t help;   /* T0 = bt_helper */
-    uint32_t dead;   /* T0 = RIP: as lookup, for a block that is no more */
+    uint32_t enter; /* bt_enter_fn; flags are in both places then */
+    /* By enum bt_flags. T1 = site or link; lookup also T0 = RIP. */
+    uint32_t link[2], lookup[2], interp[2], event[2];
+    uint32_t refill[2]; /* T0 = address */
+    uint32_t vec[2];    /* T0 = host address to go on at */
+    uint32_t help[2];   /* T0 = bt_helper; flags are in both places afterwards */
+    uint32_t dead[2];   /* T0 = RIP: as lookup, for a block that is no more */
 };
 
 /* Per VM. Everything changes under the code cache's lock, or with all vCPUs outside. */

@@ -133,13 +133,14 @@ void bt_link_make(struct bt *bt, uint32_t n, struct tblock *t)
     l->to = t;
     l->next = t->links_in;
     t->links_in = n;
-    patch(bt, l->patch, checked ? t->vhost : t->host);
+    patch(bt, l->patch, checked ? t->vat[l->flags] : t->at[l->flags]);
 }
 
 void bt_kill(struct bt *bt, struct tblock *t)
 {
     t->live = false;
-    __atomic_store_n(&t->entry, bt_host(bt, bt->stub.dead), __ATOMIC_RELEASE);
+    for (unsigned k = 0; k < 2; k++)
+        __atomic_store_n(&t->entry[k], bt_host(bt, bt->stub.dead[k]), __ATOMIC_RELEASE);
     for (uint32_t n = t->links_in, next; n; n = next) {
         struct bt_link *l = &bt->link[n];
 

@@ -1,8 +1,9 @@
 /*
- * The guest's status flags live in EFLAGS. Address translations in between would destroy them, so:
- * flags that cannot be seen any more are given up; those that registers can make again (a recipe)
- * are made again when they are needed, or in the cold path of a fault; for the rest the translation
- * is done without touching EFLAGS, which costs a little more (access.c).
+ * The guest's status flags are in EFLAGS from the instruction that makes them to those that read
+ * them, but address translations in between destroy EFLAGS. So: flags that cannot be seen any more
+ * are given up; those that registers can make again (a recipe) are made again when they are needed,
+ * or in the cold path of a fault; the rest is put into cpu.cc, once, where it stays, over the ends
+ * of blocks too, until other flags take its place.
  */
 #include "engine/bt/tr.h"
 
@@ -27,6 +28,26 @@ void fl_analyse(struct tr *t)
             need = true;
         s->need = need;
     }
+}
+
+static void emit_park(struct emit *e)
+{
+    emit_mov_rr(e, BT_T1, RAX);
+    emit8(e, 0x9f);                                        /* lahf */
+    emit_bytes(e, (const uint8_t[]){0x0f, 0x90, 0xc0}, 3); /* seto al */
+    emit_store_gs16(e, BT_OFF(cc), RAX);
+    emit_mov_rr(e, RAX, BT_T1);
+}
+
+static void emit_unpark(struct emit *e)
+{
+    emit_mov_rr(e, BT_T1, RAX);
+    emit8(e, 0x65); /* movzx eax, word gs:[cc] */
+    emit_bytes(e, (const uint8_t[]){0x0f, 0xb7, 0x04, 0x25}, 4);
+    emit32(e, BT_OFF(cc));
+    emit_bytes(e, (const uint8_t[]){0x04, 0x7f}, 2); /* add al, 0x7f: OF */
+    emit8(e, 0x9e);                                  /* sahf */
+    emit_mov_rr(e, RAX, BT_T1);
 }
 
 /* op dst, src of any size */
@@ -90,6 +111,15 @@ void fl_cook(struct emit *e, const struct recipe *r)
             emit8(e, 0xd8 | (BT_T1 & 7));
         }
         return;
+    case RC_INC:
+    case RC_DEC:
+        /* CF is the one in cpu.cc. */
+        emit_unpark(e);
+        emit_lea(e, r->size == 8, BT_T1, bt_home[r->dst], REG_NONE, 0, r->kind == RC_INC ? -1 : 1);
+        emit_rex(e, r->size == 8, 0, 0, BT_T1);
+        emit8(e, 0xff);
+        emit8(e, 0xc0 | (r->kind == RC_DEC) << 3 | (BT_T1 & 7));
+        return;
     case RC_ADD:
     case RC_SUB:
         /* Undo it in a scratch register, then do it again. */
@@ -106,22 +136,55 @@ void fl_cook(struct emit *e, const struct recipe *r)
     }
 }
 
-bool fl_release(struct tr *t)
+void fl_release(struct tr *t)
 {
-    if (t->fl == FL_HOST) {
-        if (!t->s->need)
-            t->fl = FL_NONE;
-        else if (t->recipe.kind != RC_NOTHING)
-            t->fl = FL_RECIPE;
+    if (t->fl != FL_HOST)
+        return;
+    if (!t->s->need) {
+        t->fl = FL_NONE;
+    } else if (t->recipe.kind != RC_NOTHING) {
+        t->fl = FL_RECIPE;
+    } else {
+        emit_park(t->e);
+        t->fl = FL_CC;
     }
-    return t->fl != FL_HOST;
 }
 
 void fl_to_host(struct tr *t)
 {
-    if (t->fl == FL_RECIPE)
+    if (t->fl == FL_CC)
+        emit_unpark(t->e);
+    else if (t->fl == FL_RECIPE)
         fl_cook(t->e, &t->recipe);
     t->fl = FL_HOST;
+}
+
+enum bt_flags fl_settle(struct tr *t)
+{
+    if (t->fl != FL_CC)
+        fl_to_host(t);
+    return t->fl == FL_CC ? BT_CC : BT_HOST;
+}
+
+static bool counts(const struct recipe *r) { return r->kind == RC_INC || r->kind == RC_DEC; }
+
+bool fl_step(struct tr *t)
+{
+    const struct insn *i = &t->s->i;
+    const struct opnd *o = &i->op[0];
+    bool inc = i->id == INSN_INC;
+
+    if ((!inc && i->id != INSN_DEC) || o->kind != OP_REG || o->size < 4 ||
+        bt_home[o->reg] == BT_SPILLED || !t->s->need_after ||
+        !(t->fl == FL_CC || (t->fl == FL_RECIPE && counts(&t->recipe))))
+        return false;
+    emit_lea(t->e, o->size == 8, bt_home[o->reg], bt_home[o->reg], REG_NONE, 0, inc ? 1 : -1);
+    t->recipe = (struct recipe){.kind = inc ? RC_INC : RC_DEC,
+                                .size = o->size,
+                                .dst = o->reg,
+                                .regs = (uint16_t)BIT(o->reg)};
+    t->fl = FL_RECIPE;
+    return true;
 }
 
 void fl_regs_change(struct tr *t, uint16_t regs)

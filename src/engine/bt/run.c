@@ -177,7 +177,7 @@ static void bt_run_some(struct cpu *c)
                 make_link(c, link, t);
             link = 0;
             c->bt.vpage = c->s.rip & ~PAGE_MASK;
-            code = bt_host(bt, t->host);
+            code = bt_host(bt, t->at[t->likes]);
         }
         bt_stack_check(c);
         /* A kick that came before the table was set is here; a later one takes the table away. */

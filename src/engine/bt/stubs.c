@@ -63,9 +63,11 @@ static void leave(struct emit *e, enum bt_exit why)
 }
 
 /* Everything of the guest to struct cpu, and the site. */
-static void stop(struct emit *e)
+static void stop(struct emit *e, uint32_t at[2])
 {
+    at[BT_HOST] = emit_pos(e);
     park(e);
+    at[BT_CC] = emit_pos(e);
     emit_store_gs32(e, BT_OFF(bt.site), BT_T1);
     save_guest(e);
 }
@@ -78,22 +80,19 @@ static void go_on(struct emit *e)
     emit_jmp_r(e, BT_T1);
 }
 
-static uint32_t make_exit(struct emit *e, enum bt_exit why)
+static void make_exit(struct emit *e, enum bt_exit why, uint32_t at[2])
 {
-    uint32_t at = emit_pos(e);
-
-    stop(e);
+    stop(e, at);
     emit_store_gs(e, BT_OFF(s.rip), BT_T0); /* only for BT_EXIT_LOOKUP is this RIP */
     leave(e, why);
-    return at;
 }
 
 /* fn(cpu, site, address in T0) -> host address to go on at, or NULL: the interpreter's. */
-static uint32_t make_refill(struct emit *e)
+static void make_refill(struct emit *e, uint32_t at[2])
 {
-    uint32_t at = emit_pos(e), none;
+    uint32_t none;
 
-    stop(e);
+    stop(e, at);
     emit_mov_rr(e, RSI, BT_T1);
     emit_mov_rr(e, RDX, BT_T0);
     emit_load_gs(e, RDI, BT_OFF(bt.self));
@@ -105,14 +104,13 @@ static uint32_t make_refill(struct emit *e)
     go_on(e);
     emit_fix_here(e, none);
     leave(e, BT_EXIT_INTERP);
-    return at;
 }
 
-static uint32_t make_help(struct emit *e)
+static void make_help(struct emit *e, uint32_t at[2])
 {
-    uint32_t at = emit_pos(e), none;
+    uint32_t none;
 
-    stop(e);
+    stop(e, at);
     emit_mov_rr(e, RSI, BT_T1);
     emit_load_gs(e, RDI, BT_OFF(bt.self));
     emit_call_r(e, BT_T0);
@@ -122,14 +120,13 @@ static uint32_t make_help(struct emit *e)
     go_on(e);
     emit_fix_here(e, none);
     leave(e, BT_EXIT_INTERP);
-    return at;
 }
 
-static uint32_t make_vec(struct emit *e)
+static void make_vec(struct emit *e, uint32_t at[2])
 {
-    uint32_t at = emit_pos(e), none;
+    uint32_t none;
 
-    stop(e);
+    stop(e, at);
     emit_store_gs(e, BT_OFF(bt.tmp), BT_T0);
     emit_mov_rr(e, RSI, BT_T1);
     emit_load_gs(e, RDI, BT_OFF(bt.self));
@@ -141,7 +138,6 @@ static uint32_t make_vec(struct emit *e)
     go_on(e);
     emit_fix_here(e, none);
     leave(e, BT_EXIT_INTERP);
-    return at;
 }
 
 static uint32_t make_enter(struct emit *e)
@@ -172,12 +168,13 @@ void bt_stubs_make(struct bt *bt)
     struct emit *e = &bt->e;
 
     s->enter = make_enter(e);
-    s->link = make_exit(e, BT_EXIT_LINK);
-    s->lookup = make_exit(e, BT_EXIT_LOOKUP);
-    s->interp = make_exit(e, BT_EXIT_INTERP);
-    s->event = make_exit(e, BT_EXIT_EVENT);
-    s->refill = make_refill(e);
-    s->vec = make_vec(e);
-    s->help = make_help(e);
-    s->dead = make_dead(e, s->lookup);
+    make_exit(e, BT_EXIT_LINK, s->link);
+    make_exit(e, BT_EXIT_LOOKUP, s->lookup);
+    make_exit(e, BT_EXIT_INTERP, s->interp);
+    make_exit(e, BT_EXIT_EVENT, s->event);
+    make_refill(e, s->refill);
+    make_vec(e, s->vec);
+    make_help(e, s->help);
+    for (unsigned k = 0; k < 2; k++)
+        s->dead[k] = make_dead(e, s->lookup[k]);
 }

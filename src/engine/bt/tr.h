@@ -8,13 +8,14 @@
 /* Where the guest's status flags are, at a point of the translation. */
 enum fl_place {
     FL_HOST,   /* in EFLAGS */
+    FL_CC,     /* in cpu.cc */
     FL_RECIPE, /* nowhere, but recipe makes them again */
     FL_NONE    /* nowhere: nobody will look */
 };
 
 /* How to compute flags anew from registers that have not changed since (flags.c). */
 struct recipe {
-    enum { RC_NOTHING, RC_AGAIN, RC_ADD, RC_SUB, RC_LOGIC, RC_NEG } kind;
+    enum { RC_NOTHING, RC_AGAIN, RC_ADD, RC_SUB, RC_LOGIC, RC_NEG, RC_INC, RC_DEC } kind;
     uint8_t size;
     uint8_t dst, src;   /* guest registers; src REG_NONE: imm */
     uint16_t regs;      /* guest registers that must not change */
@@ -107,16 +108,22 @@ struct tr {
     int32_t delta[16];  /* what constants were added to a base since its group began */
     struct cold cold[COLD_MAX];
     unsigned ncold;
+    uint32_t body;      /* code offset behind the entry for flags in EFLAGS */
     uint8_t level;      /* the vector registers are live at this level here */
 };
 
 /* ---- flags.c ---- */
 /* Which flags before each step somebody may see; fills need. */
 void fl_analyse(struct tr *t);
-/* Host code that destroys EFLAGS would be welcome: true if it may come. Else they must stay. */
-bool fl_release(struct tr *t);
+/* Before host code that destroys EFLAGS, T1 free. */
+void fl_release(struct tr *t);
 /* The flags must be in EFLAGS now. T1 is used. */
 void fl_to_host(struct tr *t);
+/* They must be in EFLAGS or in cpu.cc, whichever is cheaper; says which. T1 is used. */
+enum bt_flags fl_settle(struct tr *t);
+/* INC or DEC of a register without computing flags, if their old ones are not in EFLAGS: true if it has been
+ * done so. */
+bool fl_step(struct tr *t);
 /* The step changes these registers: what needs their old values is done now. */
 void fl_regs_change(struct tr *t, uint16_t regs);
 /* The step has been emitted: where its flags are, and how to get them back. host: its re-encoded
@@ -130,8 +137,8 @@ void fl_cook(struct emit *e, const struct recipe *r);
 void access_analyse(struct tr *t);
 /* Emits the translation for an access of the current step. What stands for the address is filled
  * in: T0 and T2, as far as they are part of it, must be left alone until the access is done. T1 is
- * free afterwards. simple: without an index. */
-void access_translate(struct tr *t, const struct use *a, bool stack, bool simple, struct recode_mem *m);
+ * free afterwards. EFLAGS are destroyed (fl_release). */
+void access_translate(struct tr *t, const struct use *a, bool stack, struct recode_mem *m);
 /* The linear address of the step's memory operand into T0 (T1 is used). */
 void access_address(struct tr *t, unsigned dst);
 

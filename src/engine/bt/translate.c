@@ -408,8 +408,10 @@ static void copy(struct tr *t)
     unsigned len;
     uint32_t begin;
 
+    if (fl_step(t))
+        return;
     if (mem)
-        access_translate(t, &s->mem, false, false, &m);
+        access_translate(t, &s->mem, false, &m);
     if (mem && m.index == BT_T2 && (!bind(i, mem, &b) || high_operand(i))) {
         emit_lea(t->e, 1, BT_T0, m.base, m.index, 0, m.disp);
         m = (struct recode_mem){.base = BT_T0, .index = REG_NONE};
@@ -496,11 +498,11 @@ static void push(struct tr *t)
     struct recode_mem m;
 
     if (s->mem.used) {
-        access_translate(t, &s->mem, false, false, &m);
+        access_translate(t, &s->mem, false, &m);
         emit_to_mem(t, 0x8b, BT_T1, &m);
         emit_store_gs(t->e, BT_OFF(bt.value), BT_T1);
     }
-    access_translate(t, &s->stack, true, false, &m);
+    access_translate(t, &s->stack, true, &m);
     if (o->kind == OP_IMM) {
         emit_to_mem(t, 0xc7, 0, &m);
         emit32(t->e, (uint32_t)s->i.imm);
@@ -519,7 +521,7 @@ static void pop(struct tr *t)
     unsigned r = t->s->i.op[0].reg, home = bt_home[r];
     struct recode_mem m;
 
-    access_translate(t, &t->s->stack, true, false, &m);
+    access_translate(t, &t->s->stack, true, &m);
     fl_regs_change(t, t->s->writes);
     emit_to_mem(t, 0x8b, home == BT_SPILLED ? BT_T1 : home, &m);
     if (home == BT_SPILLED)
@@ -532,7 +534,7 @@ static void leave(struct tr *t)
 {
     struct recode_mem m;
 
-    access_translate(t, &t->s->stack, true, false, &m);
+    access_translate(t, &t->s->stack, true, &m);
     fl_regs_change(t, t->s->writes);
     emit_to_mem(t, 0x8b, BT_T1, &m);
     emit_lea(t->e, 1, bt_home[RSP], bt_home[RBP], REG_NONE, 0, 8);
@@ -564,6 +566,27 @@ static uint8_t level_from(const struct tr *t, unsigned k)
     return level;
 }
 
+/* Where the steps from k on want the flags of before. */
+static enum fl_place wants(const struct tr *t, unsigned k)
+{
+    if (k < t->n && !t->step[k].need)
+        return FL_NONE;
+    for (; k < t->n; k++) {
+        const struct step *s = &t->step[k];
+
+        if (s->mem.used || s->stack.used || s->how <= HOW_HELP)
+            return FL_CC;
+        /* INC and DEC need not compute flags (fl_step). */
+        if (s->i.id == INSN_INC || s->i.id == INSN_DEC)
+            return s->i.op[0].size >= 4 && bt_home[s->i.op[0].reg] != BT_SPILLED ? FL_CC : FL_HOST;
+        if (s->fl_read || s->fl_some || s->how == HOW_JCC)
+            return FL_HOST;
+        if (s->how >= HOW_JMP)
+            return FL_CC;
+    }
+    return FL_CC;
+}
+
 /* Leaves to a helper or to the interpreter, and comes back behind the instruction. */
 static void leave_to_c(struct tr *t)
 {
@@ -574,16 +597,17 @@ static void leave_to_c(struct tr *t)
     struct bt_site *site = &t->bt->site[n];
     /* Those that end a block want the run loop. */
     bool ends = k + 1 == t->n && (i->row->flags & (IF_BRANCH | IF_SYS));
+    enum bt_flags flags;
 
-    fl_to_host(t);
+    flags = fl_settle(t);
     emit_mov_ri32(e, BT_T1, n);
     if (t->s->how == HOW_HELP) {
         emit_mov_ri64(e, BT_T0, (uintptr_t)t->s->help);
-        emit_jmp(e, t->bt->stub.help);
+        emit_jmp(e, t->bt->stub.help[flags]);
         site->span = i->op[0].size;
         site->rep = i->prefix & (PFX_REP | PFX_REPNE);
     } else {
-        emit_jmp(e, t->bt->stub.interp);
+        emit_jmp(e, t->bt->stub.interp[flags]);
     }
     site->single = cache_single(t->c, i);
     site->len = i->len;
@@ -592,6 +616,7 @@ static void leave_to_c(struct tr *t)
     t->level = 0;
     t->in_t2 = GROUP_NONE;
     t->recipe.kind = RC_NOTHING;
+    t->fl = wants(t, k + 1) == FL_HOST ? FL_HOST : FL_CC; /* they are in both */
     if (k + 1 < t->n) {
         t->s++;
         vec_check(t, level_from(t, k + 1));
@@ -636,6 +661,7 @@ static void step(struct tr *t)
 static void cold(struct tr *t, const struct cold *c)
 {
     const struct bt_stubs *s = &t->bt->stub;
+    const enum bt_flags in = c->fl == FL_HOST || c->fl == FL_RECIPE ? BT_HOST : BT_CC;
     struct emit *e = t->e;
 
     if (c->kind == COLD_INTERP)
@@ -651,41 +677,86 @@ static void cold(struct tr *t, const struct cold *c)
     emit_mov_ri32(e, BT_T1, c->site);
     switch (c->kind) {
     case COLD_ACCESS:
-        emit_jmp(e, s->refill);
+        emit_jmp(e, s->refill[in]);
         break;
     case COLD_INTERP:
-        emit_jmp(e, s->interp);
+        emit_jmp(e, s->interp[in]);
         break;
     case COLD_EVENT:
-        emit_jmp(e, s->event);
+        emit_jmp(e, s->event[in]);
         break;
     case COLD_LOOKUP:
-        emit_jmp(e, s->lookup);
+        emit_jmp(e, s->lookup[in]);
         break;
     case COLD_LINK:
-        emit_jmp(e, s->link);
+        emit_jmp(e, s->link[in]);
         break;
     case COLD_VEC:
         emit_mov_ri64(e, BT_T0, (uintptr_t)bt_host(t->bt, t->bt->site[c->site].retry));
-        emit_jmp(e, s->vec);
+        emit_jmp(e, s->vec[in]);
         break;
     }
 }
 
-static void entries(struct tr *t)
+/* From the jump table: T0 = RIP. */
+static void table_entry(struct tr *t, enum bt_flags f)
+{
+    t->t->entry[f] = bt_host(t->bt, emit_pos(t->e));
+    emit_lea(t->e, 1, BT_T1, BT_T0, REG_NONE, 0, -(int32_t)t->step[0].off);
+    emit_store_gs(t->e, BT_OFF(bt.vpage), BT_T1);
+}
+
+static void checked_entry(struct tr *t, enum bt_flags f)
 {
     struct tblock *b = t->t;
 
     t->s = t->step;
     t->level = 0;
-    t->fl = FL_HOST;
+    t->fl = f == BT_HOST ? FL_HOST : FL_CC;
     t->recipe.kind = RC_NOTHING;
-    b->entry = bt_host(t->bt, emit_pos(t->e));
-    emit_lea(t->e, 1, BT_T1, BT_T0, REG_NONE, 0, -(int32_t)t->s->off);
-    emit_store_gs(t->e, BT_OFF(bt.vpage), BT_T1);
-    b->host = emit_pos(t->e);
+    table_entry(t, f);
+    b->at[f] = emit_pos(t->e);
     vec_check(t, b->level);
-    b->vhost = emit_pos(t->e);
+    b->vat[f] = emit_pos(t->e);
+}
+
+/* The way in with flags in EFLAGS, followed by the block. */
+static void entries(struct tr *t)
+{
+    struct tblock *b = t->t;
+    enum fl_place want = wants(t, 0);
+
+    b->level = level_from(t, 0);
+    b->likes = want == FL_CC ? BT_CC : BT_HOST;
+    checked_entry(t, BT_HOST);
+    if (want == FL_CC)
+        fl_release(t);
+    if (want == FL_NONE)
+        t->fl = FL_NONE;
+    t->body = emit_pos(t->e);
+}
+
+/* The other one, behind it. */
+static void other_entry(struct tr *t)
+{
+    struct tblock *b = t->t;
+
+    if (wants(t, 0) == FL_NONE) {
+        for (unsigned k = 0; k < 2; k++) {
+            b->at[k] = b->at[BT_HOST];
+            b->vat[k] = b->vat[BT_HOST];
+            b->entry[k] = b->entry[BT_HOST];
+        }
+        return;
+    }
+    checked_entry(t, BT_CC);
+    if (wants(t, 0) == FL_HOST)
+        fl_to_host(t);
+    else
+        b->vat[BT_CC] = t->body;
+    if (!b->level)
+        b->at[BT_CC] = b->vat[BT_CC];
+    emit_jmp(t->e, t->body);
 }
 
 static bool decode(struct tr *t)
@@ -744,7 +815,6 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
     tb->begin = emit_pos(t->e);
     fl_analyse(t);
     access_analyse(t);
-    tb->level = level_from(t, 0);
     entries(t);
     for (unsigned k = 0; k < t->n; k++) {
         t->s = &t->step[k];
@@ -756,13 +826,15 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
     if (!(last->i.row->flags & (IF_BRANCH | IF_SYS)) || last->how == HOW_JCC) {
         if (end < (t->b->gpa & PAGE_MASK) + b->bytes) { /* what follows is no instruction */
             t->s->off = (uint16_t)end;
-            fl_to_host(t);
+            enum bt_flags flags = fl_settle(t);
+
             emit_mov_ri32(t->e, BT_T1, tr_site(t, BT_SITE_PLAIN, 0));
-            emit_jmp(t->e, bt->stub.interp);
+            emit_jmp(t->e, bt->stub.interp[flags]);
         } else {
             branch_fall(t, end);
         }
     }
+    other_entry(t);
     for (unsigned k = 0; k < t->ncold; k++)
         cold(t, &t->cold[k]);
     tb->end = emit_pos(t->e);
