@@ -48,7 +48,8 @@ static const struct field fields[] = {
     {TLB_ENTRY, offsetof(struct tlb_entry, addend), "addend", NOTHING},
     {JUMP, offsetof(struct bt_jump, nrip), "nrip", NOTHING},
     {JUMP, offsetof(struct bt_jump, t), "t", TBLOCK},
-    {TBLOCK, offsetof(struct tblock, entry), "entry", NOTHING},
+    {TBLOCK, offsetof(struct tblock, entry[BT_HOST]), "entry.host", NOTHING},
+    {TBLOCK, offsetof(struct tblock, entry[BT_CC]), "entry.cc", NOTHING},
 };
 
 static const struct field *find_field(enum pointee of, int64_t off)
@@ -78,26 +79,43 @@ static bool name_cpu(char *buf, size_t size, int64_t off)
     return true;
 }
 
+/* In code that has the flags in EFLAGS, and in cpu.cc. */
 static const struct {
-    const char *name;
+    const char *name[2];
     size_t off;
 } stubs[] = {
-    {"link", offsetof(struct bt_stubs, link)},     {"lookup", offsetof(struct bt_stubs, lookup)},
-    {"interp", offsetof(struct bt_stubs, interp)}, {"event", offsetof(struct bt_stubs, event)},
-    {"refill", offsetof(struct bt_stubs, refill)}, {"vec", offsetof(struct bt_stubs, vec)},
-    {"help", offsetof(struct bt_stubs, help)},     {"dead", offsetof(struct bt_stubs, dead)},
+    {{"link", "link/cc"}, offsetof(struct bt_stubs, link)},
+    {{"lookup", "lookup/cc"}, offsetof(struct bt_stubs, lookup)},
+    {{"interp", "interp/cc"}, offsetof(struct bt_stubs, interp)},
+    {{"event", "event/cc"}, offsetof(struct bt_stubs, event)},
+    {{"refill", "refill/cc"}, offsetof(struct bt_stubs, refill)},
+    {{"vec", "vec/cc"}, offsetof(struct bt_stubs, vec)},
+    {{"help", "help/cc"}, offsetof(struct bt_stubs, help)},
+    {{"dead", "dead/cc"}, offsetof(struct bt_stubs, dead)},
 };
+
+#define STUB_NONE ARRAY_LEN(stubs)
+
+/* The stub at a place in the code area, an index into the table above, or STUB_NONE. */
+static unsigned find_stub(const struct bt *bt, uint64_t at, enum bt_flags *flags)
+{
+    for (unsigned k = 0; k < ARRAY_LEN(stubs); k++) {
+        uint32_t stub[2];
+
+        memcpy(stub, (const char *)&bt->stub + stubs[k].off, sizeof(stub));
+        for (*flags = BT_HOST; *flags <= BT_CC; ++*flags)
+            if (at == stub[*flags])
+                return k;
+    }
+    return STUB_NONE;
+}
 
 static const char *name_stub(const struct bt *bt, uint64_t at)
 {
-    for (unsigned k = 0; k < ARRAY_LEN(stubs); k++) {
-        uint32_t stub;
+    enum bt_flags flags;
+    unsigned stub = find_stub(bt, at, &flags);
 
-        memcpy(&stub, (const char *)&bt->stub + stubs[k].off, sizeof(stub));
-        if (at == stub)
-            return stubs[k].name;
-    }
-    return NULL;
+    return stub == STUB_NONE ? NULL : stubs[stub].name[flags];
 }
 
 static const struct {
@@ -196,16 +214,17 @@ static void find_cold(struct listing *l)
     }
 }
 
-/* The stub that straight code from here on ends in, or NULL. */
-static const char *leads_to(struct listing *l, const struct host_insn *h)
+/* The stub that straight code from here on ends in, or STUB_NONE. */
+static unsigned leads_to(struct listing *l, const struct host_insn *h)
 {
     for (; h < l->insn + l->n; h++) {
+        enum bt_flags flags;
         uint64_t to;
 
         if (h->z.mnemonic == ZYDIS_MNEMONIC_JMP)
-            return direct_target(h, &to) ? name_stub(l->t->bt, to) : NULL;
+            return direct_target(h, &to) ? find_stub(l->t->bt, to, &flags) : STUB_NONE;
     }
-    return NULL;
+    return STUB_NONE;
 }
 
 /* Labels for whatever is branched to, numbered by place. Cold code is named for where it goes. */
@@ -229,15 +248,16 @@ static void find_labels(struct listing *l)
     }
     for (unsigned k = 0; k < l->n; k++) {
         struct host_insn *h = &l->insn[k];
-        const char *stub = h->off >= l->cold ? leads_to(l, h) : NULL;
+        unsigned stub = h->off >= l->cold ? leads_to(l, h) : STUB_NONE;
 
         if (!h->label[0])
             continue;
-        snprintf(h->label, sizeof(h->label), "L%u", hot + 1);
-        hot += !stub;
-        for (unsigned s = 0; stub && s < ARRAY_LEN(stubs); s++)
-            if (!strcmp(stubs[s].name, stub))
-                snprintf(h->label, sizeof(h->label), "%s.%u", stub, ++cold[s]);
+        if (stub != STUB_NONE)
+            snprintf(h->label, sizeof(h->label), "%s.%u", stubs[stub].name[BT_HOST], ++cold[stub]);
+        else if (h->off == l->t->body)
+            strcpy(h->label, "body");
+        else
+            snprintf(h->label, sizeof(h->label), "L%u", ++hot);
     }
 }
 
@@ -343,7 +363,7 @@ static const char *argument_of(const struct listing *l)
 static void print_argument(struct listing *l, ZydisFormatterBuffer *b, const char *stub, uint64_t v)
 {
     const struct bt *bt = l->t->bt;
-    bool link = !strcmp(stub, "link");
+    bool link = !strncmp(stub, "link", 4);
     const struct host_insn *h;
     const char *name;
 
@@ -457,8 +477,6 @@ static void print_host(struct listing *l)
 
     if (h->label[0] && h->off >= l->cold)
         memset(l->reg, 0, sizeof(l->reg));
-    if (h->label[0])
-        fprintf(l->out, "%s:\n", h->label);
     format(&l->f, &h->z, h->op, ZYDIS_RUNTIME_ADDRESS_NONE, l, text, sizeof(text));
     fprintf(l->out, fault ? "        %-44s ; may fault: %s\n" : "        %s\n", text, fault);
     follow(l, h);
@@ -507,26 +525,50 @@ static void print_guest(const struct listing *l, const struct step *s)
     fprintf(l->out, "%03x     %s\n", s->off, text);
 }
 
+/* The ways in that begin here. */
+static void print_entries(const struct listing *l, uint32_t off)
+{
+    static const char *const flags[] = {[BT_HOST] = "EFLAGS", [BT_CC] = "cpu.cc"};
+    const struct tblock *tb = l->t->t;
+
+    for (enum bt_flags f = BT_HOST; f <= BT_CC; f++) {
+        if (bt_host(l->t->bt, off) == tb->entry[f])
+            fprintf(l->out, "in by the jump table, flags in %s\n", flags[f]);
+        if (off == tb->at[f])
+            fprintf(l->out, "in by a link, flags in %s\n", flags[f]);
+        if (off == tb->vat[f] && tb->level)
+            fprintf(l->out, "in by a link, vector registers live, flags in %s\n", flags[f]);
+    }
+}
+
+/* entry: all of it; else without the ways in, which lie before the body and between it and the cold
+ * code. */
 static void print_block(struct listing *l, bool entry)
 {
     const struct tblock *tb = l->t->t;
+    uint32_t from = entry ? tb->begin : l->t->body, other = l->cold;
     unsigned step = 0, hot = 0;
-    uint32_t from = entry ? tb->begin : tb->host;
 
+    if (!entry && tb->entry[BT_CC] != tb->entry[BT_HOST])
+        other = (uint32_t)(tb->entry[BT_CC] - bt_host(l->t->bt, 0));
     for (l->at = 0; l->at < l->n; l->at++) {
         const struct host_insn *h = &l->insn[l->at];
 
-        if (h->off < from)
+        if (h->off < from || (h->off >= other && h->off < l->cold))
             continue;
-        while (step < l->t->n && l->t->step[step].host <= h->off)
-            print_guest(l, &l->t->step[step++]);
+        if (entry)
+            print_entries(l, h->off);
         if (h->off == l->cold)
             fprintf(l->out, "cold\n");
+        if (h->label[0] && (entry || h->off != l->t->body))
+            fprintf(l->out, "%s:\n", h->label);
+        while (step < l->t->n && l->t->step[step].host <= h->off)
+            print_guest(l, &l->t->step[step++]);
         hot += h->off < l->cold;
         print_host(l);
     }
     fprintf(l->out, "%u host instructions in %u bytes, and %u bytes of cold code\n", hot,
-            l->cold - from, tb->end - l->cold);
+            other - from, tb->end - l->cold);
 }
 
 bool listing_host(FILE *out, const struct tr *t, bool entry)
