@@ -119,8 +119,8 @@ static int set_log_level(void *cfg, const char *val, struct err *e)
 static const struct option_desc options[] = {
     {"name", "NAME", "Name of the VM in messages. Default: vm.", set_name},
     {"engine", "ENGINE",
-     "CPU engine: auto (the best this host offers) or a name that\n"
-     "'ring3 engines' lists, such as interp. Default: auto.",
+     "CPU engine: bt (binary translator), interp (interpreter), or auto,\n"
+     "the first that 'ring3 engines' lists as available. Default: auto.",
      set_engine},
     {"check", NULL,
      "Compare the binary translator with the interpreter, block by block,\n"

@@ -66,6 +66,7 @@ enum how {
 struct step {
     struct insn i;
     uint16_t off;       /* in the page */
+    uint32_t host;      /* code offset where its code begins */
     uint8_t how;        /* enum how */
     bt_helper *help;
     bool need;          /* the flags before it can be observed */

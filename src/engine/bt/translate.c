@@ -818,6 +818,7 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
     entries(t);
     for (unsigned k = 0; k < t->n; k++) {
         t->s = &t->step[k];
+        t->s->host = emit_pos(t->e);
         step(t);
     }
     last = &t->step[t->n - 1];
