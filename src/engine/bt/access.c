@@ -183,24 +183,29 @@ static unsigned tag_offset(bool write)
     return write ? offsetof(struct tlb_entry, wtag) : offsetof(struct tlb_entry, rtag);
 }
 
-/* T0 = first address, `last` bytes from it to the last one: T1 = TLB entry, or off to the cold
- * path. Destroys EFLAGS. */
-static void lookup(struct tr *t, unsigned last, bool write, enum bt_site_kind kind, bool group,
-                   uint16_t adj, uint32_t retry)
+/* The `last` + 1 bytes from base + disp: T1 = TLB entry, or off to the cold path, which wants the
+ * address in T0 and makes it if base is another register. Destroys EFLAGS. */
+static void lookup(struct tr *t, unsigned base, int32_t disp, unsigned last, bool write,
+                   enum bt_site_kind kind, bool group, uint16_t adj, uint32_t retry)
 {
     struct emit *e = t->e;
+    struct cold *c;
 
-    emit_mov_rr(e, BT_T1, BT_T0);
+    if (disp)
+        emit_lea(e, 1, BT_T1, base, REG_NONE, 0, disp);
+    else
+        emit_mov_rr(e, BT_T1, base);
     emit_shr_ri(e, BT_T1, PAGE_SHIFT - 5);
     emit_alu_ri(e, ALU_AND, 0, BT_T1, (TLB_ENTRIES - 1) * 32);
     emit_op_gs(e, 0x03, 1, BT_T1, BT_OFF(tlb)); /* add */
-    if (last)
-        emit_lea(e, 1, BT_T2, BT_T0, REG_NONE, 0, (int32_t)last);
-    else
-        emit_mov_rr(e, BT_T2, BT_T0);
+    emit_lea(e, 1, BT_T2, base, REG_NONE, 0, disp + (int32_t)last);
     emit_alu_ri(e, ALU_AND, 1, BT_T2, -(int32_t)PAGE_SIZE);
     emit_op_m(e, 0x3b, 1, BT_T2, BT_T1, (int32_t)tag_offset(write)); /* cmp */
     cold_access(t, emit_jcc(e, CC_NE, 0), kind, group, adj, last + 1, retry);
+    c = &t->cold[t->ncold - 1];
+    c->address = base != BT_T0;
+    c->base = (uint8_t)base;
+    c->disp = disp;
 }
 
 _Static_assert(sizeof(struct tlb_entry) == 32, "the lookups' arithmetic");
@@ -217,8 +222,9 @@ static void lookup_stack(struct tr *t, int32_t min, unsigned last, enum bt_site_
     emit_alu_ri(e, ALU_CMP, 1, BT_T0, (int32_t)(PAGE_SIZE - 1 - last));
     cold_access(t, emit_jcc(e, CC_A, 0), kind, group, adj, last + 1, retry);
     c = &t->cold[t->ncold - 1];
-    c->stack = true;
-    c->min = min;
+    c->address = true;
+    c->base = bt_home[RSP];
+    c->disp = min;
     t->bt->site[c->site].stack = true;
     emit_load_gs(e, BT_T2, BT_OFF(bt.sp_addend));
 }
@@ -232,6 +238,7 @@ void access_translate(struct tr *t, const struct use *a, bool stack, struct reco
     enum bt_site_kind kind = a->write ? BT_SITE_WRITE : write ? BT_SITE_EARLY : BT_SITE_READ;
     uint16_t adj = (uint16_t)(g ? a->disp - g->min : 0);
     uint32_t retry;
+    int base;
 
     if (g && g->made) {
         if (t->in_t2 != a->group)
@@ -254,14 +261,8 @@ void access_translate(struct tr *t, const struct use *a, bool stack, struct reco
         *m = (struct recode_mem){.base = bt_home[RSP], .index = BT_T2, .disp = a->disp};
         return;
     }
-    if (g)
-        emit_lea(e, 1, BT_T0, bt_home[g->base], REG_NONE, 0, g->min);
-    else if (stack)
-        emit_lea(e, 1, BT_T0, bt_home[t->s->how == HOW_LEAVE ? RBP : RSP], REG_NONE, 0, a->disp);
-    else
-        access_address(t, BT_T0);
-    lookup(t, last, write, kind, g, adj, retry);
     if (g) {
+        lookup(t, bt_home[g->base], g->min, last, write, kind, true, adj, retry);
         emit_load(e, BT_T2, BT_T1, offsetof(struct tlb_entry, addend));
         emit_store_gs(e, BT_OFF(bt.group) + 8u * g->slot, BT_T2);
         g->made = true;
@@ -269,6 +270,15 @@ void access_translate(struct tr *t, const struct use *a, bool stack, struct reco
         *m = (struct recode_mem){.base = bt_home[g->base], .index = BT_T2, .disp = a->disp};
         return;
     }
+    base = stack ? RBP : base_of(t->s, 0);
+    if (base >= 0 && (int64_t)a->disp + 64 == (int32_t)(a->disp + 64)) {
+        lookup(t, bt_home[base], a->disp, last, write, kind, false, adj, retry);
+        emit_load(e, BT_T2, BT_T1, offsetof(struct tlb_entry, addend));
+        *m = (struct recode_mem){.base = bt_home[base], .index = BT_T2, .disp = a->disp};
+        return;
+    }
+    access_address(t, BT_T0);
+    lookup(t, BT_T0, 0, last, write, kind, false, adj, retry);
     *m = (struct recode_mem){.base = BT_T0, .index = REG_NONE};
     emit_op_m(e, 0x03, 1, BT_T0, BT_T1, offsetof(struct tlb_entry, addend)); /* add */
 }

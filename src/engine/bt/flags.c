@@ -83,6 +83,9 @@ static void alu_sized_imm(struct emit *e, enum emit_alu op, unsigned size, unsig
     }
 }
 
+static void alu_operand(struct emit *e, enum emit_alu op, unsigned size, unsigned reg, bool to_reg,
+                        int32_t imm, bool kept);
+
 void fl_cook(struct emit *e, const struct recipe *r)
 {
     unsigned d;
@@ -109,6 +112,15 @@ void fl_cook(struct emit *e, const struct recipe *r)
             emit8(e, 0x40 | (r->size == 8) << 3 | BT_T1 >> 3);
             emit8(e, r->size == 1 ? 0xf6 : 0xf7);
             emit8(e, 0xd8 | (BT_T1 & 7));
+        }
+        return;
+    case RC_ADD_KEPT:
+    case RC_SUB_KEPT:
+        emit_mov_rr(e, BT_T1, bt_home[r->dst]);
+        for (unsigned k = 0; k < 2; k++) {
+            enum emit_alu op = (r->kind == RC_ADD_KEPT) == (k == 1) ? ALU_ADD : ALU_SUB;
+
+            alu_operand(e, op, r->size, BT_T1, true, 0, true);
         }
         return;
     case RC_INC:
@@ -254,6 +266,123 @@ static void set_recipe(struct tr *t, const uint8_t *host, unsigned n)
         return;
     default:
         return;
+    }
+}
+
+/* ---- operands of memory ---- */
+
+static int alu_of(const struct insn *i)
+{
+    switch (i->id) {
+    case INSN_ADD:
+        return ALU_ADD;
+    case INSN_SUB:
+        return ALU_SUB;
+    case INSN_CMP:
+        return ALU_CMP;
+    default:
+        return -1;
+    }
+}
+
+bool fl_keeps(const struct tr *t)
+{
+    const struct step *s = t->s;
+    const struct insn *i = &s->i;
+    const struct opnd *o = &i->op[0], *p = &i->op[1];
+
+    if (!s->need_after || alu_of(i) < 0 || s->mem.write || (i->prefix & PFX_LOCK))
+        return false;
+    if (!(pinned(o) || (o->kind == OP_MEM && (pinned(p) || p->kind == OP_IMM))))
+        return false;
+    if (p->kind == OP_IMM && (int64_t)i->imm != (int32_t)i->imm)
+        return false;
+    for (const struct step *n = s + 1; n < t->step + t->n; n++) {
+        if (n->mem.used || n->stack.used)
+            return true;
+        if (n->how <= HOW_HELP || n->how >= HOW_JMP || (n->fl_some && n->how != HOW_JCC))
+            return false;
+    }
+    return false;
+}
+
+/* op between a register, or an immediate if reg is REG_NONE, and r/m: T1, or gs:[bt.operand]. to_reg: the register
+ * is the destination. */
+static void alu_operand(struct emit *e, enum emit_alu op, unsigned size, unsigned reg, bool to_reg,
+                        int32_t imm, bool kept)
+{
+    bool small = imm == (int8_t)imm, with_imm = reg == REG_NONE;
+    unsigned field = with_imm ? (unsigned)op : reg & 7;
+
+    if (kept)
+        emit8(e, 0x65);
+    if (size == 2)
+        emit8(e, 0x66);
+    emit8(e, 0x40 | (size == 8) << 3 | (with_imm ? 0 : reg >> 3) << 2 | (kept ? 0 : BT_T1 >> 3));
+    if (with_imm)
+        emit8(e, size == 1 ? 0x80 : small ? 0x83 : 0x81);
+    else
+        emit8(e, (unsigned)op << 3 | to_reg << 1 | (size > 1));
+    if (kept) {
+        emit8(e, field << 3 | 4);
+        emit8(e, 0x25);
+        emit32(e, BT_OFF(bt.operand));
+    } else {
+        emit8(e, 0xc0 | field << 3 | (BT_T1 & 7));
+    }
+    if (!with_imm)
+        return;
+    if (size == 1 || small) {
+        emit8(e, (uint8_t)imm);
+    } else if (size == 2) {
+        emit8(e, (uint8_t)imm);
+        emit8(e, (uint8_t)(imm >> 8));
+    } else {
+        emit32(e, (uint32_t)imm);
+    }
+}
+
+/* movzx T1, [m] by size */
+static void load_operand(struct emit *e, unsigned size, const struct recode_mem *m)
+{
+    unsigned index = m->index == REG_NONE ? 0 : m->index;
+
+    emit_rex(e, size == 8, BT_T1, index, m->base);
+    if (size < 4) {
+        emit8(e, 0x0f);
+        emit8(e, size == 1 ? 0xb6 : 0xb7);
+    } else {
+        emit8(e, 0x8b);
+    }
+    emit_mem(e, BT_T1, m->base, m->index, m->scale, m->disp);
+}
+
+void fl_operand(struct tr *t, const struct recode_mem *m)
+{
+    const struct insn *i = &t->s->i;
+    const enum emit_alu op = (enum emit_alu)alu_of(i);
+    bool to_reg = i->op[0].kind == OP_REG;
+    const struct opnd *other = &i->op[to_reg ? 0 : 1];
+    unsigned size = i->op[0].size, reg = other->kind == OP_REG ? bt_home[other->reg] : REG_NONE;
+    struct recipe *r = &t->recipe;
+
+    load_operand(t->e, size, m);
+    emit_store_gs(t->e, BT_OFF(bt.operand), BT_T1);
+    fl_regs_change(t, t->s->writes);
+    alu_operand(t->e, op, size, reg, to_reg, (int32_t)i->imm, false);
+    *r = (struct recipe){.size = (uint8_t)size,
+                         .dst = other->reg,
+                         .src = REG_NONE,
+                         .regs = other->kind == OP_REG ? (uint16_t)BIT(other->reg) : 0};
+    t->fl = FL_HOST;
+    if (op == ALU_CMP) {
+        struct emit e = {.start = r->again, .p = r->again};
+
+        alu_operand(&e, op, size, reg, to_reg, (int32_t)i->imm, true);
+        r->n = (uint8_t)(e.p - r->again);
+        r->kind = RC_AGAIN;
+    } else {
+        r->kind = op == ALU_ADD ? RC_ADD_KEPT : RC_SUB_KEPT;
     }
 }
 

@@ -50,6 +50,7 @@ struct bt_cpu {
     void *scratch; /* that memory: a page */
     uint64_t vpage; /* linear address of the page that runs */
     uint64_t tmp;   /* a register that flags displace */
+    uint64_t operand; /* of memory, for making flags again (bt/flags.c) */
     uint64_t value; /* what an instruction with two memory operands carries between them */
     uint64_t group[BT_GROUPS]; /* host minus guest address of shared translations */
     /* While the interpreter runs an instruction for a translation: is that still valid? */

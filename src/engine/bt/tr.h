@@ -15,12 +15,13 @@ enum fl_place {
 
 /* How to compute flags anew from registers that have not changed since (flags.c). */
 struct recipe {
-    enum { RC_NOTHING, RC_AGAIN, RC_ADD, RC_SUB, RC_LOGIC, RC_NEG, RC_INC, RC_DEC } kind;
+    enum { RC_NOTHING, RC_AGAIN, RC_ADD, RC_SUB, RC_LOGIC, RC_NEG, RC_INC, RC_DEC,
+           RC_ADD_KEPT, RC_SUB_KEPT /* what was added or subtracted is in bt.operand */ } kind;
     uint8_t size;
     uint8_t dst, src;   /* guest registers; src REG_NONE: imm */
     uint16_t regs;      /* guest registers that must not change */
     int32_t imm;
-    uint8_t again[RECODE_MAX];
+    uint8_t again[RECODE_MAX + 8];
     uint8_t n;          /* bytes of again */
 };
 
@@ -86,8 +87,9 @@ struct cold {
     uint32_t site;      /* or the link */
     enum fl_place fl;
     struct recipe recipe;
-    bool stack;         /* COLD_ACCESS: T0 must be made, RSP + min */
-    int32_t min;
+    bool address;       /* COLD_ACCESS: T0 must be made, base + disp */
+    uint8_t base;
+    int32_t disp;
 };
 #define COLD_MAX (8 * BLOCK_MAX_INSNS)
 
@@ -124,6 +126,10 @@ enum bt_flags fl_settle(struct tr *t);
 /* INC or DEC of a register without computing flags, if their old ones are not in EFLAGS: true if it has been
  * done so. */
 bool fl_step(struct tr *t);
+/* Will the flags of this step, which has a memory operand, be wanted again although a later access destroys
+ * EFLAGS? Then the operand is worth keeping: fl_operand does the step, with its operand at m. */
+bool fl_keeps(const struct tr *t);
+void fl_operand(struct tr *t, const struct recode_mem *m);
 /* The step changes these registers: what needs their old values is done now. */
 void fl_regs_change(struct tr *t, uint16_t regs);
 /* The step has been emitted: where its flags are, and how to get them back. host: its re-encoded

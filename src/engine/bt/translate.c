@@ -122,6 +122,7 @@ static bool high_operand(const struct insn *i)
 struct binding {
     struct recode_map map;
     uint8_t guest[3], tmp[3]; /* operands without a home, and their registers */
+    bool load[3];             /* their old value matters */
     unsigned n;
     bool rcx;  /* guest RCX is needed in RCX */
     int high;  /* one of AH to BH that has to be had by turning its register, or -1 */
@@ -149,13 +150,24 @@ static bool bind(const struct insn *i, const struct recode_mem *mem, struct bind
     for (unsigned k = 0; k < i->nops; k++) {
         const struct opnd *o = &i->op[k];
 
-        if (o->kind != OP_REG || o->cls != RC_GPR || b->map.gpr[o->reg] != BT_SPILLED)
+        bool old = o->read || o->size < 4 || i->id == INSN_BSF || i->id == INSN_BSR;
+        unsigned n = 0;
+
+        if (o->kind != OP_REG || o->cls != RC_GPR || bt_home[o->reg] != BT_SPILLED)
             continue;
-        if (b->n == nroom)
+        while (n < b->n && b->guest[n] != o->reg)
+            n++;
+        if (n == nroom)
             return false;
-        b->guest[b->n] = o->reg;
-        b->tmp[b->n] = room[b->n];
-        b->map.gpr[o->reg] = room[b->n++];
+        if (n == b->n) {
+            b->n++;
+            b->guest[n] = o->reg;
+            b->tmp[n] = room[n];
+            b->load[n] = false;
+            b->map.gpr[o->reg] = room[n];
+        }
+        /* BSF and BSR may leave theirs as it is. */
+        b->load[n] |= old;
     }
     /* The rest is not named. */
     for (unsigned r = 0; r < 16; r++)
@@ -416,6 +428,10 @@ static void copy(struct tr *t)
         emit_lea(t->e, 1, BT_T0, m.base, m.index, 0, m.disp);
         m = (struct recode_mem){.base = BT_T0, .index = REG_NONE};
     }
+    if (mem && fl_keeps(t)) {
+        fl_operand(t, &m);
+        return;
+    }
     if (s->fl_read || (s->fl_some && (s->fl_write & STATUS) != STATUS && s->need_after))
         fl_to_host(t);
     before = (struct cold){.fl = t->fl, .recipe = t->recipe};
@@ -425,7 +441,8 @@ static void copy(struct tr *t)
     if (b.rcx)
         emit_mov_rr(t->e, RCX, bt_home[RCX]);
     for (unsigned k = 0; k < b.n; k++) {
-        emit_load_gs(t->e, b.tmp[k], BT_OFF_GPR(b.guest[k]));
+        if (b.load[k])
+            emit_load_gs(t->e, b.tmp[k], BT_OFF_GPR(b.guest[k]));
         if (b.tmp[k] == BT_T2)
             t->in_t2 = GROUP_NONE;
     }
@@ -672,8 +689,8 @@ static void cold(struct tr *t, const struct cold *c)
         t->bt->link[c->site].unlinked = emit_pos(e);
     if (c->fl == FL_RECIPE)
         fl_cook(e, &c->recipe);
-    if (c->stack)
-        emit_lea(e, 1, BT_T0, bt_home[RSP], REG_NONE, 0, c->min);
+    if (c->address)
+        emit_lea(e, 1, BT_T0, c->base, REG_NONE, 0, c->disp);
     emit_mov_ri32(e, BT_T1, c->site);
     switch (c->kind) {
     case COLD_ACCESS:
