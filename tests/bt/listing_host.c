@@ -35,7 +35,7 @@ static const struct field fields[] = {
     CPU_FIELD(bt.sp_addend, NOTHING),
     CPU_FIELD(bt.vpage, NOTHING),
     CPU_FIELD(bt.tmp, NOTHING),
-    CPU_FIELD(bt.value, NOTHING),
+    CPU_FIELD(bt.operand, NOTHING), CPU_FIELD(bt.value, NOTHING),
     CPU_FIELD(bt.poll, NOTHING),
     CPU_FIELD(bt.site, NOTHING),
     {CPU, offsetof(struct cpu, bt.missing[BT_LEVEL_SSE]), "bt.missing.sse", NOTHING},
