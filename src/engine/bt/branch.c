@@ -23,16 +23,14 @@ static void poll(struct tr *t, uint32_t site)
     tr_cold(t, COLD_EVENT, emit_jmp_if_rcx(t->e), site);
 }
 
-/* Goes on at T0, by the jump table. Flags are settled. */
-static void jump_t0(struct tr *t, uint32_t site)
+uint32_t bt_emit_jump(struct emit *e, enum bt_flags flags)
 {
-    struct emit *e = t->e;
-    bool cc = t->fl == FL_CC;
+    uint32_t miss;
 
     emit_load_gs(e, BT_T2, BT_OFF(bt.jump));
     emit_rorx(e, BT_T1, BT_T0, BT_JUMP_ROR);
     emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, 0);
-    if (cc) {
+    if (flags == BT_CC) {
         emit_alu_ri(e, ALU_AND, 0, BT_T1, ((1 << BT_JUMP_BITS) - 1) << BT_JUMP_SHIFT);
         emit_lea(e, 1, BT_T2, BT_T2, BT_T1, 2, 0);
     } else {
@@ -41,15 +39,22 @@ static void jump_t0(struct tr *t, uint32_t site)
         emit_lea(e, 1, BT_T2, BT_T2, BT_T1, 3, 0);
     }
     emit_load(e, BT_T1, BT_T2, offsetof(struct bt_jump, nrip));
-    if (cc) {
+    if (flags == BT_CC) {
         emit_alu_rr(e, ALU_ADD, 1, BT_T1, BT_T0);
-        tr_cold(t, COLD_LOOKUP, emit_jcc(e, CC_NE, 0), site);
+        miss = emit_jcc(e, CC_NE, 0);
     } else {
         emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, 0);
-        tr_cold(t, COLD_LOOKUP, emit_jmp_if_rcx(e), site);
+        miss = emit_jmp_if_rcx(e);
     }
     emit_load(e, BT_T2, BT_T2, offsetof(struct bt_jump, t));
-    emit_jmp_m(e, BT_T2, offsetof(struct tblock, entry[cc ? BT_CC : BT_HOST]));
+    emit_jmp_m(e, BT_T2, (int32_t)(offsetof(struct tblock, entry) + sizeof(uint8_t *) * flags));
+    return miss;
+}
+
+/* Goes on at T0, by the jump table. Flags are settled. */
+static void jump_t0(struct tr *t, uint32_t site)
+{
+    tr_cold(t, COLD_LOOKUP, bt_emit_jump(t->e, t->fl == FL_CC ? BT_CC : BT_HOST), site);
 }
 
 _Static_assert(sizeof(struct bt_jump) == 16 && BT_JUMP_SHIFT == 2, "the lookup's arithmetic");

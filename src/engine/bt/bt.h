@@ -87,6 +87,7 @@ struct bt_link {
     uint32_t next;            /* of the links to the same block, 0 = end */
     uint16_t off;             /* of the target in the page */
     uint8_t flags;            /* arrives with them there, enum bt_flags */
+    bool far;                 /* made by the jump table */
     uint8_t level;            /* arrives with the vector registers live at this level at least */
 };
 
@@ -151,6 +152,8 @@ uint32_t bt_site_add(struct bt *bt, const struct bt_site *s);
 uint32_t bt_link_add(struct bt *bt, const struct bt_link *l);
 /* Makes link n lead to t. Lock held; both live. */
 void bt_link_make(struct bt *bt, uint32_t n, struct tblock *t);
+/* Makes link n lead to its target by the jump table, for a target that another page has a part of. Lock held. */
+void bt_link_far(struct bt *bt, uint32_t n);
 /* The block was killed: nothing leads to its translation any more. Lock held. */
 void bt_kill(struct bt *bt, struct tblock *t);
 /* trap_find_fn (trap.h) for a struct bt. */
@@ -159,6 +162,11 @@ uintptr_t bt_fault_find(const void *arg, uintptr_t pc);
 /* ---- stubs.c ---- */
 void bt_stubs_make(struct bt *bt);
 typedef uint64_t (*bt_enter_fn)(struct cpu *c, const uint8_t *code);
+
+/* ---- branch.c ---- */
+/* Emits a jump to T0 by the jump table; returns the offset of the rel32 to where it is not in there. T1 and T2
+ * are used, and EFLAGS only if flags is BT_CC. */
+uint32_t bt_emit_jump(struct emit *e, enum bt_flags flags);
 
 /* ---- translate.c ---- */
 /* The translation of b, made now; NULL if it cannot have one or there is no room. Lock held. */

@@ -136,6 +136,23 @@ void bt_link_make(struct bt *bt, uint32_t n, struct tblock *t)
     patch(bt, l->patch, checked ? t->vat[l->flags] : t->at[l->flags]);
 }
 
+void bt_link_far(struct bt *bt, uint32_t n)
+{
+    struct bt_link *l = &bt->link[n];
+    struct emit *e = &bt->e;
+    uint32_t at = emit_pos(e), miss;
+
+    if (l->to || l->far || bt_code_full(bt))
+        return;
+    emit_load_gs(e, BT_T0, BT_OFF(bt.vpage));
+    emit_lea(e, 1, BT_T0, BT_T0, REG_NONE, 0, l->off);
+    miss = bt_emit_jump(e, (enum bt_flags)l->flags);
+    /* As from a block that is gone: the branch cannot fault any more. */
+    emit_fix(e, miss, bt->stub.dead[l->flags]);
+    l->far = true;
+    patch(bt, l->patch, at);
+}
+
 void bt_kill(struct bt *bt, struct tblock *t)
 {
     t->live = false;

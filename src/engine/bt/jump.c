@@ -94,7 +94,7 @@ void bt_jumps_select(struct cpu *c)
         atomic_store(&b->jump, j);
 }
 
-void bt_jumps_add(struct cpu *c, struct tblock *t, bool global)
+void bt_jumps_add(struct cpu *c, struct tblock *t, bool crosses, bool global)
 {
     struct bt_cpu *b = &c->bt;
     struct bt_jumps *j = atomic_load(&b->jump);
@@ -104,6 +104,8 @@ void bt_jumps_add(struct cpu *c, struct tblock *t, bool global)
     if (j != b->super)
         b->user_global[c->tlbs.cur] |= global;
     mark(j, c->s.rip);
+    if (crosses)
+        mark(j, c->s.rip + PAGE_SIZE);
     *bt_jump_slot(j, c->s.rip) = (struct bt_jump){.nrip = -c->s.rip, .t = t};
 }
 

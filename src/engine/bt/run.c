@@ -61,7 +61,7 @@ static struct tblock *find(struct cpu *c, struct block **b)
         t = translate(c, *b);
     if (!t || !t->live)
         return NULL;
-    bt_jumps_add(c, t, jump_slot(c->jc, c->s.rip)->key == c->gkey);
+    bt_jumps_add(c, t, t->b->gpa2 != ~0ull, jump_slot(c->jc, c->s.rip)->key == c->gkey);
     return t;
 }
 
@@ -148,8 +148,13 @@ static void make_link(struct cpu *c, uint32_t n, struct tblock *t)
     struct bt_link *l = &bt->link[n];
 
     cache_lock(bt->cache);
-    if (t->live && l->from->live && (t->b->gpa ^ l->from->b->gpa) >> PAGE_SHIFT == 0)
-        bt_link_make(bt, n, t);
+    if (t->live && l->from->live && (t->b->gpa ^ l->from->b->gpa) >> PAGE_SHIFT == 0) {
+        /* A second page may be another one in another address space. */
+        if (t->b->gpa2 == ~0ull)
+            bt_link_make(bt, n, t);
+        else
+            bt_link_far(bt, n);
+    }
     cache_unlock(bt->cache);
 }
 

@@ -776,19 +776,37 @@ static void other_entry(struct tr *t)
     emit_jmp(t->e, t->body);
 }
 
+/* The block's bytes from offset off of its page on, up to 15 of them: where they are, or a copy when they go on
+ * in another page. NULL if there is no memory any more. */
+static const uint8_t *fetch(const struct tr *t, unsigned off, unsigned *n, uint8_t buf[INSN_MAX_LEN])
+{
+    const struct p2m *p2m = physmap_p2m(t->c->vm->map);
+    uint64_t one = p2m_get(p2m, t->b->gpa >> PAGE_SHIFT), two;
+
+    *n = (unsigned)PAGE_SIZE - off;
+    if (!(one & P2M_PRESENT))
+        return NULL;
+    if (t->b->gpa2 == ~0ull)
+        return p2m_host(one) + off;
+    two = p2m_get(p2m, t->b->gpa2 >> PAGE_SHIFT);
+    if (!(two & P2M_PRESENT) || *n >= INSN_MAX_LEN)
+        return NULL;
+    memcpy(buf, p2m_host(one) + off, *n);
+    memcpy(buf + *n, p2m_host(two), INSN_MAX_LEN - *n);
+    *n = INSN_MAX_LEN;
+    return buf;
+}
+
 static bool decode(struct tr *t)
 {
-    uint64_t ent = p2m_get(physmap_p2m(t->c->vm->map), t->b->gpa >> PAGE_SHIFT);
-    unsigned off = t->b->gpa & PAGE_MASK;
-    const uint8_t *page;
+    unsigned off = t->b->gpa & PAGE_MASK, n;
+    uint8_t buf[INSN_MAX_LEN];
 
-    if (!(ent & P2M_PRESENT))
-        return false;
-    page = p2m_host(ent);
     for (unsigned k = 0; k < t->n; k++) {
         struct step *s = &t->step[k];
+        const uint8_t *code = fetch(t, off, &n, buf);
 
-        if (insn_decode(&s->i, page + off, PAGE_SIZE - off, CPU_64) != INSN_OK)
+        if (!code || insn_decode(&s->i, code, n, CPU_64) != INSN_OK)
             return false;
         s->off = (uint16_t)off;
         off += s->i.len;
@@ -813,7 +831,7 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
     const struct step *last;
     unsigned end;
 
-    if (bt_code_full(bt) || cache_full(bt->cache) || b->gpa2 != ~0ull)
+    if (bt_code_full(bt) || cache_full(bt->cache))
         return NULL;
     t->bt = bt;
     t->c = c;
