@@ -4,26 +4,33 @@
 /* Bytes that the accesses of a group may span: more would often not fit in a page. */
 #define GROUP_SPAN 512
 
-static const struct use *of_group(const struct step *s, unsigned which)
-{
-    return which ? &s->stack : &s->mem;
-}
-
-/* The base register of an access that may share its translation, or -1. */
-static int base_of(const struct step *s, unsigned which)
+/* Is the address of the step's memory operand made of registers that have homes, without a segment's
+ * base? */
+static bool plain_address(const struct step *s)
 {
     const struct insn_mem *m = &s->i.mem;
 
-    if (which)
-        return s->how == HOW_LEAVE ? RBP : RSP;
-    if (m->index != REG_NONE || m->base >= 16 || m->seg >= FS || s->i.addrsize != 8 ||
-        bt_home[m->base] == BT_SPILLED || m->disp != (int32_t)m->disp)
-        return -1;
+    if (m->base >= 16 || m->seg >= FS || s->i.addrsize != 8 || bt_home[m->base] == BT_SPILLED)
+        return false;
     /* AH to BH are had by turning their register, which might be the base. */
     for (unsigned k = 0; k < s->i.nops; k++)
         if (s->i.op[k].kind == OP_REG && s->i.op[k].cls == RC_GPRH)
-            return -1;
-    return m->base;
+            return false;
+    return true;
+}
+
+/* The base register of an access without an index, or -1. */
+static int base_of(const struct step *s, unsigned which)
+{
+    if (which)
+        return s->how == HOW_LEAVE ? RBP : RSP;
+    return plain_address(s) && s->i.mem.index == REG_NONE ? s->i.mem.base : -1;
+}
+
+/* An access with an index may share its translation with those of the same base, index and scale. */
+static bool indexed(const struct step *s, unsigned which)
+{
+    return !which && plain_address(s) && s->i.mem.index != REG_NONE;
 }
 
 /* What a step adds to register r if that is a constant. */
@@ -52,83 +59,121 @@ static bool constant_change(const struct step *s, unsigned r, int32_t *by)
     return false;
 }
 
+struct analysis {
+    struct tr *t;
+    uint8_t open[16];   /* groups that may have more members, by base */
+    uint8_t with_index; /* one of those that have an index */
+    int32_t delta[16];  /* what constants were added to a base since its group began */
+};
+
+/* Adds an access to group *open, or begins another one there. */
+static void join(struct analysis *an, struct use *a, uint8_t *open, const struct group *like,
+                 int32_t *delta)
+{
+    struct tr *t = an->t;
+    struct group *g = *open == GROUP_NONE ? NULL : &t->group[*open];
+    int32_t lo = a->disp + *delta, hi = lo + a->size;
+
+    if (!g || MAX(g->end, hi) - MIN(g->min, lo) > GROUP_SPAN ||
+        (a->write && !g->write && g->base != RSP)) {
+        if (t->ngroup == GROUPS_MAX)
+            return;
+        *open = (uint8_t)t->ngroup;
+        g = &t->group[t->ngroup++];
+        *delta = 0;
+        lo = a->disp;
+        hi = lo + a->size;
+        *g = *like;
+        g->min = lo;
+        g->end = hi;
+        g->write = a->write;
+    }
+    g->min = MIN(g->min, lo);
+    g->end = MAX(g->end, hi);
+    g->write |= a->write;
+    g->members++;
+    a->group = *open;
+}
+
+static void analyse_use(struct analysis *an, struct step *s, unsigned which)
+{
+    struct use *a = which ? &s->stack : &s->mem;
+    const struct insn_mem *m = &s->i.mem;
+    int base;
+
+    a->group = GROUP_NONE;
+    if (!a->used || an->t->b->nogroup)
+        return;
+    base = base_of(s, which);
+    if (base >= 0) {
+        join(an, a, &an->open[base], &(struct group){.base = (uint8_t)base, .index = REG_NONE},
+             &an->delta[base]);
+    } else if (indexed(s, which)) {
+        const struct group *g = an->with_index == GROUP_NONE ? NULL : &an->t->group[an->with_index];
+        int32_t none = 0;
+
+        if (g && (g->base != m->base || g->index != m->index || g->scale != m->scale))
+            an->with_index = GROUP_NONE;
+        join(an, a, &an->with_index,
+             &(struct group){.base = m->base, .index = m->index, .scale = m->scale}, &none);
+    }
+}
+
+static void analyse_changes(struct analysis *an, const struct step *s)
+{
+    const struct group *g = an->with_index == GROUP_NONE ? NULL : &an->t->group[an->with_index];
+
+    if (g && (s->writes & (BIT(g->base) | BIT(g->index))))
+        an->with_index = GROUP_NONE;
+    for (unsigned r = 0; r < 16; r++) {
+        int32_t by;
+
+        if (!(s->writes & BIT(r)))
+            continue;
+        if (constant_change(s, r, &by))
+            an->delta[r] += by;
+        else
+            an->open[r] = GROUP_NONE;
+    }
+    if (s->how <= HOW_HELP) {
+        memset(an->open, GROUP_NONE, sizeof(an->open));
+        an->with_index = GROUP_NONE;
+    }
+}
+
+static void drop_lone(const struct tr *t, struct use *a)
+{
+    if (a->group != GROUP_NONE && t->group[a->group].members == 1)
+        a->group = GROUP_NONE;
+}
+
 void access_analyse(struct tr *t)
 {
-    uint8_t open[16];
-    int32_t delta[16] = {0};
+    struct analysis an = {.t = t, .with_index = GROUP_NONE};
     unsigned slots = 0;
 
-    memset(open, GROUP_NONE, sizeof(open));
+    memset(an.open, GROUP_NONE, sizeof(an.open));
     t->ngroup = 0;
     for (unsigned k = 0; k < t->n; k++) {
-        struct step *s = &t->step[k];
-
-        for (unsigned which = 0; which < 2; which++) {
-            struct use *a = which ? &s->stack : &s->mem;
-            int base = a->used ? base_of(s, which) : -1;
-            int32_t lo, hi;
-            struct group *g;
-
-            a->group = GROUP_NONE;
-            if (base < 0 || t->b->nogroup)
-                continue;
-            lo = a->disp + delta[base];
-            hi = lo + a->size;
-            g = open[base] == GROUP_NONE ? NULL : &t->group[open[base]];
-            if (!g || MAX(g->end, hi) - MIN(g->min, lo) > GROUP_SPAN ||
-                (a->write && !g->first_writes && base != RSP && !g->write)) {
-                if (t->ngroup == GROUPS_MAX)
-                    continue;
-                open[base] = (uint8_t)t->ngroup;
-                g = &t->group[t->ngroup++];
-                delta[base] = 0;
-                lo = a->disp;
-                hi = lo + a->size;
-                *g = (struct group){.base = (uint8_t)base,
-                                    .min = lo,
-                                    .end = hi,
-                                    .write = a->write,
-                                    .first_writes = a->write};
-            }
-            g->min = MIN(g->min, lo);
-            g->end = MAX(g->end, hi);
-            g->write |= a->write;
-            g->members++;
-            a->group = open[base];
-        }
-        if (s->how <= HOW_HELP)
-            memset(open, GROUP_NONE, sizeof(open));
-        for (unsigned r = 0; r < 16; r++) {
-            int32_t by;
-
-            if (!(s->writes & BIT(r)))
-                continue;
-            if (constant_change(s, r, &by))
-                delta[r] += by;
-            else
-                open[r] = GROUP_NONE;
-        }
+        for (unsigned which = 0; which < 2; which++)
+            analyse_use(&an, &t->step[k], which);
+        analyse_changes(&an, &t->step[k]);
     }
     for (unsigned k = 0; k < t->ngroup; k++) {
         struct group *g = &t->group[k];
 
-        g->made = false;
         g->slot = (uint8_t)slots;
-        if (g->base == RSP)
+        if (g->base == RSP && g->index == REG_NONE)
             g->members += 2; /* cheap even alone */
         else if (g->members > 1 && slots < BT_GROUPS)
             slots++;
         else
             g->members = 1;
     }
-    for (unsigned k = 0; k < t->n; k++)
-        for (unsigned which = 0; which < 2; which++) {
-            struct use *a = which ? &t->step[k].stack : &t->step[k].mem;
-
-            if (of_group(&t->step[k], which)->group != GROUP_NONE &&
-                t->group[a->group].members == 1)
-                a->group = GROUP_NONE;
-        }
+    for (unsigned k = 0; k < t->n; k++) {
+        drop_lone(t, &t->step[k].mem);
+        drop_lone(t, &t->step[k].stack);
+    }
     t->t->grouped = slots != 0;
 }
 
@@ -203,7 +248,7 @@ static void lookup(struct tr *t, unsigned base, int32_t disp, unsigned last, boo
     emit_op_m(e, 0x3b, 1, BT_T2, BT_T1, (int32_t)tag_offset(write)); /* cmp */
     cold_access(t, emit_jcc(e, CC_NE, 0), kind, group, adj, last + 1, retry);
     c = &t->cold[t->ncold - 1];
-    c->address = base != BT_T0;
+    c->address = base != BT_T0 || disp;
     c->base = (uint8_t)base;
     c->disp = disp;
 }
@@ -241,16 +286,22 @@ void access_translate(struct tr *t, const struct use *a, bool stack, struct reco
     int base;
 
     if (g && g->made) {
+        bool by_index = g->index != REG_NONE;
+
         if (t->in_t2 != a->group)
-            emit_load_gs(e, BT_T2, g->base == RSP ? BT_OFF(bt.sp_addend)
-                                                  : BT_OFF(bt.group) + 8u * g->slot);
+            emit_load_gs(e, BT_T2, g->base == RSP && !by_index ? BT_OFF(bt.sp_addend)
+                                                               : BT_OFF(bt.group) + 8u * g->slot);
         t->in_t2 = a->group;
         *m = (struct recode_mem){.base = bt_home[g->base], .index = BT_T2, .disp = a->disp};
+        if (by_index) {
+            access_address(t, BT_T0);
+            *m = (struct recode_mem){.base = BT_T0, .index = BT_T2};
+        }
         return;
     }
     fl_release(t);
     retry = emit_pos(e);
-    if (g ? g->base == RSP : stack && t->s->how != HOW_LEAVE) {
+    if (g ? g->base == RSP && g->index == REG_NONE : stack && t->s->how != HOW_LEAVE) {
         /* Pages of stacks are written sooner or later. */
         kind = a->write ? BT_SITE_WRITE : BT_SITE_EARLY;
         lookup_stack(t, g ? g->min : a->disp, last, kind, g, adj, retry);
@@ -262,12 +313,18 @@ void access_translate(struct tr *t, const struct use *a, bool stack, struct reco
         return;
     }
     if (g) {
-        lookup(t, bt_home[g->base], g->min, last, write, kind, true, adj, retry);
+        bool by_index = g->index != REG_NONE;
+
+        if (by_index)
+            access_address(t, BT_T0);
+        lookup(t, by_index ? BT_T0 : bt_home[g->base], by_index ? g->min - a->disp : g->min, last,
+               write, kind, true, adj, retry);
         emit_load(e, BT_T2, BT_T1, offsetof(struct tlb_entry, addend));
         emit_store_gs(e, BT_OFF(bt.group) + 8u * g->slot, BT_T2);
         g->made = true;
         t->in_t2 = a->group;
-        *m = (struct recode_mem){.base = bt_home[g->base], .index = BT_T2, .disp = a->disp};
+        *m = by_index ? (struct recode_mem){.base = BT_T0, .index = BT_T2}
+                      : (struct recode_mem){.base = bt_home[g->base], .index = BT_T2, .disp = a->disp};
         return;
     }
     base = stack ? RBP : base_of(t->s, 0);

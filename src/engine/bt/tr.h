@@ -27,13 +27,12 @@ struct recipe {
 
 /* Accesses through one base register that share an address translation. */
 struct group {
-    uint8_t base;       /* guest register */
+    uint8_t base, index, scale; /* guest registers; index REG_NONE: none, as mostly */
     bool write;         /* some member writes */
     bool made;          /* code for it has been emitted */
     uint8_t slot;       /* bt.group[] */
     uint16_t members;
     int32_t min, end;   /* of the members' displacements, from the base's value at the first one */
-    bool first_writes;
 };
 #define GROUP_NONE 0xff
 #define GROUPS_MAX 64
@@ -107,7 +106,6 @@ struct tr {
     struct group group[GROUPS_MAX];
     unsigned ngroup;
     uint8_t in_t2;      /* group whose addend T2 holds, or GROUP_NONE */
-    int32_t delta[16];  /* what constants were added to a base since its group began */
     struct cold cold[COLD_MAX];
     unsigned ncold;
     uint32_t body;      /* code offset behind the entry for flags in EFLAGS */
