@@ -64,6 +64,7 @@ struct analysis {
     uint8_t open[16];   /* groups that may have more members, by base */
     uint8_t with_index; /* one of those that have an index */
     int32_t delta[16];  /* what constants were added to a base since its group began */
+    uint16_t exits;     /* ways out of the block so far */
 };
 
 /* Adds an access to group *open, or begins another one there. */
@@ -75,7 +76,8 @@ static void join(struct analysis *an, struct use *a, uint8_t *open, const struct
     int32_t lo = a->disp + *delta, hi = lo + a->size;
 
     if (!g || MAX(g->end, hi) - MIN(g->min, lo) > GROUP_SPAN ||
-        (a->write && !g->write && g->base != RSP)) {
+        /* A store that may not come must not decide how loads before it are translated. */
+        (a->write && !g->write && g->base != RSP && g->exits != an->exits)) {
         if (t->ngroup == GROUPS_MAX)
             return;
         *open = (uint8_t)t->ngroup;
@@ -87,6 +89,7 @@ static void join(struct analysis *an, struct use *a, uint8_t *open, const struct
         g->min = lo;
         g->end = hi;
         g->write = a->write;
+        g->exits = an->exits;
     }
     g->min = MIN(g->min, lo);
     g->end = MAX(g->end, hi);
@@ -139,6 +142,7 @@ static void analyse_changes(struct analysis *an, const struct step *s)
         memset(an->open, GROUP_NONE, sizeof(an->open));
         an->with_index = GROUP_NONE;
     }
+    an->exits += s->how == HOW_JCC;
 }
 
 static void drop_lone(const struct tr *t, struct use *a)

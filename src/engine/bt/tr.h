@@ -31,7 +31,7 @@ struct group {
     bool write;         /* some member writes */
     bool made;          /* code for it has been emitted */
     uint8_t slot;       /* bt.group[] */
-    uint16_t members;
+    uint16_t members, exits;
     int32_t min, end;   /* of the members' displacements, from the base's value at the first one */
 };
 #define GROUP_NONE 0xff
