@@ -61,7 +61,7 @@ int bt_code_new(struct bt **out, struct vm *vm, struct code_cache *cc, struct er
     bt->e = (struct emit){.start = bt->rw, .p = bt->rw};
     bt_stubs_make(bt);
     bt->first = emit_pos(&bt->e);
-    bt_code_reset(bt);
+    bt->nlink = 1; /* 0 ends lists */
     *out = bt;
     return 0;
 }
@@ -98,7 +98,7 @@ void bt_code_reset(struct bt *bt)
 {
     bt->e.p = bt->rw + bt->first;
     bt->nsite = 0;
-    bt->nlink = 1; /* 0 ends lists */
+    bt->nlink = 1;
     atomic_store(&bt->nfault, 0);
     bt->flushes++;
 }

@@ -142,13 +142,14 @@ static bool interpret(struct cpu *c, uint32_t n)
            !atomic_load_explicit(c->events, memory_order_relaxed) && !interp_must_step(c);
 }
 
-static void make_link(struct cpu *c, uint32_t n, struct tblock *t)
+/* flushes: bt.flushes when the link was come from; looking for its target may have emptied the cache. */
+static void make_link(struct cpu *c, uint32_t n, uint64_t flushes, struct tblock *t)
 {
     struct bt *bt = bt_of(c);
     struct bt_link *l = &bt->link[n];
 
     cache_lock(bt->cache);
-    if (t->live && l->from->live && (t->b->gpa ^ l->from->b->gpa) >> PAGE_SHIFT == 0) {
+    if (bt->flushes == flushes && t->live && l->from->live && (t->b->gpa ^ l->from->b->gpa) >> PAGE_SHIFT == 0) {
         /* A second page may be another one in another address space. */
         if (t->b->gpa2 == ~0ull)
             bt_link_make(bt, n, t);
@@ -164,6 +165,7 @@ static void bt_run_some(struct cpu *c)
     bt_enter_fn enter = (bt_enter_fn)(uintptr_t)bt_host(bt, bt->stub.enter);
     const uint8_t *code = NULL;
     struct tblock *t = NULL;
+    uint64_t flushes = 0;
     uint32_t link = 0;
 
     for (;;) {
@@ -179,7 +181,7 @@ static void bt_run_some(struct cpu *c)
                 return;
             }
             if (link)
-                make_link(c, link, t);
+                make_link(c, link, flushes, t);
             link = 0;
             c->bt.vpage = c->s.rip & ~PAGE_MASK;
             code = bt_host(bt, t->at[t->likes]);
@@ -204,6 +206,7 @@ static void bt_run_some(struct cpu *c)
             /* A block that is checked comes back every time. */
             if (!c->bt.check)
                 link = c->bt.site;
+            flushes = bt->flushes;
             break;
         case BT_EXIT_LOOKUP:
             if (atomic_load(&c->bt.jump) == c->bt.none)
@@ -260,10 +263,38 @@ static int bt_vm_init(struct vm *vm, struct err *e)
     return 0;
 }
 
+void bt_get_stats(struct vm *vm, struct bt_stats *s)
+{
+    const struct bt *bt = ((struct interp_vm *)vm->engine_priv)->bt;
+
+    *s = (struct bt_stats){.blocks = bt->blocks,
+                           .insns = bt->insns,
+                           .bytes = bt->bytes,
+                           .nanoseconds = bt->nanoseconds,
+                           .flushes = bt->flushes,
+                           .area = emit_pos(&bt->e)};
+}
+
+static void report(struct vm *vm)
+{
+    struct bt_stats s;
+
+    bt_get_stats(vm, &s);
+    log_msg(vm->trace->log, LOG_INFO,
+            "bt: translated %llu blocks, %llu instructions into %llu KiB, %llu ns each; "
+            "%llu KiB in use, emptied %llu times",
+            (unsigned long long)s.blocks, (unsigned long long)s.insns,
+            (unsigned long long)(s.bytes / KIB),
+            (unsigned long long)(s.insns ? s.nanoseconds / s.insns : 0),
+            (unsigned long long)(s.area / KIB), (unsigned long long)s.flushes);
+}
+
 static void bt_vm_fini(struct vm *vm)
 {
     struct interp_vm *sh = vm->engine_priv;
 
+    if (sh && sh->bt && vm->trace && vm->trace->log)
+        report(vm);
     if (sh)
         bt_code_free(sh->bt);
     interp_vm_fini(vm);
@@ -358,18 +389,6 @@ void bt_set_threshold(struct vm *vm, uint32_t entries)
     struct interp_vm *sh = vm->engine_priv;
 
     sh->threshold = entries;
-}
-
-void bt_get_stats(struct vm *vm, struct bt_stats *s)
-{
-    const struct bt *bt = ((struct interp_vm *)vm->engine_priv)->bt;
-
-    *s = (struct bt_stats){.blocks = bt->blocks,
-                           .insns = bt->insns,
-                           .bytes = bt->bytes,
-                           .nanoseconds = bt->nanoseconds,
-                           .flushes = bt->flushes,
-                           .area = emit_pos(&bt->e)};
 }
 
 const struct engine_ops bt_engine = {
