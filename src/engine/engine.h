@@ -81,7 +81,7 @@ struct vcpu {
     /* in: instructions to run before STOP_BUDGET, where an exception or interrupt delivered counts as one too, so that
      * a budget always ends; 0 = unlimited */
     uint64_t budget;
-    uint64_t insns;  /* out: instructions retired so far, a statistic (exact with a budget) */
+    uint64_t insns;  /* out: instructions retired so far, a statistic (exact with a budget; 0: not counted) */
     struct err error;
 };
 

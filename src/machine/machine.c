@@ -206,8 +206,9 @@ static void end(struct machine *m, enum machine_end how, int status, const struc
     chardev_flush(m->serial, FLUSH_MS);
     machine_quiesce(m);
     for (uint32_t i = 0; i < m->ncpu; i++)
-        log_msg(m->log, LOG_INFO, "%s: vcpu%u: %llu instructions", m->name, i,
-                (unsigned long long)m->cpu[i].v.insns);
+        if (m->cpu[i].v.insns)
+            log_msg(m->log, LOG_INFO, "%s: vcpu%u: %llu instructions", m->name, i,
+                    (unsigned long long)m->cpu[i].v.insns);
     m->ended(m->arg);
 }
 

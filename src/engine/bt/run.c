@@ -381,6 +381,9 @@ static enum stop bt_run(struct vcpu *v)
     trap_enter(bt_fault_find, bt_of(c));
     st = interp_run(v);
     trap_enter(NULL, NULL);
+    /* Translated code does not count. */
+    if (!v->budget)
+        v->insns = 0;
     return st;
 }
 
