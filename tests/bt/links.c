@@ -180,6 +180,39 @@ static void test_remapped_targets(void **state)
     world_free(w);
 }
 
+/* ---- code in a large page ---- */
+
+/* RBP is in a 2 MiB page, which is split: any address within it tells. RBX as in tail. */
+GUEST_ASM(split_loop, "1: mov [r13], r14; invlpg [rbp]; call 3f; mov [r13], r15; invlpg [rbp + 0x5000]; call 3f\n"
+                 "dec r12; jnz 1b; hlt; 3: call rbp; lea rbx, [rbx + rbx * 2]; add rbx, rax; ret");
+
+static void test_split_pages(void **state)
+{
+    const uint64_t pd = 0x6000, large = 1 << 7;
+    struct world *w = guest_new(1);
+
+    put_page(w, PAGE_X, 0x1111);
+    put_page(w, PAGE_Y, 0x2222);
+    kit_put(w, GUEST_CODE, split_loop);
+    guest_map(w, GUEST_WINDOW + PAGE_X, PAGE_Y | PTE_RW);
+    for (unsigned global = 0; global < 2; global++) {
+        struct cpu_state s;
+        uint64_t want = 0;
+
+        kit_state(&s, 0, GUEST_CODE, false);
+        s.gpr[RBP] = GUEST_WINDOW + PAGE_X + AT_CALLED;
+        s.gpr[R12] = ROUNDS;
+        s.gpr[R13] = pd + (GUEST_WINDOW >> 21 & 511) * 8;
+        s.gpr[R14] = PTE_RW | large | (global ? PTE_G : 0);
+        s.gpr[R15] = PT_WINDOW | PTE_RW;
+        for (unsigned k = 0; k < 2 * ROUNDS; k++)
+            want = want * 3 + (k % 2 ? 0x2222 : 0x1111);
+        assert_int_equal(guest_run(w, &s), -1);
+        assert_int_equal(s.gpr[RBX], want);
+    }
+    world_free(w);
+}
+
 /* ---- returning to a page that has changed ---- */
 
 /* In the window: calls f, which changes this page, and says which page it came back to. R8 is f's. */
@@ -369,7 +402,8 @@ static void test_code_in_two_modes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_remapped_targets),  cmocka_unit_test(test_remapped_returns),
+        cmocka_unit_test(test_remapped_targets),  cmocka_unit_test(test_split_pages),
+        cmocka_unit_test(test_remapped_returns),
         cmocka_unit_test(test_lost_targets),      cmocka_unit_test(test_code_mapped_twice),
         cmocka_unit_test(test_code_in_two_modes),
     };

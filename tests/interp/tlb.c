@@ -33,7 +33,9 @@ static void fill(struct tlbs *t, enum tlb_kind kind, uint64_t la, uint64_t gpa, 
     e->rtag = e->wtag = la & ~PAGE_MASK;
     e->info = (gpa & ~PAGE_MASK) | info;
     if (info & TLB_INFO_LARGE)
-        x->large[la >> 63] = true;
+        x->large |= tlb_gib(la);
+    if ((info & TLB_INFO_LARGE) && (info & TLB_INFO_GLOBAL))
+        x->large_global |= tlb_gib(la);
 }
 
 static bool hit(struct tlbs *t, enum tlb_kind kind, uint64_t la)
@@ -153,6 +155,15 @@ static void test_flush_page_of_large(void **state)
     assert_true(hit(t, TLB_SUPER, high + 0x5000));
     tlbs_flush_page(t, high);
     assert_false(hit(t, TLB_SUPER, high + 0x5000));
+    /* In other contexts only global ones. */
+    fill(t, TLB_SUPER, high + 0x5000, 0x5000, TLB_INFO_LARGE | TLB_INFO_GLOBAL);
+    fill(t, TLB_SUPER, gib + 0x3000, 0x3000, TLB_INFO_LARGE);
+    tlbs_switch(t, 0x2000, 2, true);
+    tlbs_flush_page(t, high);
+    tlbs_flush_page(t, gib);
+    tlbs_switch(t, 0x1000, 1, false);
+    assert_false(hit(t, TLB_SUPER, high + 0x5000));
+    assert_true(hit(t, TLB_SUPER, gib + 0x3000));
 }
 
 static void test_flush_pcid(void **state)
@@ -221,10 +232,20 @@ static void test_jumps(void **state)
     assert_true(remembered(t, 0x6000));
     assert_true(gen(t) == g);
 
-    /* Within a large mapping any page may have gone: everything starts afresh. */
+    /* Data in a large mapping is no reason to forget code. */
     fill(t, TLB_USER, 0x200000, 0x200000, TLB_INFO_LARGE);
     g = t->global_gen;
     tlbs_flush_page(t, 0x5800);
+    assert_true(t->global_gen == g);
+    /* With code in one any page of it may have gone: everything starts afresh. */
+    t->large_code |= tlb_gib(0x200000);
+    tlbs_flush_page(t, 0x5800);
+    assert_true(t->global_gen != g);
+    g = t->global_gen;
+    tlbs_flush_page(t, 0x5800);
+    assert_true(t->global_gen == g);
+    t->large_code |= tlb_gib(0x200000);
+    tlbs_flush_page_pcid(t, 0x5800, 1);
     assert_true(t->global_gen != g);
     g = t->global_gen;
     tlbs_flush_nonglobal(t);

@@ -109,12 +109,38 @@ void bt_jumps_add(struct cpu *c, struct tblock *t, bool crosses, bool global)
     *bt_jump_slot(j, c->s.rip) = (struct bt_jump){.nrip = -c->s.rip, .t = t};
 }
 
+/* A page's RIPs have a run of indices, by their offsets in it. */
+#define PAGE_RUN (PAGE_SIZE >> BT_JUMP_SHIFT)
+_Static_assert(BT_JUMP_ROR >= PAGE_SHIFT && 64 - BT_JUMP_ROR >= BT_JUMP_SHIFT + BT_JUMP_BITS,
+               "the rotated offset must not reach the index");
+
+static void drop_page(struct bt_jumps *j, uint64_t page)
+{
+    unsigned first = bt_jump_index(page);
+
+    for (unsigned k = 0; k <= PAGE_RUN; k++) {
+        unsigned n = (first + k) & ((1u << BT_JUMP_BITS) - 1);
+
+        if ((-j->e[n].nrip ^ page) >> PAGE_SHIFT == 0)
+            j->e[n].nrip = n ? 0 : EMPTY0;
+    }
+}
+
+/* The page's code, and that of the page before which may reach into it. */
+static void drop(struct bt_jumps *j, uint64_t la)
+{
+    uint64_t page = la & ~PAGE_MASK;
+
+    if (!marked(j, la))
+        return;
+    drop_page(j, page);
+    drop_page(j, page - PAGE_SIZE);
+}
+
 void bt_jumps_forget(struct bt_cpu *b, unsigned ctx, uint64_t la)
 {
-    if (marked(&b->user[ctx], la))
-        clear(&b->user[ctx]);
-    if (marked(b->super, la))
-        clear(b->super);
+    drop(&b->user[ctx], la);
+    drop(b->super, la);
     for (unsigned k = 0; k < TLB_CONTEXTS; k++)
         if (k != ctx && b->user_global[k])
             b->user_gen[k] = 0;

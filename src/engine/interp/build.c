@@ -119,6 +119,8 @@ static uint64_t exec_gpa(struct cpu *c, uint64_t la)
     if (!ok)
         cpu_raise_pf(c, la, w.error);
     c->fetch_global &= w.global;
+    if (w.page_shift > PAGE_SHIFT)
+        c->tlbs.large_code |= tlb_gib(la);
     return w.gpa;
 }
 

@@ -40,7 +40,9 @@ bool tlb_refill(struct cpu *c, uint64_t la, enum access a, enum priv p, struct r
     e->info = gfn << PAGE_SHIFT | (w->global ? TLB_INFO_GLOBAL : 0) |
               (w->page_shift > PAGE_SHIFT ? TLB_INFO_LARGE : 0);
     if (w->page_shift > PAGE_SHIFT)
-        ctx->large[la >> 63] = true;
+        ctx->large |= tlb_gib(la);
+    if (w->page_shift > PAGE_SHIFT && w->global)
+        ctx->large_global |= tlb_gib(la);
     /* A store may go straight to the page only when nothing has to be noted about it. */
     if (a == ACCESS_WRITE && w->dirty && (r->ent & P2M_DIRTY) &&
         !(r->ent & (P2M_READONLY | P2M_COW | P2M_CODE)))

@@ -21,7 +21,7 @@ static void ctx_empty(struct tlbs *t, struct tlb_context *x)
 {
     for (unsigned k = 0; k < TLB_KINDS; k++)
         set_empty(&x->set[k]);
-    x->large[0] = x->large[1] = false;
+    x->large = x->large_global = 0;
     x->gen = ++t->next_gen;
 }
 
@@ -71,6 +71,7 @@ void tlbs_switch(struct tlbs *t, uint64_t cr3, uint16_t pcid, bool flush)
                 if (!(e->info & TLB_INFO_GLOBAL))
                     e->rtag = e->wtag = tlb_empty(i);
             }
+        x->large = x->large_global;
         x->gen = ++t->next_gen;
     }
     x->valid = true;
@@ -126,16 +127,17 @@ static void jump_forget_page(struct jump_cache *jc, uint64_t la)
 
 /* Drops la from one context. A large mapping may have put up to 262,144 small entries in, so any entry
  * that came from one and lies within the same 1 GiB goes too (invalidating more is always allowed). */
-static void ctx_flush_page(struct tlbs *t, struct tlb_context *x, uint64_t la, bool global_only)
+static void ctx_flush_page(struct tlb_context *x, uint64_t la, bool global_only)
 {
     uint64_t page = la & ~PAGE_MASK;
+    bool large = (global_only ? x->large_global : x->large) & tlb_gib(la);
 
     for (unsigned k = 0; k < TLB_KINDS; k++) {
         struct tlb_entry *e = tlb_slot(&x->set[k], la);
 
         if (!global_only || (e->info & TLB_INFO_GLOBAL))
             e->rtag = e->wtag = tlb_empty(tlb_index(la));
-        if (!x->large[la >> 63])
+        if (!large)
             continue;
         for (unsigned i = 0; i < TLB_ENTRIES; i++) {
             e = &x->set[k].e[i];
@@ -144,8 +146,13 @@ static void ctx_flush_page(struct tlbs *t, struct tlb_context *x, uint64_t la, b
                 e->rtag = e->wtag = tlb_empty(i);
         }
     }
-    if (x->large[la >> 63])
-        x->gen = t->global_gen = ++t->next_gen;
+}
+
+/* Code in a large mapping that is gone may be anywhere in it: the jump caches start afresh. */
+static void forget_large_code(struct tlbs *t, uint64_t la)
+{
+    if (t->large_code & tlb_gib(la))
+        tlbs_new_gens(t);
 }
 
 void tlbs_flush_page(struct tlbs *t, uint64_t la)
@@ -155,7 +162,8 @@ void tlbs_flush_page(struct tlbs *t, uint64_t la)
         bt_jumps_forget(t->bt, t->cur, la);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (t->ctx[i].valid)
-            ctx_flush_page(t, &t->ctx[i], la, i != t->cur);
+            ctx_flush_page(&t->ctx[i], la, i != t->cur);
+    forget_large_code(t, la);
 }
 
 void tlbs_flush_page_pcid(struct tlbs *t, uint64_t la, uint16_t pcid)
@@ -165,8 +173,9 @@ void tlbs_flush_page_pcid(struct tlbs *t, uint64_t la, uint16_t pcid)
         if (t->ctx[i].valid && t->ctx[i].pcid == pcid) {
             if (t->bt)
                 bt_jumps_forget(t->bt, i, la);
-            ctx_flush_page(t, &t->ctx[i], la, false);
+            ctx_flush_page(&t->ctx[i], la, false);
         }
+    forget_large_code(t, la);
 }
 
 void tlbs_new_gens(struct tlbs *t)
@@ -174,6 +183,7 @@ void tlbs_new_gens(struct tlbs *t)
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         t->ctx[i].gen = ++t->next_gen;
     t->global_gen = ++t->next_gen;
+    t->large_code = 0;
 }
 
 void tlbs_flush_writes(struct tlbs *t)

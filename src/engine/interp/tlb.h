@@ -25,6 +25,12 @@ static inline uint64_t tlb_empty(unsigned i)
     return BIT(63) | (uint64_t)(i ^ TLB_ENTRIES / 2) << PAGE_SHIFT | 1;
 }
 
+/* The bit that stands for the 1 GiB around la: any large mapping lies in one. */
+static inline uint64_t tlb_gib(uint64_t la)
+{
+    return BIT((la >> 30) * 0x9e3779b97f4a7c15ull >> 58);
+}
+
 struct bt_cpu;
 
 struct tlb_entry {
@@ -46,7 +52,8 @@ struct tlb_context {
     uint64_t cr3;    /* page-table root it was filled from */
     uint16_t pcid;
     bool valid;
-    bool large[2];   /* entries from large mappings, by half of the address space */
+    /* Where entries came from large mappings, by tlb_gib(), and where from global ones. */
+    uint64_t large, large_global;
     uint64_t gen;    /* unique per content; jump caches compare it */
     uint64_t used;   /* for replacement */
 };
@@ -56,6 +63,7 @@ struct tlbs {
     unsigned cur;
     uint64_t next_gen, clock;
     uint64_t global_gen;    /* as tlb_context.gen, of the global entries */
+    uint64_t large_code;    /* where large mappings held code that jump caches may know, by tlb_gib() */
     struct jump_cache *jc;   /* follows the page flushes; not owned */
     struct bt_cpu *bt;       /* its jump tables too; NULL without a translator */
 };
