@@ -38,10 +38,10 @@ static const uint8_t bt_home[16] = {
 #define BT_OFF(field) ((uint32_t)offsetof(struct cpu, field))
 #define BT_OFF_GPR(r) (BT_OFF(s.gpr) + 8u * (r))
 
-#define BT_AREA_SIZE (32 * MIB)
+#define BT_AREA_SIZE (128 * MIB)
 #define BT_BLOCK_MAX (64 * KIB) /* host code of one block at most */
-#define BT_SITES_MAX (1u << 20)
-#define BT_LINKS_MAX (1u << 19)
+#define BT_SITES_MAX (1u << 22)
+#define BT_LINKS_MAX (1u << 20)
 
 /* Where the guest's status flags are between blocks. */
 enum bt_flags { BT_HOST, BT_CC };

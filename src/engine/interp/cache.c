@@ -9,7 +9,7 @@
 
 #include "engine/interp/op.h"
 
-#define ARENA_SIZE (48 * MIB)
+#define ARENA_SIZE (256 * MIB)
 #define HASH_BITS 17
 #define PAGE_HASH_BITS 12
 
