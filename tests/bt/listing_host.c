@@ -29,8 +29,6 @@ static const struct field fields[] = {
     CPU_FIELD(bt.self, CPU),
     CPU_FIELD(bt.jump, JUMP),
     CPU_FIELD(bt.jump_mask, NOTHING),
-    CPU_FIELD(bt.page_mask, NOTHING),
-    CPU_FIELD(bt.tlb_mask, NOTHING),
     CPU_FIELD(bt.sp_npage, NOTHING),
     CPU_FIELD(bt.sp_addend, NOTHING),
     CPU_FIELD(bt.vpage, NOTHING),

@@ -127,10 +127,6 @@ static inline void emit_load(struct emit *e, unsigned dst, unsigned base, int32_
 {
     emit_op_m(e, 0x8b, 1, dst, base, disp);
 }
-static inline void emit_store(struct emit *e, unsigned base, int32_t disp, unsigned src)
-{
-    emit_op_m(e, 0x89, 1, src, base, disp);
-}
 static inline void emit_lea(struct emit *e, unsigned w, unsigned dst, unsigned base, unsigned index,
                             unsigned scale, int32_t disp)
 {
@@ -194,13 +190,6 @@ static inline void emit_pext_gs(struct emit *e, unsigned dst, unsigned src, uint
     emit8(e, (dst & 7) << 3 | 4);
     emit8(e, 0x25);
     emit32(e, off);
-}
-/* not r: no flags */
-static inline void emit_not(struct emit *e, unsigned r)
-{
-    emit_rex(e, 1, 0, 0, r);
-    emit8(e, 0xf7);
-    emit8(e, 0xd0 | (r & 7));
 }
 /* movzx dst, byte gs:[off] */
 static inline void emit_load_gs8(struct emit *e, unsigned dst, uint32_t off)

@@ -344,8 +344,6 @@ static int bt_vcpu_init(struct vcpu *v, struct err *e)
     c->tlbs.bt = &c->bt;
     c->bt.self = c;
     c->bt.jump_mask = ((1ull << BT_JUMP_BITS) - 1) << BT_JUMP_SHIFT;
-    c->bt.page_mask = ~PAGE_MASK;
-    c->bt.tlb_mask = (uint64_t)(TLB_ENTRIES - 1) << PAGE_SHIFT;
     memset(c->bt.missing, 1, sizeof(c->bt.missing));
     if (v->vm->check) {
         rc = check_new(&c->bt.check, e);

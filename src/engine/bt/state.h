@@ -42,7 +42,7 @@ struct bt_cpu {
     struct bt_jumps *user;         /* by TLB context */
     uint64_t super_gen, user_gen[TLB_CONTEXTS]; /* what their contents are valid for (tlb.h) */
     bool user_global[TLB_CONTEXTS];             /* they hold code in global pages */
-    uint64_t jump_mask, page_mask, tlb_mask; /* constants for PEXT */
+    uint64_t jump_mask; /* constant for PEXT */
     /* The page the stack is in, as minus its linear address, and host minus guest address. When there is none:
      * a page at no canonical address, which the guest cannot know, and memory of no importance. */
     uint64_t sp_npage, sp_addend;

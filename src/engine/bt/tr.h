@@ -146,6 +146,20 @@ void access_translate(struct tr *t, const struct use *a, bool stack, struct reco
 /* The linear address of the step's memory operand into T0 (T1 is used). */
 void access_address(struct tr *t, unsigned dst);
 
+/* ---- classify.c ---- */
+/* Decides how the step's instruction is translated and notes what it touches. */
+void tr_classify(struct tr *t, struct step *s);
+/* The vector registers it needs. */
+enum bt_level tr_level_of(const struct insn *i);
+const struct opnd *tr_mem_operand(const struct insn *i); /* NULL: none */
+
+/* ---- copy.c ---- */
+/* Guest registers that an instruction writes without naming them. */
+uint16_t copy_writes(const struct insn *i);
+/* Can it be re-encoded whatever form its address takes? */
+bool copy_can(const struct insn *i);
+void copy_translate(struct tr *t);
+
 /* ---- branch.c ---- */
 void branch_translate(struct tr *t);
 /* The block ends without a branch: goes on behind its last instruction. */
