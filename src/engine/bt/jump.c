@@ -15,8 +15,14 @@ _Static_assert(BT_JUMP_SHIFT == 2 && BT_JUMP_BITS == 14, "-EMPTY0 must not have 
 
 static void clear(struct bt_jumps *j)
 {
-    memset(j, 0, sizeof(*j));
+    if (j->nfilled > ARRAY_LEN(j->filled))
+        memset(j->e, 0, sizeof(j->e));
+    else
+        for (uint32_t k = 0; k < j->nfilled; k++)
+            j->e[j->filled[k]] = (struct bt_jump){0};
     j->e[0].nrip = EMPTY0;
+    j->nfilled = 0;
+    memset(j->pages, 0, sizeof(j->pages));
 }
 
 static unsigned page_hash(uint64_t la)
@@ -106,6 +112,10 @@ void bt_jumps_add(struct cpu *c, struct tblock *t, bool crosses, bool global)
     mark(j, c->s.rip);
     if (crosses)
         mark(j, c->s.rip + PAGE_SIZE);
+    if (j->nfilled < ARRAY_LEN(j->filled))
+        j->filled[j->nfilled] = (uint16_t)bt_jump_index(c->s.rip);
+    if (j->nfilled <= ARRAY_LEN(j->filled))
+        j->nfilled++;
     *bt_jump_slot(j, c->s.rip) = (struct bt_jump){.nrip = -c->s.rip, .t = t};
 }
 

@@ -25,6 +25,9 @@ struct bt_jump {
 struct bt_jumps {
     struct bt_jump e[1u << BT_JUMP_BITS];
     uint64_t pages[64]; /* a bit for each page that may have entries, by a hash */
+    /* Which entries were filled, for clearing those alone; more than the array holds: all. */
+    uint32_t nfilled;
+    uint16_t filled[2048];
 };
 
 /* Vector instruction sets that a block needs, and that are available with registers live. */
