@@ -135,7 +135,7 @@ static void fd_room(struct nodes *t)
 }
 
 /* Gives fd to n, which has none. */
-static void fd_set(struct nodes *t, struct node *n, int fd)
+static void fd_add(struct nodes *t, struct node *n, int fd)
 {
     fd_room(t);
     n->fd = fd;
@@ -323,7 +323,7 @@ int node_found(struct nodes *t, struct node *parent, const char *name, int fd,
         if (n->fd >= 0)
             close(fd);
         else
-            fd_set(t, n, fd);
+            fd_add(t, n, fd);
         fd_used(t, n);
         *out = n;
         return 0;
@@ -341,7 +341,7 @@ int node_found(struct nodes *t, struct node *parent, const char *name, int fd,
         node_free(t, n);
         goto fail;
     }
-    fd_set(t, n, fd);
+    fd_add(t, n, fd);
     *out = n;
     return 0;
 
@@ -409,7 +409,7 @@ static int open_node(struct nodes *t, struct node *n)
         close(fd);
         return rc;
     }
-    fd_set(t, n, fd);
+    fd_add(t, n, fd);
     return 0;
 }
 
