@@ -16,15 +16,19 @@
 
 #include "base/err.h"
 #include "cpu/state.h"
+#include "machine/boot/disk.h"
 #include "mem/physmap.h"
 
 enum boot_protocol { BOOT_AUTO, BOOT_LINUX64, BOOT_PVH };
 
 struct boot_cfg {
-    const char *kernel;  /* path */
+    const char *kernel;  /* path, or NULL: what the disk has */
     const char *initrd;  /* path or NULL */
-    const char *cmdline; /* "" for none */
+    const char *cmdline; /* "" for none; added to the disk's own */
     enum boot_protocol protocol;
+    /* Where to look when kernel is NULL: at every reset anew, for the guest may have installed another. Outlives the
+     * boot; it need be readable only when boot_load is called. */
+    const struct boot_disk *disk;
 };
 
 /* The guest's view of physical memory, as E820 and PVH both number it. */
@@ -58,7 +62,7 @@ struct memory_layout {
 
 struct boot;
 
-/* Opens the files. Errors name the option and the file: "--kernel: FILE: reason". */
+/* Opens the files, unless they are on the disk. Errors name the option and the file: "--kernel: FILE: reason". */
 int boot_open(struct boot **out, const struct boot_cfg *cfg, struct err *e);
 void boot_close(struct boot *b); /* NULL is allowed */
 
