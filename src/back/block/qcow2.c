@@ -35,31 +35,40 @@ int qcow2_break(struct qcow2 *q)
     return -EIO;
 }
 
+struct sync_waiter {
+    struct qcow2_waiter w;
+    bool done;
+    int rc;
+};
+
 static void sync_resumed(struct qcow2_waiter *w, int rc)
 {
-    struct qcow2_sync_waiter *s = container_of(w, struct qcow2_sync_waiter, w);
+    struct sync_waiter *s = container_of(w, struct sync_waiter, w);
 
     s->done = true;
     s->rc = rc;
 }
 
-void qcow2_sync_waiter_init(struct qcow2_sync_waiter *s)
-{
-    *s = (struct qcow2_sync_waiter){.w.resume = sync_resumed};
-}
-
 static void work_on(struct qcow2 *q)
 {
     block_aio_flush(q->node.aio);
-    if (!block_aio_poll(q->node.aio))
-        block_aio_wait(q->node.aio, UINT64_MAX);
+    block_aio_wait(q->node.aio, UINT64_MAX);
+    block_aio_poll(q->node.aio);
 }
 
-int qcow2_sync_wait(struct qcow2 *q, struct qcow2_sync_waiter *s)
+int qcow2_until_done(struct qcow2 *q, int (*fn)(void *arg, struct qcow2_waiter *w), void *arg)
 {
-    while (!s->done)
-        work_on(q);
-    return s->rc;
+    for (;;) {
+        struct sync_waiter s = {.w.resume = sync_resumed};
+        int rc = fn(arg, &s.w);
+
+        if (rc != -EAGAIN)
+            return rc;
+        while (!s.done)
+            work_on(q);
+        if (s.rc)
+            return s.rc;
+    }
 }
 
 void qcow2_pump(struct qcow2 *q)
@@ -75,11 +84,12 @@ int qcow2_settle(struct qcow2 *q)
 
     qcow2_pump(q);
     while (!rc && (q->freed.head || qcow2_commit_needed(q))) {
-        struct qcow2_sync_waiter s;
+        struct sync_waiter s = {.w.resume = sync_resumed};
 
-        qcow2_sync_waiter_init(&s);
         qcow2_commit(q, &s.w);
-        rc = qcow2_sync_wait(q, &s);
+        while (!s.done)
+            work_on(q);
+        rc = s.rc;
         qcow2_pump(q);
     }
     return rc;
@@ -324,30 +334,34 @@ static int qcow2_open(struct block_node **out, struct block_file *f,
     return 0;
 }
 
+struct status {
+    struct qcow2 *q;
+    uint64_t offset, len;
+    struct qcow2_extent x;
+};
+
+static int status_map(void *arg, struct qcow2_waiter *w)
+{
+    struct status *s = arg;
+
+    return qcow2_map(s->q, s->offset, s->len, &s->x, w);
+}
+
 static int qcow2_status(struct block_node *n, uint64_t offset, uint64_t *len)
 {
     struct qcow2 *q = container_of(n, struct qcow2, node);
-    struct qcow2_extent x;
-    int rc;
+    struct status s = {.q = q, .offset = offset, .len = *len};
+    const struct qcow2_cluster *c = &s.x.c;
+    int rc = qcow2_until_done(q, status_map, &s);
 
-    do {
-        struct qcow2_sync_waiter s;
-
-        qcow2_sync_waiter_init(&s);
-        rc = qcow2_map(q, offset, *len, &x, &s.w);
-        if (rc == -EAGAIN) {
-            rc = qcow2_sync_wait(q, &s);
-            rc = rc ? rc : -EAGAIN;
-        }
-    } while (rc == -EAGAIN);
     if (rc)
         return rc;
-    *len = x.len;
-    if (x.c.kind == QCOW2_UNALLOCATED && !qcow2_backing_zero(q, offset)) {
+    *len = s.x.len;
+    if (c->kind == QCOW2_UNALLOCATED && !qcow2_backing_zero(q, offset)) {
         *len = MIN(*len, q->backing->size - offset);
         return block_node_status(q->backing, offset, len);
     }
-    return x.c.kind == QCOW2_ZEROS || x.c.kind == QCOW2_UNALLOCATED ? BLOCK_ZERO : BLOCK_DATA;
+    return c->kind == QCOW2_ZEROS || c->kind == QCOW2_UNALLOCATED ? BLOCK_ZERO : BLOCK_DATA;
 }
 
 const struct block_node_ops qcow2_ops = {

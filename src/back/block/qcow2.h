@@ -16,8 +16,6 @@
 #include "back/block/qcow2_header.h"
 #include "base/err.h"
 
-extern const struct block_node_ops qcow2_ops;
-
 enum qcow2_preallocation {
     QCOW2_PREALLOC_OFF,
     QCOW2_PREALLOC_METADATA, /* all tables, and clusters that are holes of the file */
@@ -34,8 +32,10 @@ struct qcow2_create_options {
     enum qcow2_preallocation preallocation;
 };
 
-/* Makes the empty file f an image. 0, or negative errno with e set. */
-int qcow2_create(struct block_file *f, const struct qcow2_create_options *o, struct err *e);
+/* Makes a new file, which must not exist, an image. 0, or negative errno with e set; what was made of
+ * the file stays then. */
+int qcow2_create(struct block_aio *aio, const char *path, const struct qcow2_create_options *o,
+                 struct err *e);
 
 /* Writes one whole cluster, which must be unallocated, in compressed form. offset is a multiple of
  * the cluster size, data has that many bytes. 0; -ENOSPC if it does not get smaller (write it as

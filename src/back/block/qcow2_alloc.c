@@ -208,7 +208,7 @@ static int find_clusters(struct qcow2_alloc *a, uint64_t offset, uint64_t len, b
                          struct qcow2_waiter *w)
 {
     struct qcow2 *q = a->op->q;
-    struct qcow2_cluster c;
+    struct qcow2_cluster c = {.kind = QCOW2_UNALLOCATED};
     uint64_t want;
     int rc = qcow2_l2_writable(q, offset, &a->l2, w);
 

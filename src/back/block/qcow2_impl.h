@@ -237,15 +237,14 @@ void qcow2_pump(struct qcow2 *q);
 /* Makes everything durable and all freed clusters free. Nothing is in flight. Blocks. */
 int qcow2_settle(struct qcow2 *q);
 
-/* A waiter for callers that block. */
-struct qcow2_sync_waiter {
-    struct qcow2_waiter w;
-    bool done;
-    int rc;
-};
-void qcow2_sync_waiter_init(struct qcow2_sync_waiter *s);
-/* Blocks until s is resumed; its rc. */
-int qcow2_sync_wait(struct qcow2 *q, struct qcow2_sync_waiter *s);
+/* Changes the disk's size (struct block_node_ops). */
+int qcow2_resize(struct block_node *n, uint64_t size, struct err *e);
+/* Maps all of an empty image to clusters that read as zeros. Blocks. */
+int qcow2_preallocate(struct block_node *n, bool reserve, struct err *e);
+
+/* Calls fn until it returns other than -EAGAIN, waiting in between for what it parked w at. For
+ * callers that block. */
+int qcow2_until_done(struct qcow2 *q, int (*fn)(void *arg, struct qcow2_waiter *w), void *arg);
 
 /* ---- qcow2_refcount.c ---- */
 

@@ -110,6 +110,7 @@ int qcow2_packed_read(struct qcow2_op *op, const struct qcow2_cluster *c, uint64
 void qcow2_packed_forget(struct qcow2 *q, uint64_t host)
 {
     q->packed_gen++;
+    q->packed_room = 0; /* that cluster may be on its way to other uses */
     for (unsigned i = 0; i < QCOW2_PACKED_CACHE; i++) {
         if (q->packed[i].host == host)
             q->packed[i].host = 0;
@@ -120,24 +121,6 @@ void qcow2_packed_fini(struct qcow2 *q)
 {
     for (unsigned i = 0; i < QCOW2_PACKED_CACHE; i++)
         free(q->packed[i].data);
-}
-
-/* Calls fn until it need not wait any more. Blocks. */
-static int until_done(struct qcow2 *q, int (*fn)(void *arg, struct qcow2_waiter *w), void *arg)
-{
-    int rc;
-
-    do {
-        struct qcow2_sync_waiter s;
-
-        qcow2_sync_waiter_init(&s);
-        rc = fn(arg, &s.w);
-        if (rc == -EAGAIN) {
-            rc = qcow2_sync_wait(q, &s);
-            rc = rc ? rc : -EAGAIN;
-        }
-    } while (rc == -EAGAIN);
-    return rc;
 }
 
 struct packing {
@@ -187,11 +170,11 @@ static int find_room(struct packing *p, uint64_t len)
 
     if (len <= q->packed_room) {
         p->host = q->packed_end;
-        rc = until_done(q, share_cluster, p);
+        rc = qcow2_until_done(q, share_cluster, p);
         if (rc != -ENOSPC)
             return rc;
     }
-    rc = until_done(q, get_cluster, p);
+    rc = qcow2_until_done(q, get_cluster, p);
     if (!rc) {
         q->packed_end = p->host;
         q->packed_room = q->cluster;
@@ -211,7 +194,7 @@ int qcow2_write_packed(struct block_node *n, uint64_t offset, const void *data)
     if (!buf)
         return -ENOMEM;
     len = qcow2_codec_pack(q->h.compression, data, q->cluster, buf, q->cluster - 1);
-    rc = len < 0 ? (int)len : until_done(q, get_table, &p);
+    rc = len < 0 ? (int)len : qcow2_until_done(q, get_table, &p);
     if (rc)
         goto out;
     if (qcow2_l2_entry(p.t, qcow2_l2_index(q, offset))) {

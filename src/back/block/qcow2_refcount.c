@@ -216,65 +216,72 @@ int qcow2_refcount_alloc(struct qcow2 *q, uint64_t max, uint64_t *host, uint64_t
     }
 }
 
+struct row {
+    struct qcow2 *q;
+    uint64_t cluster, count; /* to get */
+    struct qcow2_table *t;
+    uint64_t max, host, n;   /* to allocate */
+};
+
+static int row_get(void *arg, struct qcow2_waiter *w)
+{
+    struct row *r = arg;
+
+    return qcow2_refcount_get(r->q, r->cluster, &r->count, &r->t, w);
+}
+
+static int row_alloc(void *arg, struct qcow2_waiter *w)
+{
+    struct row *r = arg;
+
+    return qcow2_refcount_alloc(r->q, r->max, &r->host, &r->n, NULL, w);
+}
+
 /* The first cluster after all that the refcount table counts as used. Blocks. */
 static int end_of_use(struct qcow2 *q, uint64_t *end)
 {
+    *end = 0;
     for (uint64_t b = q->reftable_entries; b-- > 0;) {
-        struct qcow2_sync_waiter s;
-        struct qcow2_table *t;
-        uint64_t count;
-        int rc;
+        struct row r = {.q = q, .cluster = b << q->refblock_bits};
+        int rc = qcow2_until_done(q, row_get, &r);
 
-        if (!q->reftable[b])
-            continue;
-        do {
-            qcow2_sync_waiter_init(&s);
-            rc = qcow2_refcount_get(q, b << q->refblock_bits, &count, &t, &s.w);
-            if (rc == -EAGAIN)
-                rc = qcow2_sync_wait(q, &s) == 0 ? -EAGAIN : s.rc;
-        } while (rc == -EAGAIN);
         if (rc)
             return rc;
+        if (!r.t)
+            continue;
         for (uint64_t i = BIT(q->refblock_bits); i-- > 0;) {
-            if (count_in(q, t, i)) {
+            if (count_in(q, r.t, i)) {
                 *end = (b << q->refblock_bits) + i + 1;
                 return 0;
             }
         }
     }
-    *end = 0;
     return 0;
 }
 
 int qcow2_refcount_alloc_row(struct qcow2 *q, uint64_t n, uint64_t *host)
 {
-    uint64_t start = 0, have = 0, hint = q->free_hint;
+    uint64_t start, have = 0, hint = q->free_hint;
     int rc = end_of_use(q, &start);
 
+    if (rc)
+        return rc;
     /* What alloc takes from there on is in a row, but for blocks and tables made in between. */
     q->free_hint = start;
-    while (!rc && have < n) {
-        struct qcow2_sync_waiter s;
-        uint64_t at, got;
+    while (have < n) {
+        struct row r = {.q = q, .max = n - have};
 
-        qcow2_sync_waiter_init(&s);
-        rc = qcow2_refcount_alloc(q, n - have, &at, &got, NULL, &s.w);
-        if (rc == -EAGAIN) {
-            rc = qcow2_sync_wait(q, &s);
-            continue;
-        }
-        if (rc)
-            break;
-        if (have && at != *host + (have << q->h.cluster_bits)) {
+        rc = qcow2_until_done(q, row_alloc, &r);
+        if (have && (rc || r.host != *host + (have << q->h.cluster_bits))) {
             qcow2_free_later(q, qcow2_cluster_of(q, *host), have);
             have = 0;
         }
+        if (rc)
+            break;
         if (!have)
-            *host = at;
-        have += got;
+            *host = r.host;
+        have += r.n;
     }
-    if (rc && have)
-        qcow2_free_later(q, qcow2_cluster_of(q, *host), have);
     q->free_hint = MIN(hint, q->free_hint);
     return rc;
 }

@@ -103,7 +103,7 @@ int qcow2_zero_step(struct qcow2_op *op)
         return rc;
     n = MIN(n, (len + q->cluster - 1) >> q->h.cluster_bits);
     rc = qcow2_l2_get(q, offset, &t, &op->wait);
-    if (!rc)
+    if (!rc && (t || !qcow2_backing_zero(q, offset)))
         rc = change(op, t, offset, n, true);
     if (rc == 1) {
         rc = qcow2_l2_writable(q, offset, &t, &op->wait);
