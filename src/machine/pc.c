@@ -2,6 +2,7 @@
 #include "machine/pc.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 #include "dev/pci/pcihost.h"
 #include "dev/platform/acpi.h"
@@ -11,6 +12,7 @@
 #include "dev/platform/pit.h"
 #include "dev/platform/rtc.h"
 #include "dev/platform/uart.h"
+#include "dev/virtio/net.h"
 #include "machine/acpi_tables.h"
 #include "machine/machine.h"
 #include "machine/memory.h"
@@ -84,6 +86,12 @@ void pc_free_irq(struct machine *m)
     pic_free(m->pic);
 }
 
+/* What a PCI function stores there is for the interrupt bus, or lost. */
+static void msi(void *machine, uint64_t addr, uint32_t data)
+{
+    apic_bus_msi(((struct machine *)machine)->apics, addr, data);
+}
+
 /* ---- devices ---- */
 
 /* The first failure makes the rest of the wiring do nothing. */
@@ -91,6 +99,7 @@ struct wiring {
     struct machine *m;
     struct err *e;
     int rc;
+    unsigned slots; /* of PCI, taken from the first on */
 };
 
 static struct device *add(struct wiring *w, const struct device_class *cls, const char *id,
@@ -117,9 +126,15 @@ static void mmio(struct wiring *w, uint64_t gpa, uint64_t size, struct device *d
         w->rc = -ENODEV;
 }
 
+/* The next free PCI slot; 0 is the host bridge. */
+static struct virtio_slot slot(struct wiring *w)
+{
+    return (struct virtio_slot){w->m->pci, PCI_DEVFN(++w->slots, 0)};
+}
+
 static int make_pci_bus(struct machine *m, struct err *e)
 {
-    struct pci_bus_cfg cfg = {.ctx = &m->ctx, .pio = m->pio};
+    struct pci_bus_cfg cfg = {.ctx = &m->ctx, .pio = m->pio, .msi = msi, .msi_owner = m};
 
     for (int i = 0; i < PCI_INTX_LINES; i++)
         cfg.intx[i] = gsi(m, PCI_INTX_GSI + i);
@@ -128,7 +143,7 @@ static int make_pci_bus(struct machine *m, struct err *e)
 
 int pc_make_devices(struct machine *m, struct err *e)
 {
-    struct wiring w = {m, e, make_pci_bus(m, e)};
+    struct wiring w = {m, e, make_pci_bus(m, e), 0};
     struct device *d;
 
     d = add(&w, &irqchip_class, "irqchip",
@@ -163,6 +178,13 @@ int pc_make_devices(struct machine *m, struct err *e)
             &(struct pcihost_cfg){m->pci, ECAM_BASE, ECAM_BUSES_LOG2});
     ports(&w, PCI_CFG_PORT, PCIHOST_PORTS, d, &pcihost_cfg_ops);
     mmio(&w, ECAM_BASE, ECAM_SIZE, d, &pcihost_ecam_ops);
+
+    for (unsigned i = 0; i < m->nnets; i++) {
+        char id[16];
+
+        snprintf(id, sizeof(id), "net%u", i);
+        add(&w, &virtio_net_class, id, &(struct virtio_net_cfg){slot(&w), m->net[i]});
+    }
 
     d = add(&w, &debugexit_class, "debugexit", NULL);
     ports(&w, DEBUG_EXIT_PORT, 4, d, &debugexit_ops);

@@ -51,6 +51,7 @@ const struct state_desc net_ctrl_state_desc = {
     .size = sizeof(struct net_ctrl_state),
     .fields = net_ctrl_fields,
     .nfields = ARRAY_LEN(net_ctrl_fields),
+    .validate = validate,
 };
 
 void net_ctrl_reset(struct net_ctrl_state *s, const uint8_t mac[MAC_LEN])
