@@ -17,6 +17,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "back/net/net.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -37,6 +38,7 @@ struct chardev;
 struct pci_bus;
 
 #define MACHINE_CPUS_MAX 255u
+#define MACHINE_NETS_MAX 8u
 #define MACHINE_MEMORY_MIN (2 * MIB)
 
 struct machine_cfg {
@@ -49,6 +51,8 @@ struct machine_cfg {
     const char *serial;   /* chardev name: "stdio", "file:PATH", "none" */
     const char *console;  /* of the virtio console, likewise; NULL: there is none */
     bool rng;             /* virtio entropy device */
+    const struct netdev_cfg *nets; /* network cards; a MAC of zeros is chosen by the machine */
+    unsigned nnets;                /* 0..MACHINE_NETS_MAX */
     bool no_reboot;       /* a reset by the guest ends the machine */
     struct log *log;      /* log, trace and loop outlive the machine */
     struct trace *trace;
@@ -102,6 +106,8 @@ struct machine {
     struct apic_bus *apics;
     struct ioapic *ioapic;
     struct chardev *serial, *console; /* console: NULL without one */
+    struct netdev *net[MACHINE_NETS_MAX];
+    unsigned nnets;
 
     struct vm vm;
     const struct engine_ops *engine; /* set once its vm_init succeeded */
