@@ -12,6 +12,7 @@
 #include "base/trace.h"
 #include "base/util.h"
 #include "ctl/cli.h"
+#include "ctl/diskopt.h"
 #include "ctl/option.h"
 #include "ctl/signals.h"
 #include "engine/engine.h"
@@ -21,6 +22,7 @@
 
 struct run_cfg {
     struct machine_cfg m;
+    struct machine_disk disks[MACHINE_DISKS_MAX];
     const char *engine;
     uint64_t timeout; /* ns, 0 = none */
     const char *trace;
@@ -103,6 +105,18 @@ static int set_console(void *cfg, const char *val, struct err *e)
     return check_chardev(val, e);
 }
 
+static int set_disk(void *cfg, const char *val, struct err *e)
+{
+    struct run_cfg *c = cfg;
+    int rc;
+
+    if (c->m.ndisks == MACHINE_DISKS_MAX)
+        return err_set(e, EINVAL, "a machine has at most %u", MACHINE_DISKS_MAX);
+    rc = diskopt_parse(&c->disks[c->m.ndisks], val, e);
+    c->m.ndisks += !rc;
+    return rc;
+}
+
 static int set_rng(void *cfg, const char *val, struct err *e)
 {
     ((struct run_cfg *)cfg)->m.rng = true;
@@ -167,6 +181,7 @@ static const struct option_desc options[] = {
      "Add a virtio console (hvc0), connected as --serial says. Default: no\n"
      "such device.",
      set_console},
+    {"disk", diskopt_arg, diskopt_help, set_disk},
     {"rng", NULL, "Add a virtio entropy device that the host's generator feeds.", set_rng},
     {"no-reboot", NULL, "End, with status 0, when the guest reboots.", set_no_reboot},
     {"timeout", "SECONDS",
@@ -389,6 +404,44 @@ static int run_configured(struct run *r, struct err *e)
     return status;
 }
 
+static void free_cfg(struct run_cfg *c)
+{
+    for (unsigned i = 0; i < c->m.ndisks; i++)
+        diskopt_free(&c->disks[i]);
+}
+
+/* With r configured by default. */
+static int parse_and_run(struct run *r, int argc, char **argv)
+{
+    struct err e = {""};
+    bool want_help;
+    int status;
+
+    if (option_parse(options, ARRAY_LEN(options), argc, argv, &r->cfg, &want_help, &e))
+        return cli_usage("run", &e);
+    if (want_help) {
+        help();
+        return cli_printed();
+    }
+    if (r->cfg.trace && !strcmp(r->cfg.trace, "help")) {
+        trace_list(stdout);
+        return cli_printed();
+    }
+    log_init(&r->log, r->cfg.level, STDERR_FILENO);
+    trace_init(&r->trace, &r->log);
+    r->cfg.m.log = &r->log;
+    r->cfg.m.trace = &r->trace;
+    r->cfg.m.ended = on_ended;
+    r->cfg.m.arg = r;
+
+    status = run_configured(r, &e);
+    if (r->signo)
+        signals_die(r->signo);
+    if (e.msg[0])
+        fprintf(stderr, "ring3: %s\n", e.msg);
+    return status;
+}
+
 int cli_run(int argc, char **argv)
 {
     struct run r = {
@@ -400,31 +453,10 @@ int cli_run(int argc, char **argv)
                 .level = LOG_WARN},
         .timeout_fd = -1,
     };
-    struct err e = {""};
-    bool want_help;
     int status;
 
-    if (option_parse(options, ARRAY_LEN(options), argc, argv, &r.cfg, &want_help, &e))
-        return cli_usage("run", &e);
-    if (want_help) {
-        help();
-        return cli_printed();
-    }
-    if (r.cfg.trace && !strcmp(r.cfg.trace, "help")) {
-        trace_list(stdout);
-        return cli_printed();
-    }
-    log_init(&r.log, r.cfg.level, STDERR_FILENO);
-    trace_init(&r.trace, &r.log);
-    r.cfg.m.log = &r.log;
-    r.cfg.m.trace = &r.trace;
-    r.cfg.m.ended = on_ended;
-    r.cfg.m.arg = &r;
-
-    status = run_configured(&r, &e);
-    if (r.signo)
-        signals_die(r.signo);
-    if (e.msg[0])
-        fprintf(stderr, "ring3: %s\n", e.msg);
+    r.cfg.m.disks = r.cfg.disks;
+    status = parse_and_run(&r, argc, argv);
+    free_cfg(&r.cfg);
     return status;
 }

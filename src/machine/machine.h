@@ -17,6 +17,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "back/block/block.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -37,7 +38,15 @@ struct chardev;
 struct pci_bus;
 
 #define MACHINE_CPUS_MAX 255u
+#define MACHINE_DISKS_MAX 16u
 #define MACHINE_MEMORY_MIN (2 * MIB)
+
+struct machine_disk {
+    char *path;
+    char *serial; /* or NULL */
+    struct block_options o;
+    unsigned queues; /* 0: one a vCPU */
+};
 
 struct machine_cfg {
     const char *name;
@@ -49,6 +58,8 @@ struct machine_cfg {
     const char *serial;   /* chardev name: "stdio", "file:PATH", "none" */
     const char *console;  /* of the virtio console, likewise; NULL: there is none */
     bool rng;             /* virtio entropy device */
+    const struct machine_disk *disks; /* virtio disks, in the order of their slots */
+    unsigned ndisks;                  /* 0..MACHINE_DISKS_MAX */
     bool no_reboot;       /* a reset by the guest ends the machine */
     struct log *log;      /* log, trace and loop outlive the machine */
     struct trace *trace;
@@ -102,6 +113,7 @@ struct machine {
     struct apic_bus *apics;
     struct ioapic *ioapic;
     struct chardev *serial, *console; /* console: NULL without one */
+    struct blockdev *disk[MACHINE_DISKS_MAX];
 
     struct vm vm;
     const struct engine_ops *engine; /* set once its vm_init succeeded */
