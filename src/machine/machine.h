@@ -47,6 +47,8 @@ struct machine_cfg {
     uint64_t memory;      /* bytes, a multiple of 4 KiB */
     struct boot_cfg boot; /* strings are copied */
     const char *serial;   /* chardev name: "stdio", "file:PATH", "none" */
+    const char *console;  /* of the virtio console, likewise; NULL: there is none */
+    bool rng;             /* virtio entropy device */
     bool no_reboot;       /* a reset by the guest ends the machine */
     struct log *log;      /* log, trace and loop outlive the machine */
     struct trace *trace;
@@ -99,7 +101,7 @@ struct machine {
     struct pic *pic;
     struct apic_bus *apics;
     struct ioapic *ioapic;
-    struct chardev *serial;
+    struct chardev *serial, *console; /* console: NULL without one */
 
     struct vm vm;
     const struct engine_ops *engine; /* set once its vm_init succeeded */
@@ -136,6 +138,8 @@ void machine_stop(struct machine *m);
 /* Presses and releases the power button (ACPI 6.5 §4.8.3.1.1.1); what follows is the guest's affair.
  * From the loop's thread. */
 void machine_power_button(struct machine *m);
+/* The terminal behind the serial port or the console has another size. From the loop's thread. */
+void machine_terminal_resized(struct machine *m);
 const struct machine_result *machine_result(const struct machine *m);
 
 /* Stops vCPUs, devices and the clock; on return nothing changes guest-visible state any more.

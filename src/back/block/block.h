@@ -30,6 +30,16 @@
 
 enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE_ZEROES };
 
+/*
+ * Work that blocks: run is called in another thread, done in the I/O thread afterwards; see
+ * block_aio_work().
+ */
+struct block_work {
+    void (*run)(struct block_work *w);
+    void (*done)(struct block_work *w);
+    struct block_work *next;
+};
+
 /* BLOCK_WRITE_ZEROES only: the range may be deallocated if it reads as zeros then. */
 #define BLOCK_REQ_UNMAP 1u
 
@@ -42,20 +52,22 @@ enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE
 struct block_req {
     enum block_op op;
     uint32_t flags;
-    uint64_t offset, len;    /* bytes; len is the sum of the iovecs of READ and WRITE; FLUSH: 0, 0 */
+    uint64_t offset, len;    /* bytes; len is the sum of the iovecs of READ, WRITE; FLUSH: ignored */
     const struct iovec *iov; /* READ, WRITE; never changed by the block layer */
     unsigned niov;
     /* rc is 0 or a negative errno. A failed write may have written any part of its range. */
     void (*done)(struct block_req *r, int rc);
 
     /* The block layer's own. */
-    struct block_req *next; /* in the list the request waits in */
-    struct blockdev *dev;   /* set by block_submit, NULL in requests that nodes make */
+    struct block_req *next;                        /* in the list the request waits in */
+    void (*finish)(struct block_req *r, int rc);   /* called instead of done: the blockdev's */
+    struct blockdev *dev;
     struct block_file *file;
-    uint64_t moved;         /* bytes that short reads and writes have done so far */
-    struct iovec *bounce;   /* replaces iov: an aligned buffer, or the rest after a short transfer */
+    struct block_work work; /* when a thread of the pool does it */
+    uint64_t moved;         /* bytes that a transfer cut short has done */
     int rc;
-    uint8_t step;
+    uint8_t step; /* of the blockdev's handling */
+    bool tracked; /* counted by its file */
 };
 
 enum block_cache {

@@ -22,11 +22,13 @@ enum block_aio_kind block_aio_kind(const struct block_aio *a);
 
 /* Tells the kernel of what was submitted since the last time. */
 void block_aio_flush(struct block_aio *a);
-/* Reaps and calls callbacks until there are none left that have completed; returns their number. */
-unsigned block_aio_poll(struct block_aio *a);
-/* Sleeps until block_aio_poll has something to do, block_aio_wake was called, or CLOCK_MONOTONIC
- * reaches deadline (ns; UINT64_MAX: never). */
-void block_aio_wait(struct block_aio *a, uint64_t deadline);
+/* Reaps, and calls the callbacks of what has completed; those of requests that complete meanwhile
+ * are left to the next call. Does not block. */
+void block_aio_poll(struct block_aio *a);
+/* Sleeps until block_aio_poll has something to do, block_aio_wake was called since the last
+ * sleep, or CLOCK_MONOTONIC reaches deadline (ns; UINT64_MAX: never). True if woken by
+ * block_aio_wake. */
+bool block_aio_wait(struct block_aio *a, uint64_t deadline);
 void block_aio_wake(struct block_aio *a); /* any thread, async-signal-safe */
 
 /* Puts r on the list of completed requests: block_aio_poll will call r->done(r, rc). */
@@ -38,11 +40,6 @@ void block_aio_complete(struct block_aio *a, struct block_req *r, int rc);
  * calls done in the I/O thread. The struct is the caller's, embedded in something of its own, and
  * may be reused or freed from done on. Never fails.
  */
-struct block_work {
-    void (*run)(struct block_work *w);
-    void (*done)(struct block_work *w);
-    struct block_work *next;
-};
 void block_aio_work(struct block_aio *a, struct block_work *w);
 
 #endif

@@ -8,7 +8,8 @@
  * whoever does unaligned writes sees to it that no other write to the same block
  * (block_file_info.align) is in flight, except that asynchronous ones exclude each other.
  *
- * Reading beyond the end of the file yields zeros; writing there makes it longer.
+ * Reading beyond the end of the file yields zeros; writing there makes it longer, zeroing there
+ * need not.
  */
 #ifndef RING3_BACK_BLOCK_BLOCK_FILE_H
 #define RING3_BACK_BLOCK_BLOCK_FILE_H
@@ -27,6 +28,7 @@ struct block_file_options {
 struct block_file_info {
     bool ro;
     bool is_blockdev;
+    bool can_discard;
     uint32_t align;               /* of O_DIRECT transfers; 1 without O_DIRECT */
     uint32_t logical_block;       /* of a block device, else 512 */
     uint32_t physical_block;

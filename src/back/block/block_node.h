@@ -21,6 +21,7 @@
 #include "back/block/block.h"
 #include "back/block/block_aio.h"
 #include "back/block/block_file.h"
+#include "back/block/block_iov.h"
 
 struct block_node_ops;
 
@@ -109,18 +110,8 @@ void block_split_zero(struct block_split *s, uint64_t at, uint64_t len);
 void block_split_end(struct block_split *s);
 void block_split_free(struct block_split *s);
 
-/* Iovecs of a part of a row of iovecs: bytes at..at+len of iov. Writes at most niov entries to out
- * and returns how many. The bytes must be there. */
-unsigned block_iov_slice(const struct iovec *iov, unsigned niov, uint64_t at, uint64_t len,
-                         struct iovec *out);
-uint64_t block_iov_len(const struct iovec *iov, unsigned niov);
-void block_iov_zero(const struct iovec *iov, unsigned niov);
-/* Copy between a row of iovecs, from byte `at` on, and a buffer; the bytes must be there. */
-void block_iov_read(const struct iovec *iov, unsigned niov, uint64_t at, void *buf, size_t len);
-void block_iov_write(const struct iovec *iov, unsigned niov, uint64_t at, const void *buf,
-                     size_t len);
-
 /* The formats, in block_node.c's table. qcow2: qcow2.c. */
 extern const struct block_node_ops raw_ops;
+extern const struct block_node_ops qcow2_ops;
 
 #endif

@@ -96,6 +96,9 @@ struct pci_func {
     uint8_t own[PCI_CFG_SIZE];   /* bits that only the device changes; saved as part of the state */
     unsigned cap_last, cap_end;  /* the last capability, and the end of it; 0: none yet */
     struct pci_bar bar[PCI_BARS];
+    /* Called before a guest reads [off, off+size), so that registers can be brought up to date. NULL:
+     * nothing to do. */
+    void (*reading)(struct pci_func *f, unsigned off, unsigned size);
     /* Called after a guest wrote [off, off+size), masks applied and BARs moved. NULL: nothing to
      * do. */
     void (*written)(struct pci_func *f, unsigned off, unsigned size);
@@ -134,7 +137,7 @@ void pci_func_reset(struct pci_func *f);
 void pci_func_resume(struct pci_func *f);
 void pci_func_fini(struct pci_func *f); /* lock not held */
 
-uint32_t pci_func_read(const struct pci_func *f, unsigned off, unsigned size);
+uint32_t pci_func_read(struct pci_func *f, unsigned off, unsigned size);
 void pci_func_write(struct pci_func *f, unsigned off, unsigned size, uint32_t val);
 
 static inline uint16_t pci_func_command(const struct pci_func *f)

@@ -112,7 +112,7 @@ struct virtio_state {
     uint8_t status;      /* without NEEDS_RESET */
     uint8_t needs_reset; /* set from any thread */
     uint8_t generation;  /* of the configuration space */
-    uint8_t isr;         /* guarded by isr_lock */
+    uint8_t isr;         /* enum virtio_isr; guarded by isr_lock */
     struct virtq_state queue[VIRTIO_QUEUES_MAX];
     struct pci_func_state pci;
     struct pci_msix_state msix;
@@ -186,16 +186,5 @@ void virtio_config_changed(struct virtio *v);
  * driver and traces why. Queues of other threads go on until they are stopped. Any thread. */
 void virtio_fail(struct virtio *v, const char *why);
 
-/* ---- between virtio.c and virtio_pci.c; device's lock held ---- */
-uint8_t virtio_status(const struct virtio *v);
-void virtio_set_status(struct virtio *v, uint8_t status);
-void virtio_set_features(struct virtio *v, unsigned word, uint32_t bits);
-int virtio_pci_init(struct virtio *v, const struct virtio_slot *slot, struct err *e);
-void virtio_pci_reset(struct virtio *v, bool whole); /* whole: the function too */
-void virtio_pci_resume(struct virtio *v);
-void virtio_pci_fini(struct virtio *v);
-/* Any thread. */
-void virtio_pci_queue_interrupt(struct virtio *v, unsigned n);
-void virtio_pci_config_interrupt(struct virtio *v);
 
 #endif

@@ -18,6 +18,7 @@
 #ifndef RING3_DEV_VIRTIO_VIRTQ_H
 #define RING3_DEV_VIRTIO_VIRTQ_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -61,6 +62,7 @@ struct virtq_chain {
     /* virtq.c's own */
     uint16_t id, slots;     /* head or buffer id; ring slots taken (packed) */
     unsigned n, cap;        /* segments mapped, room for them */
+    unsigned readable;      /* of the n, the first ones */
     struct iovec *iov;      /* cap for the device, then cap that stay as they were */
     uint64_t *gpa;          /* of each segment */
     struct virtq_chain *next;
@@ -80,9 +82,11 @@ struct virtq {
     struct virtq_hooks hooks;
     unsigned index;
     /* From virtq_start: */
-    bool running, broken;
+    _Atomic bool running; /* kicks look at it from any thread */
+    bool broken;
     bool packed, event_idx, indirect;
     bool kicks;           /* the driver was asked to notify */
+    uint16_t kicks_at;    /* with event_idx: where it was asked to */
     uint16_t avail_seen;  /* split: the driver's index when it was last read */
     unsigned inflight;    /* chains popped and not yet filled */
     unsigned slots;       /* packed: ring slots of those and of filled ones */
