@@ -12,6 +12,7 @@
 #ifndef RING3_MACHINE_MACHINE_H
 #define RING3_MACHINE_MACHINE_H
 
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -26,6 +27,7 @@
 #include "cpu/cpuid.h"
 #include "dev/bus.h"
 #include "dev/device.h"
+#include "dev/virtio/fs.h"
 #include "engine/engine.h"
 #include "irq/ioapic.h"
 #include "irq/lapic.h"
@@ -39,6 +41,14 @@ struct pci_bus;
 #define MACHINE_CPUS_MAX 255u
 #define MACHINE_MEMORY_MIN (2 * MIB)
 
+#define MACHINE_SHARES_MAX 8u
+
+struct machine_share {
+    char dir[PATH_MAX];
+    char tag[VIRTIO_FS_TAG_MAX + 1];
+    bool readonly;
+};
+
 struct machine_cfg {
     const char *name;
     const struct engine_ops *engine;
@@ -49,6 +59,8 @@ struct machine_cfg {
     const char *serial;   /* chardev name: "stdio", "file:PATH", "none" */
     const char *console;  /* of the virtio console, likewise; NULL: there is none */
     bool rng;             /* virtio entropy device */
+    struct machine_share shares[MACHINE_SHARES_MAX]; /* directories for the guest */
+    unsigned nshares;
     bool no_reboot;       /* a reset by the guest ends the machine */
     struct log *log;      /* log, trace and loop outlive the machine */
     struct trace *trace;

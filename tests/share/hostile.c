@@ -301,6 +301,7 @@ static void test_truncated(void **state)
     struct client *c = begin(false, 0);
     uint8_t raw[sizeof(struct fuse_in_header) + 200];
 
+    c->room = 4096;
     for (uint32_t op = 0; op < 60; op++) {
         for (size_t len = 0; len < sizeof(raw); len++) {
             struct fuse_in_header h = {.len = (uint32_t)len, .opcode = op, .unique = 5, .nodeid = FUSE_ROOT_ID};
@@ -382,6 +383,8 @@ static void test_session(void **state)
     struct client *c = begin(false, SHARE_FDS_MIN);
     uint8_t *buf = malloc(CAP), *again = malloc(CAP);
     uint64_t dir, node, fh, dfh, gone, gone_fh, stale, next, next_fh;
+
+    c->room = 8192;
     struct err e = {""};
     struct fuse_attr a;
 
