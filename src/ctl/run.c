@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -20,6 +21,7 @@
 #include "machine/machine.h"
 
 #define NS_PER_S 1000000000ull
+#define FILES_LIMIT 16384u
 
 struct run_cfg {
     struct machine_cfg m;
@@ -137,6 +139,40 @@ static int set_net(void *cfg, const char *val, struct err *e)
     return rc;
 }
 
+/* DIR:TAG[:ro]; a colon in DIR is no harm. */
+static int set_share(void *cfg, const char *val, struct err *e)
+{
+    struct machine_cfg *m = &((struct run_cfg *)cfg)->m;
+    struct machine_share *s = &m->shares[m->nshares];
+    size_t len = strlen(val);
+
+    if (m->nshares == MACHINE_SHARES_MAX)
+        return err_set(e, EINVAL, "a machine has at most %u", MACHINE_SHARES_MAX);
+    s->readonly = len > 3 && !strcmp(val + len - 3, ":ro");
+    if (s->readonly)
+        len -= 3;
+
+    const char *colon = memrchr(val, ':', len);
+    if (!colon || colon == val)
+        return err_set(e, EINVAL, "'%s' is not DIR:TAG[:ro]", val);
+
+    size_t dir = (size_t)(colon - val), tag = len - dir - 1;
+    if (dir >= sizeof(s->dir))
+        return err_set(e, ENAMETOOLONG, "the path is too long");
+    if (!tag || tag > VIRTIO_FS_TAG_MAX)
+        return err_set(e, EINVAL, "the tag in '%s' is not of 1 to %u bytes", val,
+                       VIRTIO_FS_TAG_MAX);
+    memcpy(s->dir, val, dir);
+    memcpy(s->tag, colon + 1, tag);
+    s->dir[dir] = s->tag[tag] = '\0';
+    for (unsigned i = 0; i < m->nshares; i++) {
+        if (!strcmp(m->shares[i].tag, s->tag))
+            return err_set(e, EINVAL, "the tag '%s' is there twice", s->tag);
+    }
+    m->nshares++;
+    return 0;
+}
+
 static int set_no_reboot(void *cfg, const char *val, struct err *e)
 {
     ((struct run_cfg *)cfg)->m.no_reboot = true;
@@ -198,6 +234,11 @@ static const struct option_desc options[] = {
     {"disk", diskopt_arg, diskopt_help, set_disk},
     {"rng", NULL, "Add a virtio entropy device that the host's generator feeds.", set_rng},
     {"net", netopt_arg, netopt_help, set_net},
+    {"share", "DIR:TAG[:ro]",
+     "Share a host directory with the guest, which mounts it by its tag:\n"
+     "mount -t virtiofs TAG /mnt. With :ro the guest can change nothing.\n"
+     "May be given up to 8 times.",
+     set_share},
     {"no-reboot", NULL, "End, with status 0, when the guest reboots.", set_no_reboot},
     {"timeout", "SECONDS",
      "End, with status 4, if the guest has not ended by itself after this\n"
@@ -384,6 +425,17 @@ static int choose_consoles(struct machine_cfg *m, struct err *e)
     return 0;
 }
 
+/* Shares and sockets are of use to guests that open many files. */
+static void raise_files_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < MIN(limit.rlim_max, FILES_LIMIT)) {
+        limit.rlim_cur = MIN(limit.rlim_max, FILES_LIMIT);
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 static int run_configured(struct run *r, struct err *e)
 {
     int status, rc;
@@ -411,6 +463,7 @@ static int run_configured(struct run *r, struct err *e)
         err_set(e, EINVAL, "--check: is for one vCPU, not %u", r->cfg.m.cpus);
         return CLI_USAGE;
     }
+    raise_files_limit();
     if (loop_new(&r->loop, e))
         return CLI_FAILED;
     r->cfg.m.loop = r->loop;
