@@ -9,6 +9,7 @@
     X(bus_pio, "port access: port, size, value, device")                                           \
     X(bus_mmio, "memory-mapped register access: address, size, value, device")                     \
     X(bus_unclaimed, "access to a port or address that nothing claims")                            \
+    X(net_ctrl, "virtio-net control command: device, bytes, answer")                               \
     X(pci_bar, "PCI base address register mapped, unmapped or refused: device, number, address")   \
     X(pci_cfg_read, "PCI configuration read: bus:slot.function, offset, size, value")              \
     X(pci_cfg_write, "PCI configuration write: bus:slot.function, offset, size, value")            \

@@ -12,6 +12,7 @@
 #include "base/trace.h"
 #include "base/util.h"
 #include "ctl/cli.h"
+#include "ctl/netopt.h"
 #include "ctl/diskopt.h"
 #include "ctl/option.h"
 #include "ctl/signals.h"
@@ -22,6 +23,7 @@
 
 struct run_cfg {
     struct machine_cfg m;
+    struct netdev_cfg nets[MACHINE_NETS_MAX];
     struct machine_disk disks[MACHINE_DISKS_MAX];
     const char *engine;
     uint64_t timeout; /* ns, 0 = none */
@@ -123,6 +125,18 @@ static int set_rng(void *cfg, const char *val, struct err *e)
     return 0;
 }
 
+static int set_net(void *cfg, const char *val, struct err *e)
+{
+    struct run_cfg *c = cfg;
+    int rc;
+
+    if (c->m.nnets == MACHINE_NETS_MAX)
+        return err_set(e, EINVAL, "a machine has at most %u", MACHINE_NETS_MAX);
+    rc = netopt_parse(&c->nets[c->m.nnets], val, e);
+    c->m.nnets += !rc;
+    return rc;
+}
+
 static int set_no_reboot(void *cfg, const char *val, struct err *e)
 {
     ((struct run_cfg *)cfg)->m.no_reboot = true;
@@ -183,6 +197,7 @@ static const struct option_desc options[] = {
      set_console},
     {"disk", diskopt_arg, diskopt_help, set_disk},
     {"rng", NULL, "Add a virtio entropy device that the host's generator feeds.", set_rng},
+    {"net", netopt_arg, netopt_help, set_net},
     {"no-reboot", NULL, "End, with status 0, when the guest reboots.", set_no_reboot},
     {"timeout", "SECONDS",
      "End, with status 4, if the guest has not ended by itself after this\n"
@@ -406,6 +421,8 @@ static int run_configured(struct run *r, struct err *e)
 
 static void free_cfg(struct run_cfg *c)
 {
+    for (unsigned i = 0; i < c->m.nnets; i++)
+        netopt_free(&c->nets[i]);
     for (unsigned i = 0; i < c->m.ndisks; i++)
         diskopt_free(&c->disks[i]);
 }
@@ -455,6 +472,7 @@ int cli_run(int argc, char **argv)
     };
     int status;
 
+    r.cfg.m.nets = r.cfg.nets;
     r.cfg.m.disks = r.cfg.disks;
     status = parse_and_run(&r, argc, argv);
     free_cfg(&r.cfg);

@@ -14,6 +14,7 @@
 #include "dev/platform/uart.h"
 #include "dev/virtio/blk.h"
 #include "dev/virtio/console.h"
+#include "dev/virtio/net.h"
 #include "dev/virtio/rng.h"
 #include "machine/acpi_tables.h"
 #include "machine/machine.h"
@@ -169,6 +170,12 @@ static void virtio_devices(struct wiring *w, const struct machine_cfg *cfg)
             &(struct virtio_console_cfg){next_slot(w), w->m->console});
     if (cfg->rng)
         add(w, &virtio_rng_class, "rng", &(struct virtio_rng_cfg){next_slot(w), VIRTIO_RNG_RATE});
+    for (unsigned k = 0; k < w->m->nnets; k++) {
+        char id[16];
+
+        snprintf(id, sizeof(id), "net%u", k);
+        add(w, &virtio_net_class, id, &(struct virtio_net_cfg){next_slot(w), w->m->net[k]});
+    }
 }
 
 int pc_make_devices(struct machine *m, const struct machine_cfg *cfg, struct err *e)

@@ -112,13 +112,13 @@ static void raise_mss(struct user *u, struct packet *p)
 }
 
 /* A frame that the guest left to us to cut. */
-static void input_large(struct user *u, const struct virtio_net_hdr *h, size_t len)
+static void input_large(struct user *u, const struct net_hdr *h, size_t len)
 {
-    unsigned ip = (h->gso_type & ~VIRTIO_NET_HDR_GSO_ECN) == VIRTIO_NET_HDR_GSO_TCPV4 ? 4 : 6;
+    unsigned ip = (h->gso_type & ~NET_GSO_ECN) == NET_GSO_TCPV4 ? 4 : 6;
     struct packet p;
 
     if (!packet_parse(&p, u->tx, len, false) || p.ip != ip || p.proto != PACKET_TCP ||
-        p.fragment || h->gso_size == 0 || !(h->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM))
+        p.fragment || h->gso_size == 0 || !(h->flags & NET_HDR_NEEDS_CSUM))
         return;
     if (p.len - p.l3 > NET_MTU_MAX) {
         segment_tcp(&p, MIN(h->gso_size, NET_MTU_MAX - (p.body - p.l3)), u->piece, input_packet, u);
@@ -130,12 +130,12 @@ static void input_large(struct user *u, const struct virtio_net_hdr *h, size_t l
 }
 
 /* The checksum that the guest left to us. False if it would be outside of the frame. */
-static bool complete_checksum(struct user *u, const struct virtio_net_hdr *h, size_t len)
+static bool complete_checksum(struct user *u, const struct net_hdr *h, size_t len)
 {
     size_t at = (size_t)h->csum_start + h->csum_offset;
     uint16_t sum;
 
-    if (!(h->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM))
+    if (!(h->flags & NET_HDR_NEEDS_CSUM))
         return true;
     if (at + sizeof(sum) > len)
         return false;
@@ -146,22 +146,22 @@ static bool complete_checksum(struct user *u, const struct virtio_net_hdr *h, si
     return true;
 }
 
-static void user_send(struct netdev *n, unsigned queue, const struct virtio_net_hdr *h,
+static void user_send(struct netdev *n, unsigned queue, const struct net_hdr *h,
                       const struct iovec *iov, unsigned niov)
 {
     struct user *u = from_netdev(n);
     size_t len = netdev_iov_len(iov, niov);
-    uint8_t gso = h->gso_type & (uint8_t)~VIRTIO_NET_HDR_GSO_ECN;
+    uint8_t gso = h->gso_type & (uint8_t)~NET_GSO_ECN;
     struct packet p;
 
     if (len < NET_ETH_HLEN || len > sizeof(u->tx))
         return;
     netdev_gather(u->tx, sizeof(u->tx), iov, niov);
-    if (gso == VIRTIO_NET_HDR_GSO_TCPV4 || gso == VIRTIO_NET_HDR_GSO_TCPV6) {
+    if (gso == NET_GSO_TCPV4 || gso == NET_GSO_TCPV6) {
         input_large(u, h, len);
         return;
     }
-    if (h->gso_type != VIRTIO_NET_HDR_GSO_NONE || !complete_checksum(u, h, len))
+    if (h->gso_type != NET_GSO_NONE || !complete_checksum(u, h, len))
         return;
     if (packet_parse(&p, u->tx, len, true)) {
         raise_mss(u, &p);
@@ -176,8 +176,8 @@ static void user_send(struct netdev *n, unsigned queue, const struct virtio_net_
 static void output(struct user *u, unsigned queue, const struct iovec *iov, unsigned niov,
                    bool checked)
 {
-    const struct virtio_net_hdr h = {
-        .flags = checked && u->n.offloads & NETDEV_CSUM ? VIRTIO_NET_HDR_F_DATA_VALID : 0};
+    const struct net_hdr h = {
+        .flags = checked && u->n.offloads & NETDEV_CSUM ? NET_HDR_DATA_VALID : 0};
 
     netdev_deliver(&u->n, queue, &h, iov, niov);
 }
@@ -200,9 +200,9 @@ static void output_large(struct user *u, struct packet *p, const uint8_t *frame)
     if (tcp && takes_large(u, p)) {
         const struct iovec iov[2] = {{p->data, p->body},
                                      {(void *)(frame + p->body), p->len - p->body}};
-        const struct virtio_net_hdr h = {
-            .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
-            .gso_type = p->ip == 4 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6,
+        const struct net_hdr h = {
+            .flags = NET_HDR_NEEDS_CSUM,
+            .gso_type = p->ip == 4 ? NET_GSO_TCPV4 : NET_GSO_TCPV6,
             .hdr_len = (uint16_t)p->body,
             .gso_size = (uint16_t)(u->n.info.mtu - (p->body - p->l3)),
             .csum_start = (uint16_t)p->l4,
