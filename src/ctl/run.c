@@ -85,12 +85,29 @@ static int set_append(void *cfg, const char *val, struct err *e)
     return 0;
 }
 
-static int set_serial(void *cfg, const char *val, struct err *e)
+static int check_chardev(const char *val, struct err *e)
 {
-    ((struct run_cfg *)cfg)->m.serial = val;
     if (strcmp(val, "stdio") != 0 && strcmp(val, "none") != 0 &&
         (strncmp(val, "file:", 5) != 0 || !val[5]))
         return err_set(e, EINVAL, "'%s' is none of stdio, file:PATH, none", val);
+    return 0;
+}
+
+static int set_serial(void *cfg, const char *val, struct err *e)
+{
+    ((struct run_cfg *)cfg)->m.serial = val;
+    return check_chardev(val, e);
+}
+
+static int set_console(void *cfg, const char *val, struct err *e)
+{
+    ((struct run_cfg *)cfg)->m.console = val;
+    return check_chardev(val, e);
+}
+
+static int set_rng(void *cfg, const char *val, struct err *e)
+{
+    ((struct run_cfg *)cfg)->m.rng = true;
     return 0;
 }
 
@@ -157,8 +174,14 @@ static const struct option_desc options[] = {
      set_append},
     {"serial", "stdio|file:PATH|none",
      "Where the first serial port (ttyS0, COM1) is connected. On stdio a\n"
-     "terminal is raw: Ctrl-A X leaves, Ctrl-A H prints help. Default: stdio.",
+     "terminal is raw: Ctrl-A X leaves, Ctrl-A H prints help. Default: stdio,\n"
+     "or none with --console stdio.",
      set_serial},
+    {"console", "stdio|file:PATH|none",
+     "Add a virtio console (hvc0), connected as --serial says. Default: no\n"
+     "such device.",
+     set_console},
+    {"rng", NULL, "Add a virtio entropy device that the host's generator feeds.", set_rng},
     {"net", netopt_arg, netopt_help, set_net},
     {"no-reboot", NULL, "End, with status 0, when the guest reboots.", set_no_reboot},
     {"timeout", "SECONDS",
@@ -210,6 +233,10 @@ static void on_signal(void *arg, int signo)
 
     if (signo == SIGUSR1) {
         machine_power_button(r->m);
+        return;
+    }
+    if (signo == SIGWINCH) {
+        machine_terminal_resized(r->m);
         return;
     }
     r->signo = signo;
@@ -330,6 +357,18 @@ out:
     return status;
 }
 
+/* Standard input and output are for one of them. */
+static int choose_consoles(struct machine_cfg *m, struct err *e)
+{
+    bool console = m->console && !strcmp(m->console, "stdio");
+
+    if (!m->serial)
+        m->serial = console ? "none" : "stdio";
+    if (console && !strcmp(m->serial, "stdio"))
+        return err_set(e, EINVAL, "--console: --serial has stdio already");
+    return 0;
+}
+
 static int run_configured(struct run *r, struct err *e)
 {
     int status, rc;
@@ -338,6 +377,8 @@ static int run_configured(struct run *r, struct err *e)
         err_set(e, EINVAL, "--kernel: no kernel given");
         return CLI_USAGE;
     }
+    if (choose_consoles(&r->cfg.m, e))
+        return CLI_USAGE;
     if (r->cfg.trace) {
         rc = trace_enable(&r->trace, r->cfg.trace, e);
         if (rc) {
@@ -407,8 +448,7 @@ int cli_run(int argc, char **argv)
         .cfg = {.m = {.name = "vm",
                       .cpus = 1,
                       .memory = 512 * MIB,
-                      .boot = {.cmdline = "console=ttyS0"},
-                      .serial = "stdio"},
+                      .boot = {.cmdline = "console=ttyS0"}},
                 .engine = "auto",
                 .level = LOG_WARN},
         .timeout_fd = -1,

@@ -204,6 +204,8 @@ static void end(struct machine *m, enum machine_end how, int status, const struc
     if (why)
         m->result.error = *why;
     chardev_flush(m->serial, FLUSH_MS);
+    if (m->console)
+        chardev_flush(m->console, FLUSH_MS);
     machine_quiesce(m);
     for (uint32_t i = 0; i < m->ncpu; i++)
         if (m->cpu[i].v.insns)
@@ -275,6 +277,13 @@ static void on_action(void *arg, uint32_t events)
         end(m, MACHINE_STOPPED, 0, NULL);
         break;
     }
+}
+
+void machine_terminal_resized(struct machine *m)
+{
+    chardev_resized(m->serial);
+    if (m->console)
+        chardev_resized(m->console);
 }
 
 const struct machine_result *machine_result(const struct machine *m) { return &m->result; }
@@ -474,7 +483,12 @@ static int build(struct machine *m, const struct machine_cfg *cfg, struct err *e
     if (rc)
         return rc;
     rc = chardev_open(&m->serial, cfg->serial, &host, e);
-    return rc ? err_prefix(e, rc, "--serial") : pc_make_devices(m, e);
+    if (rc)
+        return err_prefix(e, rc, "--serial");
+    rc = cfg->console ? chardev_open(&m->console, cfg->console, &host, e) : 0;
+    if (rc)
+        return err_prefix(e, rc, "--console");
+    return pc_make_devices(m, cfg, e);
 }
 
 int machine_new(struct machine **out, const struct machine_cfg *cfg, struct err *e)
@@ -532,6 +546,7 @@ void machine_free(struct machine *m)
     for (uint32_t i = 0; i < m->nstarted; i++)
         pthread_join(m->cpu[i].thread, NULL);
     free_devices(m);
+    chardev_free(m->console);
     chardev_free(m->serial);
     for (unsigned i = 0; i < m->nnets; i++)
         netdev_free(m->net[i]);

@@ -49,6 +49,8 @@ struct machine_cfg {
     uint64_t memory;      /* bytes, a multiple of 4 KiB */
     struct boot_cfg boot; /* strings are copied */
     const char *serial;   /* chardev name: "stdio", "file:PATH", "none" */
+    const char *console;  /* of the virtio console, likewise; NULL: there is none */
+    bool rng;             /* virtio entropy device */
     const struct netdev_cfg *nets; /* network cards; a MAC of zeros is chosen by the machine */
     unsigned nnets;                /* 0..MACHINE_NETS_MAX */
     bool no_reboot;       /* a reset by the guest ends the machine */
@@ -103,7 +105,7 @@ struct machine {
     struct pic *pic;
     struct apic_bus *apics;
     struct ioapic *ioapic;
-    struct chardev *serial;
+    struct chardev *serial, *console; /* console: NULL without one */
     struct netdev *net[MACHINE_NETS_MAX];
     unsigned nnets;
 
@@ -142,6 +144,8 @@ void machine_stop(struct machine *m);
 /* Presses and releases the power button (ACPI 6.5 §4.8.3.1.1.1); what follows is the guest's affair.
  * From the loop's thread. */
 void machine_power_button(struct machine *m);
+/* The terminal behind the serial port or the console has another size. From the loop's thread. */
+void machine_terminal_resized(struct machine *m);
 const struct machine_result *machine_result(const struct machine *m);
 
 /* Stops vCPUs, devices and the clock; on return nothing changes guest-visible state any more.

@@ -12,7 +12,9 @@
 #include "dev/platform/pit.h"
 #include "dev/platform/rtc.h"
 #include "dev/platform/uart.h"
+#include "dev/virtio/console.h"
 #include "dev/virtio/net.h"
+#include "dev/virtio/rng.h"
 #include "machine/acpi_tables.h"
 #include "machine/machine.h"
 #include "machine/memory.h"
@@ -32,6 +34,9 @@
 #define PCI_CFG_PORT 0xcf8
 #define DEBUG_EXIT_PORT 0xf4
 #define PCI_INTX_GSI 16
+/* Slots of the PCI bus between the host bridge, 0, and the ISA bridge, 31. */
+#define FIRST_SLOT 1u
+#define LAST_SLOT 30u
 
 /* ---- interrupts ---- */
 
@@ -86,12 +91,6 @@ void pc_free_irq(struct machine *m)
     pic_free(m->pic);
 }
 
-/* What a PCI function stores there is for the interrupt bus, or lost. */
-static void msi(void *machine, uint64_t addr, uint32_t data)
-{
-    apic_bus_msi(((struct machine *)machine)->apics, addr, data);
-}
-
 /* ---- devices ---- */
 
 /* The first failure makes the rest of the wiring do nothing. */
@@ -99,7 +98,7 @@ struct wiring {
     struct machine *m;
     struct err *e;
     int rc;
-    unsigned slots; /* of PCI, taken from the first on */
+    unsigned slot; /* the next free one of the PCI bus */
 };
 
 static struct device *add(struct wiring *w, const struct device_class *cls, const char *id,
@@ -126,24 +125,47 @@ static void mmio(struct wiring *w, uint64_t gpa, uint64_t size, struct device *d
         w->rc = -ENODEV;
 }
 
-/* The next free PCI slot; 0 is the host bridge. */
-static struct virtio_slot slot(struct wiring *w)
+/* A virtio device's place. */
+static struct virtio_slot next_slot(struct wiring *w)
 {
-    return (struct virtio_slot){w->m->pci, PCI_DEVFN(++w->slots, 0)};
+    if (w->slot > LAST_SLOT && !w->rc)
+        w->rc = err_set(w->e, ENOSPC, "more than %u PCI devices", LAST_SLOT - FIRST_SLOT + 1);
+    return (struct virtio_slot){w->m->pci, PCI_DEVFN(w->slot++, 0)};
+}
+
+static void on_msi(void *machine, uint64_t addr, uint32_t data)
+{
+    apic_bus_msi(((struct machine *)machine)->apics, addr, data);
 }
 
 static int make_pci_bus(struct machine *m, struct err *e)
 {
-    struct pci_bus_cfg cfg = {.ctx = &m->ctx, .pio = m->pio, .msi = msi, .msi_owner = m};
+    struct pci_bus_cfg cfg = {.ctx = &m->ctx, .pio = m->pio, .msi = on_msi, .msi_owner = m};
 
     for (int i = 0; i < PCI_INTX_LINES; i++)
         cfg.intx[i] = gsi(m, PCI_INTX_GSI + i);
     return pci_bus_new(&m->pci, &cfg, e);
 }
 
-int pc_make_devices(struct machine *m, struct err *e)
+/* Virtio devices, in the order of their slots. */
+static void virtio_devices(struct wiring *w, const struct machine_cfg *cfg)
 {
-    struct wiring w = {m, e, make_pci_bus(m, e), 0};
+    if (w->m->console)
+        add(w, &virtio_console_class, "console",
+            &(struct virtio_console_cfg){next_slot(w), w->m->console});
+    if (cfg->rng)
+        add(w, &virtio_rng_class, "rng", &(struct virtio_rng_cfg){next_slot(w), VIRTIO_RNG_RATE});
+    for (unsigned k = 0; k < w->m->nnets; k++) {
+        char id[16];
+
+        snprintf(id, sizeof(id), "net%u", k);
+        add(w, &virtio_net_class, id, &(struct virtio_net_cfg){next_slot(w), w->m->net[k]});
+    }
+}
+
+int pc_make_devices(struct machine *m, const struct machine_cfg *cfg, struct err *e)
+{
+    struct wiring w = {.m = m, .e = e, .rc = make_pci_bus(m, e), .slot = FIRST_SLOT};
     struct device *d;
 
     d = add(&w, &irqchip_class, "irqchip",
@@ -179,15 +201,10 @@ int pc_make_devices(struct machine *m, struct err *e)
     ports(&w, PCI_CFG_PORT, PCIHOST_PORTS, d, &pcihost_cfg_ops);
     mmio(&w, ECAM_BASE, ECAM_SIZE, d, &pcihost_ecam_ops);
 
-    for (unsigned i = 0; i < m->nnets; i++) {
-        char id[16];
-
-        snprintf(id, sizeof(id), "net%u", i);
-        add(&w, &virtio_net_class, id, &(struct virtio_net_cfg){slot(&w), m->net[i]});
-    }
-
     d = add(&w, &debugexit_class, "debugexit", NULL);
     ports(&w, DEBUG_EXIT_PORT, 4, d, &debugexit_ops);
+
+    virtio_devices(&w, cfg);
     return w.rc;
 }
 

@@ -8,7 +8,7 @@
 
 #define HEAD_SIZE 4096u
 
-static const struct block_node_ops *const formats[] = {&raw_ops};
+static const struct block_node_ops *const formats[] = {&raw_ops, &qcow2_ops};
 
 /* Marks at the start of formats that ring3 or others find by looking, and that may name files. */
 static const struct {

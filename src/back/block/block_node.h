@@ -112,5 +112,6 @@ void block_split_free(struct block_split *s);
 
 /* The formats, in block_node.c's table. qcow2: qcow2.c. */
 extern const struct block_node_ops raw_ops;
+extern const struct block_node_ops qcow2_ops;
 
 #endif

@@ -11,6 +11,7 @@
 #include "machine/boot/bzimage.h"
 #include "machine/boot/elf.h"
 #include "machine/boot/entry.h"
+#include "machine/boot/image.h"
 #include "machine/boot/unpack.h"
 
 /* No kernel file is larger; anything that is would only waste memory before it is refused. */
@@ -27,8 +28,8 @@ struct source {
 struct boot {
     struct source kernel, initrd;
     char *cmdline;
-    const struct boot_disk *disk; /* NULL: the files were named */
-    char *append;                 /* what the user adds to the disk's command line */
+    char *image, *image_format; /* the files are on a disk; else NULL */
+    char *append;               /* what the user adds to the disk's command line */
     enum boot_protocol protocol;
 };
 
@@ -111,13 +112,18 @@ int boot_open(struct boot **out, const struct boot_cfg *cfg, struct err *e)
         return err_set(e, ENOMEM, "no memory");
     b->kernel.fd = b->initrd.fd = -1;
     b->protocol = cfg->protocol;
-    b->disk = cfg->kernel ? NULL : cfg->disk;
     b->cmdline = strdup(cfg->cmdline);
     b->append = strdup(cfg->cmdline);
     rc = b->cmdline && b->append ? 0 : err_set(e, ENOMEM, "no memory");
-    if (!rc && !b->disk)
+    if (!cfg->kernel) {
+        b->image = strdup(cfg->image);
+        b->image_format = cfg->image_format ? strdup(cfg->image_format) : NULL;
+        if (!b->image || (cfg->image_format && !b->image_format))
+            rc = err_set(e, ENOMEM, "no memory");
+    }
+    if (!rc && cfg->kernel)
         rc = source_open(&b->kernel, "--kernel", cfg->kernel, e);
-    if (!rc && !b->disk && cfg->initrd)
+    if (!rc && cfg->kernel && cfg->initrd)
         rc = source_open(&b->initrd, "--initrd", cfg->initrd, e);
     if (rc) {
         boot_close(b);
@@ -135,6 +141,8 @@ void boot_close(struct boot *b)
     source_close(&b->initrd);
     free(b->cmdline);
     free(b->append);
+    free(b->image);
+    free(b->image_format);
     free(b);
 }
 
@@ -154,7 +162,7 @@ static char *join_cmdline(const char *disk, const char *user)
 static int take_from_disk(struct boot *b, const struct memory_layout *mem, struct err *e)
 {
     struct boot_files f;
-    int rc = boot_disk_find(b->disk, mem->total, &f, e);
+    int rc = boot_image_find(b->image, b->image_format, mem->total, &f, e);
 
     if (rc)
         return err_prefix(e, rc, "--disk");
@@ -335,7 +343,7 @@ int boot_load(struct boot *b, struct physmap *map, const struct memory_layout *m
 
     if (!k)
         return err_set(e, ENOMEM, "no memory");
-    rc = b->disk ? take_from_disk(b, mem, e) : 0;
+    rc = b->image ? take_from_disk(b, mem, e) : 0;
     if (rc)
         goto out;
     rc = load_kernel(b, k, map, mem, e);

@@ -16,7 +16,6 @@
 
 #include "base/err.h"
 #include "cpu/state.h"
-#include "machine/boot/disk.h"
 #include "mem/physmap.h"
 
 enum boot_protocol { BOOT_AUTO, BOOT_LINUX64, BOOT_PVH };
@@ -26,9 +25,9 @@ struct boot_cfg {
     const char *initrd;  /* path or NULL */
     const char *cmdline; /* "" for none; added to the disk's own */
     enum boot_protocol protocol;
-    /* Where to look when kernel is NULL: at every reset anew, for the guest may have installed another. Outlives the
-     * boot; it need be readable only when boot_load is called. */
-    const struct boot_disk *disk;
+    /* A disk image to look in when kernel is NULL: at every reset anew, for the guest may have installed another.
+     * Whoever else has it open must have flushed it then. format: "raw", "qcow2" or NULL. */
+    const char *image, *image_format;
 };
 
 /* The guest's view of physical memory, as E820 and PVH both number it. */
