@@ -13,6 +13,7 @@
 #include "base/util.h"
 #include "ctl/cli.h"
 #include "ctl/netopt.h"
+#include "ctl/diskopt.h"
 #include "ctl/option.h"
 #include "ctl/signals.h"
 #include "engine/engine.h"
@@ -23,6 +24,7 @@
 struct run_cfg {
     struct machine_cfg m;
     struct netdev_cfg nets[MACHINE_NETS_MAX];
+    struct machine_disk disks[MACHINE_DISKS_MAX];
     const char *engine;
     uint64_t timeout; /* ns, 0 = none */
     const char *trace;
@@ -105,6 +107,18 @@ static int set_console(void *cfg, const char *val, struct err *e)
     return check_chardev(val, e);
 }
 
+static int set_disk(void *cfg, const char *val, struct err *e)
+{
+    struct run_cfg *c = cfg;
+    int rc;
+
+    if (c->m.ndisks == MACHINE_DISKS_MAX)
+        return err_set(e, EINVAL, "a machine has at most %u", MACHINE_DISKS_MAX);
+    rc = diskopt_parse(&c->disks[c->m.ndisks], val, e);
+    c->m.ndisks += !rc;
+    return rc;
+}
+
 static int set_rng(void *cfg, const char *val, struct err *e)
 {
     ((struct run_cfg *)cfg)->m.rng = true;
@@ -181,6 +195,7 @@ static const struct option_desc options[] = {
      "Add a virtio console (hvc0), connected as --serial says. Default: no\n"
      "such device.",
      set_console},
+    {"disk", diskopt_arg, diskopt_help, set_disk},
     {"rng", NULL, "Add a virtio entropy device that the host's generator feeds.", set_rng},
     {"net", netopt_arg, netopt_help, set_net},
     {"no-reboot", NULL, "End, with status 0, when the guest reboots.", set_no_reboot},
@@ -408,6 +423,8 @@ static void free_cfg(struct run_cfg *c)
 {
     for (unsigned i = 0; i < c->m.nnets; i++)
         netopt_free(&c->nets[i]);
+    for (unsigned i = 0; i < c->m.ndisks; i++)
+        diskopt_free(&c->disks[i]);
 }
 
 /* With r configured by default. */
@@ -456,6 +473,7 @@ int cli_run(int argc, char **argv)
     int status;
 
     r.cfg.m.nets = r.cfg.nets;
+    r.cfg.m.disks = r.cfg.disks;
     status = parse_and_run(&r, argc, argv);
     free_cfg(&r.cfg);
     return status;

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "back/net/net.h"
+#include "back/block/block.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -39,7 +40,15 @@ struct pci_bus;
 
 #define MACHINE_CPUS_MAX 255u
 #define MACHINE_NETS_MAX 8u
+#define MACHINE_DISKS_MAX 16u
 #define MACHINE_MEMORY_MIN (2 * MIB)
+
+struct machine_disk {
+    char *path;
+    char *serial; /* or NULL */
+    struct block_options o;
+    unsigned queues; /* 0: one a vCPU */
+};
 
 struct machine_cfg {
     const char *name;
@@ -53,6 +62,8 @@ struct machine_cfg {
     bool rng;             /* virtio entropy device */
     const struct netdev_cfg *nets; /* network cards; a MAC of zeros is chosen by the machine */
     unsigned nnets;                /* 0..MACHINE_NETS_MAX */
+    const struct machine_disk *disks; /* virtio disks, in the order of their slots */
+    unsigned ndisks;                  /* 0..MACHINE_DISKS_MAX */
     bool no_reboot;       /* a reset by the guest ends the machine */
     struct log *log;      /* log, trace and loop outlive the machine */
     struct trace *trace;
@@ -108,6 +119,7 @@ struct machine {
     struct chardev *serial, *console; /* console: NULL without one */
     struct netdev *net[MACHINE_NETS_MAX];
     unsigned nnets;
+    struct blockdev *disk[MACHINE_DISKS_MAX];
 
     struct vm vm;
     const struct engine_ops *engine; /* set once its vm_init succeeded */

@@ -12,6 +12,7 @@
 #include "dev/platform/pit.h"
 #include "dev/platform/rtc.h"
 #include "dev/platform/uart.h"
+#include "dev/virtio/blk.h"
 #include "dev/virtio/console.h"
 #include "dev/virtio/net.h"
 #include "dev/virtio/rng.h"
@@ -147,9 +148,23 @@ static int make_pci_bus(struct machine *m, struct err *e)
     return pci_bus_new(&m->pci, &cfg, e);
 }
 
+static void disks(struct wiring *w, const struct machine_cfg *cfg)
+{
+    for (unsigned i = 0; i < cfg->ndisks; i++) {
+        const struct machine_disk *d = &cfg->disks[i];
+        unsigned queues = d->queues ? d->queues : MIN(cfg->cpus, VIRTIO_BLK_QUEUES_MAX);
+        char id[16];
+
+        snprintf(id, sizeof(id), "disk%u", i);
+        add(w, &virtio_blk_class, id,
+            &(struct virtio_blk_cfg){next_slot(w), w->m->disk[i], d->serial, queues});
+    }
+}
+
 /* Virtio devices, in the order of their slots. */
 static void virtio_devices(struct wiring *w, const struct machine_cfg *cfg)
 {
+    disks(w, cfg);
     if (w->m->console)
         add(w, &virtio_console_class, "console",
             &(struct virtio_console_cfg){next_slot(w), w->m->console});
