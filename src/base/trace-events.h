@@ -16,6 +16,7 @@
     X(pci_msix, "MSI-X message sent or made pending: device, vector, address, data")               \
     X(uart_read, "serial port register read: device, register, value")                             \
     X(uart_write, "serial port register write: device, register, value")                           \
+    X(virtio_blk_done, "disk request completed: device, queue, what, where, bytes, error")         \
     X(virtio_config, "virtio configuration space access: device, offset, size, value")             \
     X(virtio_fail, "virtio device needs a reset: device, why")                                     \
     X(virtio_kick, "virtio queue notified by the driver: device, queue")                           \

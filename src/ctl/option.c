@@ -23,19 +23,39 @@ static const struct option_desc *find(const struct option_desc *tab, size_t n, c
 int option_parse(const struct option_desc *tab, size_t n, int argc, char **argv, void *cfg,
                  bool *help, struct err *e)
 {
+    int nargs = 0;
+
+    return option_parse_args(tab, n, argc, argv, cfg, NULL, &nargs, help, e);
+}
+
+int option_parse_args(const struct option_desc *tab, size_t n, int argc, char **argv, void *cfg,
+                      const char **args, int *nargs, bool *help, struct err *e)
+{
+    int max = *nargs;
+    bool options = true;
+
     *help = false;
+    *nargs = 0;
     for (int i = 0; i < argc; i++) {
         const char *a = argv[i], *eq = strchr(a, '='), *val = NULL;
         size_t len = eq ? (size_t)(eq - a) : strlen(a);
         const struct option_desc *o;
         int rc;
 
+        if (!options || a[0] != '-') {
+            if (*nargs == max)
+                return err_set(e, EINVAL, "unexpected argument '%s'", a);
+            args[(*nargs)++] = a;
+            continue;
+        }
         if (!strcmp(a, "--help") || !strcmp(a, "-h")) {
             *help = true;
             return 0;
         }
-        if (a[0] != '-')
-            return err_set(e, EINVAL, "unexpected argument '%s'", a);
+        if (max && !strcmp(a, "--")) {
+            options = false;
+            continue;
+        }
         o = len > 2 && a[1] == '-' ? find(tab, n, a + 2, len - 2) : NULL;
         if (!o)
             return err_set(e, EINVAL, "unknown option '%.*s'", (int)len, a);
@@ -139,7 +159,7 @@ static int parse_digits(const char *s, const char **end, uint64_t *val)
 
 int option_size(const char *s, uint64_t *bytes, struct err *e)
 {
-    static const char units[] = "KMG";
+    static const char units[] = "KMGT";
     const char *end = s, *u;
     uint64_t v = 0;
     unsigned shift = 0;

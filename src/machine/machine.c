@@ -10,6 +10,7 @@
 #include "back/chardev.h"
 #include "dev/platform/acpi.h"
 #include "machine/env.h"
+#include "machine/disks.h"
 #include "machine/memory.h"
 #include "machine/pc.h"
 
@@ -488,7 +489,8 @@ static int build(struct machine *m, const struct machine_cfg *cfg, struct err *e
     rc = cfg->console ? chardev_open(&m->console, cfg->console, &host, e) : 0;
     if (rc)
         return err_prefix(e, rc, "--console");
-    return pc_make_devices(m, cfg, e);
+    rc = disks_open(m, cfg, e);
+    return rc ? rc : pc_make_devices(m, cfg, e);
 }
 
 int machine_new(struct machine **out, const struct machine_cfg *cfg, struct err *e)
@@ -546,6 +548,7 @@ void machine_free(struct machine *m)
     for (uint32_t i = 0; i < m->nstarted; i++)
         pthread_join(m->cpu[i].thread, NULL);
     free_devices(m);
+    disks_close(m);
     chardev_free(m->console);
     chardev_free(m->serial);
     for (unsigned i = 0; i < m->nnets; i++)
