@@ -13,7 +13,9 @@
 #include "dev/platform/pit.h"
 #include "dev/platform/rtc.h"
 #include "dev/platform/uart.h"
+#include "dev/virtio/blk.h"
 #include "dev/virtio/console.h"
+#include "dev/virtio/net.h"
 #include "dev/virtio/fs.h"
 #include "dev/virtio/rng.h"
 #include "machine/acpi_tables.h"
@@ -149,6 +151,19 @@ static int make_pci_bus(struct machine *m, struct err *e)
     return pci_bus_new(&m->pci, &cfg, e);
 }
 
+static void disks(struct wiring *w, const struct machine_cfg *cfg)
+{
+    for (unsigned i = 0; i < cfg->ndisks; i++) {
+        const struct machine_disk *d = &cfg->disks[i];
+        unsigned queues = d->queues ? d->queues : MIN(cfg->cpus, VIRTIO_BLK_QUEUES_MAX);
+        char id[16];
+
+        snprintf(id, sizeof(id), "disk%u", i);
+        add(w, &virtio_blk_class, id,
+            &(struct virtio_blk_cfg){next_slot(w), w->m->disk[i], d->serial, queues});
+    }
+}
+
 /* Half of the descriptors that the process may have are for what guests open in shares. */
 static unsigned share_fds(unsigned nshares)
 {
@@ -172,11 +187,18 @@ static void add_share(struct wiring *w, unsigned i, const struct machine_share *
 /* Virtio devices, in the order of their slots. */
 static void virtio_devices(struct wiring *w, const struct machine_cfg *cfg)
 {
+    disks(w, cfg);
     if (w->m->console)
         add(w, &virtio_console_class, "console",
             &(struct virtio_console_cfg){next_slot(w), w->m->console});
     if (cfg->rng)
         add(w, &virtio_rng_class, "rng", &(struct virtio_rng_cfg){next_slot(w), VIRTIO_RNG_RATE});
+    for (unsigned k = 0; k < w->m->nnets; k++) {
+        char id[16];
+
+        snprintf(id, sizeof(id), "net%u", k);
+        add(w, &virtio_net_class, id, &(struct virtio_net_cfg){next_slot(w), w->m->net[k]});
+    }
     for (unsigned i = 0; i < cfg->nshares; i++)
         add_share(w, i, &cfg->shares[i], cfg->nshares);
 }
