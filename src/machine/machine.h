@@ -12,6 +12,7 @@
 #ifndef RING3_MACHINE_MACHINE_H
 #define RING3_MACHINE_MACHINE_H
 
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -28,6 +29,7 @@
 #include "cpu/cpuid.h"
 #include "dev/bus.h"
 #include "dev/device.h"
+#include "dev/virtio/fs.h"
 #include "engine/engine.h"
 #include "irq/ioapic.h"
 #include "irq/lapic.h"
@@ -50,6 +52,14 @@ struct machine_disk {
     unsigned queues; /* 0: one a vCPU */
 };
 
+#define MACHINE_SHARES_MAX 8u
+
+struct machine_share {
+    char dir[PATH_MAX];
+    char tag[VIRTIO_FS_TAG_MAX + 1];
+    bool readonly;
+};
+
 struct machine_cfg {
     const char *name;
     const struct engine_ops *engine;
@@ -64,6 +74,8 @@ struct machine_cfg {
     unsigned nnets;                /* 0..MACHINE_NETS_MAX */
     const struct machine_disk *disks; /* virtio disks, in the order of their slots */
     unsigned ndisks;                  /* 0..MACHINE_DISKS_MAX */
+    struct machine_share shares[MACHINE_SHARES_MAX]; /* directories for the guest */
+    unsigned nshares;
     bool no_reboot;       /* a reset by the guest ends the machine */
     struct log *log;      /* log, trace and loop outlive the machine */
     struct trace *trace;

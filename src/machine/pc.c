@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <sys/resource.h>
 
 #include "dev/pci/pcihost.h"
 #include "dev/platform/acpi.h"
@@ -15,6 +16,7 @@
 #include "dev/virtio/blk.h"
 #include "dev/virtio/console.h"
 #include "dev/virtio/net.h"
+#include "dev/virtio/fs.h"
 #include "dev/virtio/rng.h"
 #include "machine/acpi_tables.h"
 #include "machine/machine.h"
@@ -35,6 +37,7 @@
 #define PCI_CFG_PORT 0xcf8
 #define DEBUG_EXIT_PORT 0xf4
 #define PCI_INTX_GSI 16
+#define SHARE_FDS_MOST 4096u /* descriptors that one share may use */
 /* Slots of the PCI bus between the host bridge, 0, and the ISA bridge, 31. */
 #define FIRST_SLOT 1u
 #define LAST_SLOT 30u
@@ -161,6 +164,26 @@ static void disks(struct wiring *w, const struct machine_cfg *cfg)
     }
 }
 
+/* Half of the descriptors that the process may have are for what guests open in shares. */
+static unsigned share_fds(unsigned nshares)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return SHARE_FDS_MIN;
+    return (unsigned)MIN(limit.rlim_cur / 2 / nshares, SHARE_FDS_MOST);
+}
+
+static void add_share(struct wiring *w, unsigned i, const struct machine_share *s, unsigned nshares)
+{
+    char id[16];
+
+    snprintf(id, sizeof(id), "share%u", i);
+    add(w, &virtio_fs_class, id,
+        &(struct virtio_fs_cfg){
+            next_slot(w), s->tag, {s->dir, s->readonly, share_fds(nshares)}});
+}
+
 /* Virtio devices, in the order of their slots. */
 static void virtio_devices(struct wiring *w, const struct machine_cfg *cfg)
 {
@@ -176,6 +199,8 @@ static void virtio_devices(struct wiring *w, const struct machine_cfg *cfg)
         snprintf(id, sizeof(id), "net%u", k);
         add(w, &virtio_net_class, id, &(struct virtio_net_cfg){next_slot(w), w->m->net[k]});
     }
+    for (unsigned i = 0; i < cfg->nshares; i++)
+        add_share(w, i, &cfg->shares[i], cfg->nshares);
 }
 
 int pc_make_devices(struct machine *m, const struct machine_cfg *cfg, struct err *e)

@@ -92,6 +92,8 @@ error 2 "unknown command 'frobnicate'" frobnicate
 error 2 "unknown option '--frobnicate'" --frobnicate
 error 2 "unexpected argument 'x'" engines x
 error 2 "no kernel given" run
+error 2 "--initrd: goes with --kernel" run --disk "$guest" --initrd "$guest"
+error 2 "--disk: $guest: no kernel found" run --disk "$guest"
 error 2 "unknown option '--frobnicate'" run --frobnicate=1
 error 2 "unknown option '--mem'" run --mem 1G
 error 2 "unknown option '-m'" run -m 1G
