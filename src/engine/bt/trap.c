@@ -13,10 +13,12 @@
 static const int signals[] = {SIGFPE, SIGSEGV, SIGBUS};
 static struct sigaction before[ARRAY_LEN(signals)];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-/* Whose code this thread may be in. */
+/* Whose code this thread may be in, and the stack for signal handlers before. */
 static __thread struct {
     trap_find_fn find;
     const void *arg;
+    const struct returns *returns;
+    stack_t before;
 } running;
 
 static void hand_on(int sig, siginfo_t *info, void *ctx)
@@ -39,10 +41,12 @@ static void hand_on(int sig, siginfo_t *info, void *ctx)
 
 static void handler(int sig, siginfo_t *info, void *ctx)
 {
-    greg_t *rip = &((ucontext_t *)ctx)->uc_mcontext.gregs[REG_RIP];
+    greg_t *reg = ((ucontext_t *)ctx)->uc_mcontext.gregs, *rip = &reg[REG_RIP];
     uintptr_t to = running.find ? running.find(running.arg, (uintptr_t)*rip) : 0;
 
-    if (to)
+    if (running.find && sig == SIGSEGV && (uintptr_t)info->si_addr - running.returns->guard < PAGE_SIZE)
+        reg[REG_RSP] = (greg_t)running.returns->empty;
+    else if (to)
         *rip = (greg_t)to;
     else
         hand_on(sig, info, ctx);
@@ -51,7 +55,7 @@ static void handler(int sig, siginfo_t *info, void *ctx)
 /* For each VM anew: the program may have taken the signals since the last one. */
 int trap_init(struct err *e)
 {
-    struct sigaction sa = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_NODEFER}, was;
+    struct sigaction sa = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK}, was;
     int rc = 0;
 
     sigemptyset(&sa.sa_mask);
@@ -68,8 +72,18 @@ int trap_init(struct err *e)
     return rc ? err_set(e, rc, "cannot handle SIGFPE and SIGSEGV") : 0;
 }
 
-void trap_enter(trap_find_fn find, const void *arg)
+int trap_enter(trap_find_fn find, const void *arg, const struct returns *r)
 {
+    const stack_t handlers = {.ss_sp = r->handlers, .ss_size = r->handlers_size};
+
     running.arg = arg;
+    running.returns = r;
     running.find = find;
+    return sigaltstack(&handlers, &running.before);
+}
+
+void trap_leave(void)
+{
+    running.find = NULL;
+    sigaltstack(&running.before, NULL);
 }
