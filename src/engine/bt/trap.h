@@ -8,7 +8,7 @@
 #include "base/err.h"
 #include "engine/bt/returns.h"
 
-/* Handles the signals from now on. Once per process, later calls do nothing. */
+/* Handles the signals from now on. */
 int trap_init(struct err *e);
 /* The calling thread is about to run code for which find gives the address to go on at when the host faults at
  * pc, 0 if it is none of its; async-signal-safe. Its calls use r, which is emptied when it is full. Until trap_leave
