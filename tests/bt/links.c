@@ -133,7 +133,7 @@ static uint64_t put_way(struct world *w, uint64_t at, const struct way *way)
     return at;
 }
 
-static void run_linked(struct world *w, const struct how *how, const struct way *way)
+static void run_linked(struct world *w, const struct how *how, const struct way *way, uint64_t cr4)
 {
     struct cpu_state s;
     uint64_t at = GUEST_CODE, want = 0;
@@ -144,7 +144,7 @@ static void run_linked(struct world *w, const struct how *how, const struct way 
     at = put_way(w, at, way);
     kit_put(w, at, tail);
     kit_state(&s, 0, GUEST_CODE, false);
-    s.cr4 |= how->cr4;
+    s.cr4 |= how->cr4 | cr4;
     s.cr3 = how->cr3;
     s.gpr[RBP] = TARGET;
     s.gpr[R9] = GUEST_CODE;
@@ -176,7 +176,8 @@ static void test_remapped_targets(void **state)
     guest_map_other(w, BEFORE, PAGE_BEFORE | PTE_RW);
     for (unsigned k = 0; k < ARRAY_LEN(hows); k++)
         for (unsigned n = 0; n < ARRAY_LEN(ways); n++)
-            run_linked(w, &hows[k], &ways[n]);
+            for (unsigned pge = 0; pge < 2; pge++)
+                run_linked(w, &hows[k], &ways[n], pge ? CR4_PGE : 0);
     world_free(w);
 }
 
@@ -195,15 +196,17 @@ static void test_split_pages(void **state)
     put_page(w, PAGE_Y, 0x2222);
     kit_put(w, GUEST_CODE, split_loop);
     guest_map(w, GUEST_WINDOW + PAGE_X, PAGE_Y | PTE_RW);
-    for (unsigned global = 0; global < 2; global++) {
+    for (unsigned global = 0; global < 3; global++) {
         struct cpu_state s;
         uint64_t want = 0;
 
         kit_state(&s, 0, GUEST_CODE, false);
+        if (global)
+            s.cr4 |= CR4_PGE;
         s.gpr[RBP] = GUEST_WINDOW + PAGE_X + AT_CALLED;
         s.gpr[R12] = ROUNDS;
         s.gpr[R13] = pd + (GUEST_WINDOW >> 21 & 511) * 8;
-        s.gpr[R14] = PTE_RW | large | (global ? PTE_G : 0);
+        s.gpr[R14] = PTE_RW | large | (global == 2 ? PTE_G : 0);
         s.gpr[R15] = PT_WINDOW | PTE_RW;
         for (unsigned k = 0; k < 2 * ROUNDS; k++)
             want = want * 3 + (k % 2 ? 0x2222 : 0x1111);
@@ -233,8 +236,8 @@ static void test_remapped_returns(void **state)
         kit_put(w, gpa, caller);
         world_write(w, gpa + 4, &number, 4);
     }
-    for (unsigned k = 0; k < ARRAY_LEN(hows); k++) {
-        const struct how *how = &hows[k];
+    for (unsigned k = 0; k < 2 * ARRAY_LEN(hows); k++) {
+        const struct how *how = &hows[k / 2];
         struct cpu_state s;
         uint64_t want = 0;
 
@@ -243,7 +246,7 @@ static void test_remapped_returns(void **state)
         kit_put(w, GUEST_CODE, caller_loop);
         kit_put(w, kit_bytes(w, GUEST_CODE + 0x800, how->code, (size_t)(how->end - how->code)), f_tail);
         kit_state(&s, 0, GUEST_CODE, false);
-        s.cr4 |= how->cr4;
+        s.cr4 |= how->cr4 | (k % 2 ? CR4_PGE : 0);
         s.cr3 = how->cr3;
         s.gpr[RBP] = TARGET;
         s.gpr[R8] = GUEST_CODE + 0x800;
