@@ -101,12 +101,12 @@ struct bt_link {
     uint32_t next;            /* of the links to the same block, 0 = end */
     uint16_t off;             /* of the target in the page */
     uint8_t flags;            /* arrives with them there, enum bt_flags */
-    bool far;                 /* made by the jump table */
+    bool far;                 /* made by an inline cache */
     uint8_t level;            /* arrives with the vector registers live at this level at least */
 };
 
 struct tblock {
-    /* For the jump table's users and inline caches, with T0 = RIP and T2 = this; after bt_kill the dead stubs', or
+    /* For the jump table and inline caches, with T0 = RIP and T2 = this; after bt_kill the dead stubs', or
      * the heir's. */
     const uint8_t *entry[2]; /* by enum bt_flags */
     struct block *b;

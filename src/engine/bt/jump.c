@@ -50,7 +50,7 @@ static bool marked(const struct bt_jumps *j, uint64_t la)
     return j->pages[a / 64] >> (a % 64) & j->pages[b / 64] >> (b % 64) & 1;
 }
 
-/* ---- */
+/* ---- the tables ---- */
 
 #define TABLES_BYTES (BT_JUMP_TABLES * sizeof(struct bt_jumps))
 

@@ -295,7 +295,7 @@ static void cold(struct tr *t, const struct cold *c)
     }
 }
 
-/* From the jump table: T0 = RIP. */
+/* From inline caches and the jump table: T0 = RIP. */
 static void table_entry(struct tr *t, enum bt_flags f)
 {
     t->t->entry[f] = bt_host(t->bt, emit_pos(t->e));
