@@ -40,6 +40,7 @@ void kit_state(struct cpu_state *s, unsigned cpu, uint64_t rip, bool interrupts)
     s->rip = rip;
     s->x87.fcw = 0x37f; /* as after FNINIT */
     s->x87.tag = 0;
+    s->cr4 &= ~CR4_PGE;
     s->rflags = FL_R1 | (interrupts ? FL_IF : 0);
 }
 

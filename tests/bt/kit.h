@@ -26,7 +26,8 @@
 uint64_t kit_bytes(struct world *w, uint64_t gpa, const uint8_t *code, size_t n);
 /* Interrupt gate to gpa, below 4 GiB, on KIT_IST_STACK if own_stack. */
 void kit_gate(struct world *w, unsigned vector, uint64_t gpa, bool own_stack);
-/* A state that runs at rip in ring 0 with interrupts as given and a stack of its own for each vCPU. */
+/* A state that runs at rip in ring 0 with interrupts as given and a stack of its own for each vCPU. There are no global
+ * pages: with them translators may keep less about kernel code in pages that are not. */
 void kit_state(struct cpu_state *s, unsigned cpu, uint64_t rip, bool interrupts);
 /* Runs all vCPUs, each in a thread, until every one halts by itself; a hang or another stop fails the test. Meanwhile, if
  * not NULL, meddle(w, arg) is called again and again in the caller's thread. */

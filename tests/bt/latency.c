@@ -13,7 +13,7 @@
 #define KICKS 12
 #define INTERRUPTS 20
 
-/* Loops without end. RBX and RCX count in step: RBX first. R9 is the loop's start, R10 another page, which jumps to R11. */
+/* Loops without end; a tree of calls nothing but forward takes years. RBX and RCX count in step: RBX first. R9 is the loop's start, R10 another page, which jumps to R11. */
 #define LOOPS(X)                                                                                  \
     X(self, "1: jmp 1b")                                                                          \
     X(self_near, "1: .byte 0xe9, 0xfb, 0xff, 0xff, 0xff")                                         \
@@ -27,6 +27,7 @@
     X(loop, "1: inc rbx; inc rcx; push rcx; or ecx, -1; 2: loop 2b; pop rcx; jmp 1b")             \
     X(call_ret, "1: inc rbx; call 3f; inc rcx; jmp 1b; 3: ret")                                   \
     X(recursion, "1: inc rbx; mov edx, 50; call 3f; inc rcx; jmp 1b; 3: dec edx; jz 4f; call 3b; 4: ret") \
+    X(tree, "1: inc rbx; call 3f; inc rcx; jmp 1b; 3:.rept 45; call .+11; call .+6; ret; .endr; ret")        \
     X(only_ret, "1: lea rax, [rip + 1b]; push rax; ret")                                          \
     X(indirect, "1: inc rbx; inc rcx; jmp r9")                                                    \
     X(indirect_self, "lea rax, [rip + 1f]; 1: jmp rax")                                           \
@@ -66,7 +67,7 @@ static struct world *loop_new(unsigned ncpu)
 static void start(struct world *w, unsigned cpu, const struct loop *l, bool interrupts)
 {
     struct cpu_state s;
-    const uint64_t at = GUEST_CODE + cpu * 0x100;
+    const uint64_t at = GUEST_CODE + cpu * 0x400;
 
     kit_bytes(w, at, l->code, (size_t)(l->end - l->code));
     kit_state(&s, cpu, at, interrupts);
@@ -79,7 +80,7 @@ static void start(struct world *w, unsigned cpu, const struct loop *l, bool inte
 
 static void check_progress(struct world *w, unsigned cpu, const struct loop *l)
 {
-    const uint64_t at = GUEST_CODE + cpu * 0x100;
+    const uint64_t at = GUEST_CODE + cpu * 0x400;
     struct cpu_state s;
 
     world_get(w, cpu, &s);

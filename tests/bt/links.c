@@ -133,7 +133,7 @@ static uint64_t put_way(struct world *w, uint64_t at, const struct way *way)
     return at;
 }
 
-static void run_linked(struct world *w, const struct how *how, const struct way *way)
+static void run_linked(struct world *w, const struct how *how, const struct way *way, uint64_t cr4)
 {
     struct cpu_state s;
     uint64_t at = GUEST_CODE, want = 0;
@@ -144,7 +144,7 @@ static void run_linked(struct world *w, const struct how *how, const struct way 
     at = put_way(w, at, way);
     kit_put(w, at, tail);
     kit_state(&s, 0, GUEST_CODE, false);
-    s.cr4 |= how->cr4;
+    s.cr4 |= how->cr4 | cr4;
     s.cr3 = how->cr3;
     s.gpr[RBP] = TARGET;
     s.gpr[R9] = GUEST_CODE;
@@ -176,7 +176,8 @@ static void test_remapped_targets(void **state)
     guest_map_other(w, BEFORE, PAGE_BEFORE | PTE_RW);
     for (unsigned k = 0; k < ARRAY_LEN(hows); k++)
         for (unsigned n = 0; n < ARRAY_LEN(ways); n++)
-            run_linked(w, &hows[k], &ways[n]);
+            for (unsigned pge = 0; pge < 2; pge++)
+                run_linked(w, &hows[k], &ways[n], pge ? CR4_PGE : 0);
     world_free(w);
 }
 
@@ -195,15 +196,17 @@ static void test_split_pages(void **state)
     put_page(w, PAGE_Y, 0x2222);
     kit_put(w, GUEST_CODE, split_loop);
     guest_map(w, GUEST_WINDOW + PAGE_X, PAGE_Y | PTE_RW);
-    for (unsigned global = 0; global < 2; global++) {
+    for (unsigned global = 0; global < 3; global++) {
         struct cpu_state s;
         uint64_t want = 0;
 
         kit_state(&s, 0, GUEST_CODE, false);
+        if (global)
+            s.cr4 |= CR4_PGE;
         s.gpr[RBP] = GUEST_WINDOW + PAGE_X + AT_CALLED;
         s.gpr[R12] = ROUNDS;
         s.gpr[R13] = pd + (GUEST_WINDOW >> 21 & 511) * 8;
-        s.gpr[R14] = PTE_RW | large | (global ? PTE_G : 0);
+        s.gpr[R14] = PTE_RW | large | (global == 2 ? PTE_G : 0);
         s.gpr[R15] = PT_WINDOW | PTE_RW;
         for (unsigned k = 0; k < 2 * ROUNDS; k++)
             want = want * 3 + (k % 2 ? 0x2222 : 0x1111);
@@ -233,8 +236,8 @@ static void test_remapped_returns(void **state)
         kit_put(w, gpa, caller);
         world_write(w, gpa + 4, &number, 4);
     }
-    for (unsigned k = 0; k < ARRAY_LEN(hows); k++) {
-        const struct how *how = &hows[k];
+    for (unsigned k = 0; k < 2 * ARRAY_LEN(hows); k++) {
+        const struct how *how = &hows[k / 2];
         struct cpu_state s;
         uint64_t want = 0;
 
@@ -243,7 +246,7 @@ static void test_remapped_returns(void **state)
         kit_put(w, GUEST_CODE, caller_loop);
         kit_put(w, kit_bytes(w, GUEST_CODE + 0x800, how->code, (size_t)(how->end - how->code)), f_tail);
         kit_state(&s, 0, GUEST_CODE, false);
-        s.cr4 |= how->cr4;
+        s.cr4 |= how->cr4 | (k % 2 ? CR4_PGE : 0);
         s.cr3 = how->cr3;
         s.gpr[RBP] = TARGET;
         s.gpr[R8] = GUEST_CODE + 0x800;
@@ -399,13 +402,73 @@ static void test_code_in_two_modes(void **state)
     world_free(w);
 }
 
+/* ---- the same code in two rings ---- */
+
+/* Ring 0 goes to R9, and from there to a page that is its own, over and over; then to R11, and on to R14 in ring 3. */
+GUEST_ASM(both_rings, "mov r12d, 100; 1: call r9; dec r12d; jnz 1b; mov r8, r10; call r11; hlt");
+GUEST_ASM(to_ring3, "push 0x23; push r13; push 2; push 0x2b; push r14; mov rbp, rbx; iretq");
+GUEST_ASM(by_call, "call rbp; ret");
+GUEST_ASM(by_jmp, "jmp rbp");
+GUEST_ASM(by_ret, "push rbp; ret");
+GUEST_ASM(nothing, "ret");
+GUEST_ASM(own, "ret");
+GUEST_ASM(own_calling, "call r8; ret");
+
+static void test_rings(void **state)
+{
+    enum { SITE = 0x11000, NOTHING = 0x11100, TO_RING3 = 0x11200, BY_RET = 0x11300, RETURN = 3 };
+    static const struct {
+        const char *name;
+        const uint8_t *code, *end;
+        bool returns; /* ring 3 returns to where ring 0 would have returned to */
+    } from[] = {
+        {"call", by_call, by_call_end, false},
+        {"jmp", by_jmp, by_jmp_end, false},
+        {"ret", by_ret, by_ret_end, false},
+        {"return", by_call, by_call_end, true},
+    };
+    struct world *w = guest_new(1);
+
+    kit_put(w, GUEST_CODE, both_rings);
+    kit_put(w, NOTHING, nothing);
+    kit_put(w, TO_RING3, to_ring3);
+    kit_put(w, BY_RET, by_ret);
+    guest_map(w, TARGET, PAGE_X | PTE_RW);
+    for (unsigned k = 0; k < ARRAY_LEN(from); k++) {
+        struct cpu_state s;
+        uint64_t at = TARGET + (from[k].returns ? RETURN : 0);
+
+        kit_bytes(w, SITE, from[k].code, (size_t)(from[k].end - from[k].code));
+        if (from[k].returns)
+            kit_put(w, PAGE_X, own_calling);
+        else
+            kit_put(w, PAGE_X, own);
+        kit_state(&s, 0, GUEST_CODE, false);
+        s.gpr[RBP] = TARGET;
+        s.gpr[RBX] = at;
+        s.gpr[R8] = NOTHING;
+        s.gpr[R9] = SITE;
+        s.gpr[R10] = TO_RING3;
+        s.gpr[R11] = from[k].returns ? SITE : TO_RING3;
+        s.gpr[R13] = GUEST_STACK - 0x800;
+        s.gpr[R14] = from[k].returns ? BY_RET : SITE;
+        int v = guest_run(w, &s);
+        if (v != X_PF || s.cr2 != at)
+            print_message("%s: vector %d, cr2 %#llx\n", from[k].name, v, (unsigned long long)s.cr2);
+        assert_int_equal(v, X_PF);
+        assert_int_equal(s.cr2, at);
+        assert_int_equal(guest_error(w, &s), PF_P | PF_U | PF_I);
+    }
+    world_free(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_remapped_targets),  cmocka_unit_test(test_split_pages),
         cmocka_unit_test(test_remapped_returns),
         cmocka_unit_test(test_lost_targets),      cmocka_unit_test(test_code_mapped_twice),
-        cmocka_unit_test(test_code_in_two_modes),
+        cmocka_unit_test(test_code_in_two_modes), cmocka_unit_test(test_rings),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,7 +9,7 @@
 /* ---- names ---- */
 
 /* What a register points to while translated code looks something up. */
-enum pointee { NOTHING, CPU, TLB_ENTRY, JUMP, TBLOCK };
+enum pointee { NOTHING, CPU, TLB_ENTRY, IC, TBLOCK };
 
 struct field {
     enum pointee of;
@@ -27,8 +27,8 @@ static const struct field fields[] = {
     CPU_FIELD(cc, NOTHING),
     CPU_FIELD(tlb, TLB_ENTRY),
     CPU_FIELD(bt.self, CPU),
-    CPU_FIELD(bt.jump, JUMP),
-    CPU_FIELD(bt.jump_mask, NOTHING),
+    CPU_FIELD(bt.bias, NOTHING),
+    CPU_FIELD(bt.ret, NOTHING),
     CPU_FIELD(bt.sp_npage, NOTHING),
     CPU_FIELD(bt.sp_addend, NOTHING),
     CPU_FIELD(bt.vpage, NOTHING),
@@ -36,6 +36,7 @@ static const struct field fields[] = {
     CPU_FIELD(bt.operand, NOTHING), CPU_FIELD(bt.value, NOTHING),
     CPU_FIELD(bt.poll, NOTHING),
     CPU_FIELD(bt.site, NOTHING),
+    {CPU, offsetof(struct cpu, bt.ret) + BT_RET_FLAGS, "bt.ret.flags", NOTHING},
     {CPU, offsetof(struct cpu, bt.missing[BT_LEVEL_SSE]), "bt.missing.sse", NOTHING},
     {CPU, offsetof(struct cpu, bt.missing[BT_LEVEL_AVX]), "bt.missing.avx", NOTHING},
     {CPU, offsetof(struct cpu, bt.missing[BT_LEVEL_AVX512]), "bt.missing.avx512", NOTHING},
@@ -44,8 +45,8 @@ static const struct field fields[] = {
     {TLB_ENTRY, offsetof(struct tlb_entry, rtag), "rtag", NOTHING},
     {TLB_ENTRY, offsetof(struct tlb_entry, wtag), "wtag", NOTHING},
     {TLB_ENTRY, offsetof(struct tlb_entry, addend), "addend", NOTHING},
-    {JUMP, offsetof(struct bt_jump, nrip), "nrip", NOTHING},
-    {JUMP, offsetof(struct bt_jump, t), "t", TBLOCK},
+    {IC, offsetof(struct bt_jump, nkey), "nkey", NOTHING},
+    {IC, offsetof(struct bt_jump, t), "t", TBLOCK},
     {TBLOCK, offsetof(struct tblock, entry[BT_HOST]), "entry.host", NOTHING},
     {TBLOCK, offsetof(struct tblock, entry[BT_CC]), "entry.cc", NOTHING},
 };
@@ -58,7 +59,18 @@ static const struct field *find_field(enum pointee of, int64_t off)
     return NULL;
 }
 
-/* An offset into struct cpu. */
+/* A field of an inline cache, by its offset from struct cpu; they are numbered from 1 like other things in listings. */
+static const struct field *find_ic(int64_t off)
+{
+    return find_field(IC, (off - BT_OFF_IC(0)) % (int64_t)sizeof(struct bt_jump));
+}
+
+static unsigned ic_number(int64_t off)
+{
+    return (unsigned)((off - BT_OFF_IC(0)) / (int64_t)sizeof(struct bt_jump)) + 1;
+}
+
+/* An offset into struct cpu, or behind it. */
 static bool name_cpu(char *buf, size_t size, int64_t off)
 {
     static const char *const gpr[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
@@ -66,7 +78,9 @@ static bool name_cpu(char *buf, size_t size, int64_t off)
     const struct field *f = find_field(CPU, off);
     int64_t r = (off - (int64_t)BT_OFF_GPR(0)) / 8, g = (off - (int64_t)BT_OFF(bt.group)) / 8;
 
-    if (f)
+    if (off >= BT_OFF_IC(0) && (f = find_ic(off)))
+        snprintf(buf, size, "ic.%u.%s", ic_number(off), f->name);
+    else if (f)
         snprintf(buf, size, "%s", f->name);
     else if (off % 8 == 0 && off >= BT_OFF_GPR(0) && r < 16)
         snprintf(buf, size, "gpr.%s", gpr[r]);
@@ -90,6 +104,8 @@ static const struct {
     {{"vec", "vec/cc"}, offsetof(struct bt_stubs, vec)},
     {{"help", "help/cc"}, offsetof(struct bt_stubs, help)},
     {{"dead", "dead/cc"}, offsetof(struct bt_stubs, dead)},
+    {{"miss", "miss/cc"}, offsetof(struct bt_stubs, miss)},
+    {{"back", "bottom"}, offsetof(struct bt_stubs, back)},
 };
 
 #define STUB_NONE ARRAY_LEN(stubs)
@@ -219,7 +235,7 @@ static unsigned leads_to(struct listing *l, const struct host_insn *h)
         enum bt_flags flags;
         uint64_t to;
 
-        if (h->z.mnemonic == ZYDIS_MNEMONIC_JMP)
+        if (h->z.mnemonic == ZYDIS_MNEMONIC_JMP || h->z.mnemonic == ZYDIS_MNEMONIC_CALL)
             return direct_target(h, &to) ? find_stub(l->t->bt, to, &flags) : STUB_NONE;
     }
     return STUB_NONE;
@@ -313,7 +329,7 @@ static ZyanStatus print_mem(const ZydisFormatter *f, ZydisFormatterBuffer *b,
                             ZydisFormatterContext *x)
 {
     static const char *const prefix[] = {
-        [CPU] = "", [TLB_ENTRY] = "tlb_entry.", [JUMP] = "bt_jump.", [TBLOCK] = "tblock."};
+        [CPU] = "", [TLB_ENTRY] = "tlb_entry.", [TBLOCK] = "tblock."};
     struct listing *l = x->user_data;
     const ZydisDecodedOperand *o = x->operand;
     enum pointee p = o->mem.type == ZYDIS_MEMOP_TYPE_MEM ? structure(l, o) : NOTHING;
@@ -345,12 +361,13 @@ static const char *argument_of(const struct listing *l)
     ZydisRegister r = l->insn[l->at].op[0].reg.value;
 
     if (l->insn[l->at].z.mnemonic != ZYDIS_MNEMONIC_MOV ||
-        (r != ZYDIS_REGISTER_ECX && r != ZYDIS_REGISTER_R10))
+        (r != ZYDIS_REGISTER_ECX && r != ZYDIS_REGISTER_R10 && r != ZYDIS_REGISTER_R9D))
         return NULL;
     for (unsigned k = l->at + 1; k < l->n && k <= l->at + 2; k++) {
         uint64_t to;
 
-        if (l->insn[k].z.mnemonic == ZYDIS_MNEMONIC_JMP && direct_target(&l->insn[k], &to))
+        if ((l->insn[k].z.mnemonic == ZYDIS_MNEMONIC_JMP || l->insn[k].z.mnemonic == ZYDIS_MNEMONIC_CALL) &&
+            direct_target(&l->insn[k], &to))
             return name_stub(l->t->bt, to);
         if (l->insn[k].z.mnemonic != ZYDIS_MNEMONIC_MOV)
             break;
@@ -373,6 +390,10 @@ static void print_argument(struct listing *l, ZydisFormatterBuffer *b, const cha
         else
             append(b, "%s %03x", link ? "link to" : "site",
                    link ? bt->link[v].off : bt->site[v].off);
+        return;
+    }
+    if (l->insn[l->at].op[0].reg.value == ZYDIS_REGISTER_R9D) {
+        append(b, "ic.%u", ic_number((int64_t)v));
         return;
     }
     name = name_helper(v);
@@ -416,7 +437,9 @@ static void follow(struct listing *l, const struct host_insn *h)
     case ZYDIS_MNEMONIC_ADD:
     case ZYDIS_MNEMONIC_MOV:
         if (src->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-            const struct field *f = find_field(structure(l, src), src->mem.disp.value);
+            int64_t off = src->mem.disp.value;
+            const struct field *f = is_field_of_cpu(src) && off >= BT_OFF_IC(0) ? find_ic(off) :
+                                                                                   find_field(structure(l, src), off);
 
             p = f ? f->to : NOTHING;
         } else if (src->type == ZYDIS_OPERAND_TYPE_REGISTER && gpr_id(src->reg.value) >= 0) {

@@ -1,4 +1,4 @@
-/* Control flow: links within the page, the jump table for the rest. */
+/* Control flow: links within the page, inline caches for the rest, the host's own calls and returns. */
 #include "engine/bt/tr.h"
 
 /* A branch (its opcode bytes just emitted) to `off` in this page, to be linked. */
@@ -23,53 +23,76 @@ static void poll(struct tr *t, uint32_t site)
     tr_cold(t, COLD_EVENT, emit_jmp_if_rcx(t->e), site);
 }
 
-uint32_t bt_emit_jump(struct emit *e, enum bt_flags flags)
+/* The inline cache's tblock into T2, if its RIP is T0 and things are as when it was filled; returns the offset of
+ * the rel32 to where not. T1 is used. */
+static uint32_t emit_ic(struct emit *e, uint32_t ic, enum bt_flags flags)
 {
+    const uint32_t nkey = BT_OFF_IC(ic) + offsetof(struct bt_jump, nkey);
     uint32_t miss;
 
-    emit_load_gs(e, BT_T2, BT_OFF(bt.jump));
-    emit_rorx(e, BT_T1, BT_T0, BT_JUMP_ROR);
-    emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, 0);
     if (flags == BT_CC) {
-        emit_alu_ri(e, ALU_AND, 0, BT_T1, ((1 << BT_JUMP_BITS) - 1) << BT_JUMP_SHIFT);
-        emit_lea(e, 1, BT_T2, BT_T2, BT_T1, 2, 0);
-    } else {
-        emit_pext_gs(e, BT_T1, BT_T1, BT_OFF(bt.jump_mask));
-        emit_lea(e, 1, BT_T1, BT_T1, BT_T1, 0, 0);
-        emit_lea(e, 1, BT_T2, BT_T2, BT_T1, 3, 0);
-    }
-    emit_load(e, BT_T1, BT_T2, offsetof(struct bt_jump, nrip));
-    if (flags == BT_CC) {
+        emit_load_gs(e, BT_T1, BT_OFF(bt.bias));
         emit_alu_rr(e, ALU_ADD, 1, BT_T1, BT_T0);
+        emit_op_gs(e, ALU_ADD << 3 | 3, 1, BT_T1, nkey);
         miss = emit_jcc(e, CC_NE, 0);
     } else {
+        emit_load_gs(e, BT_T1, nkey);
+        emit_load_gs(e, BT_T2, BT_OFF(bt.bias));
         emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, 0);
+        emit_lea(e, 1, BT_T1, BT_T1, BT_T2, 0, 0);
         miss = emit_jmp_if_rcx(e);
     }
-    emit_load(e, BT_T2, BT_T2, offsetof(struct bt_jump, t));
-    emit_jmp_m(e, BT_T2, (int32_t)(offsetof(struct tblock, entry) + sizeof(uint8_t *) * flags));
+    emit_load_gs(e, BT_T2, BT_OFF_IC(ic) + offsetof(struct bt_jump, t));
     return miss;
 }
 
-/* Goes on at T0, by the jump table. Flags are settled. */
-static void jump_t0(struct tr *t, uint32_t site)
+uint32_t bt_emit_jump(struct emit *e, uint32_t ic, enum bt_flags flags, bool call)
 {
-    tr_cold(t, COLD_LOOKUP, bt_emit_jump(t->e, t->fl == FL_CC ? BT_CC : BT_HOST), site);
+    uint32_t miss = emit_ic(e, ic, flags);
+
+    (call ? emit_call_m : emit_jmp_m)(e, BT_T2, (int32_t)(offsetof(struct tblock, entry) + sizeof(uint8_t *) * flags));
+    return miss;
 }
 
-_Static_assert(sizeof(struct bt_jump) == 16 && BT_JUMP_SHIFT == 2, "the lookup's arithmetic");
+/* Where a call comes back to, maybe: T0 is where the guest returns to. */
+static void come_back(struct tr *t)
+{
+    struct emit *e = t->e;
+    uint32_t ic = t->bt->nic++;
+
+    tr_cold(t, COLD_BACK, emit_ic(e, ic, BT_HOST), 0)->ic = ic;
+    emit_load_gs8(e, BT_T1, BT_OFF(bt.ret) + BT_RET_FLAGS);
+    emit_jmp_mx(e, BT_T2, BT_T1, offsetof(struct tblock, entry));
+}
+
+/* Goes on at T0. Flags are settled. */
+static void jump_t0(struct tr *t, uint32_t site, bool call)
+{
+    uint32_t ic = t->bt->nic++;
+    struct cold *c;
+
+    c = tr_cold(t, COLD_MISS, bt_emit_jump(t->e, ic, t->fl == FL_CC ? BT_CC : BT_HOST, call), site);
+    c->ic = ic;
+    c->pad = call ? emit_pos(t->e) : 0;
+    if (call)
+        come_back(t);
+}
 
 /* Goes on at offset `off`, perhaps beyond the page. */
 static void go(struct tr *t, int64_t off, enum bt_site_kind kind)
 {
+    bool call = kind == BT_SITE_CALL;
+
     fl_settle(t);
     if (off >= 0 && off < (int64_t)PAGE_SIZE) {
-        emit_link(t, (const uint8_t[]){0xe9}, 1, (unsigned)off);
+        emit_link(t, (const uint8_t[]){call ? 0xe8 : 0xe9}, 1, (unsigned)off);
+        if (call)
+            come_back(t);
         return;
     }
     emit_load_gs(t->e, BT_T0, BT_OFF(bt.vpage));
     emit_lea(t->e, 1, BT_T0, BT_T0, REG_NONE, 0, (int32_t)off);
-    jump_t0(t, tr_site(t, kind, 0));
+    jump_t0(t, tr_site(t, kind, 0), call);
 }
 
 void branch_fall(struct tr *t, unsigned off) { go(t, off, BT_SITE_PLAIN); }
@@ -164,7 +187,8 @@ static void ret(struct tr *t)
     emit_lea(t->e, 1, bt_home[RSP], bt_home[RSP], REG_NONE, 0, (int32_t)pop);
     site = tr_site(t, BT_SITE_RET, 0);
     t->bt->site[site].span = (uint16_t)pop;
-    jump_t0(t, site);
+    emit_store_gs_i32(t->e, BT_OFF(bt.ret), site | (t->fl == FL_CC ? 8u : 0) << 8 * BT_RET_FLAGS);
+    emit8(t->e, 0xc3);
 }
 
 void branch_translate(struct tr *t)
@@ -179,7 +203,7 @@ void branch_translate(struct tr *t)
     case HOW_JMP_IND:
         load_target(t, false);
         fl_settle(t);
-        jump_t0(t, tr_site(t, BT_SITE_JUMP, 0));
+        jump_t0(t, tr_site(t, BT_SITE_JUMP, 0), false);
         break;
     case HOW_CALL: {
         int64_t to = target(t->s);
@@ -197,7 +221,7 @@ void branch_translate(struct tr *t)
         push_return(t);
         fl_settle(t);
         emit_load_gs(t->e, BT_T0, BT_OFF(bt.value));
-        jump_t0(t, tr_site(t, BT_SITE_CALL, 0));
+        jump_t0(t, tr_site(t, BT_SITE_CALL, 0), true);
         break;
     case HOW_RET:
         ret(t);

@@ -5,8 +5,8 @@
  *
  * While translated code runs:
  *   - guest registers are in host registers, by bt_home[]; those without one in cpu.s.gpr;
- *   - GS base is the struct cpu; host RCX, R9 and R10 are scratch; the host stack is the C stack
- *     that bt_enter left;
+ *   - GS base is the struct cpu; host RCX, R9 and R10 are scratch; the host stack is one of its own, for
+ *     return addresses alone (returns.h), and calls to C change to the one that bt_enter left;
  *   - the guest's status flags are in the host's EFLAGS ("host") or in cpu.cc ("cc") between blocks,
  *     and each block has an entry for either; within a block see flags.c;
  *   - cpu.bt.vpage is the linear address of the page that runs;
@@ -42,6 +42,20 @@ static const uint8_t bt_home[16] = {
 #define BT_BLOCK_MAX (64 * KIB) /* host code of one block at most */
 #define BT_SITES_MAX (1u << 22)
 #define BT_LINKS_MAX (1u << 20)
+#define BT_ICS_MAX (1u << 20)
+
+/* Inline cache n of a vCPU, a struct bt_jump, lies behind its struct cpu. */
+#define BT_OFF_IC(n) ((uint32_t)(ALIGN_UP(sizeof(struct cpu), 64) + sizeof(struct bt_jump) * (n)))
+#define BT_IC_BYTES ((size_t)BT_OFF_IC(BT_ICS_MAX) - sizeof(struct cpu))
+
+/* Instead of a site, where the branch is not known to those who leave. */
+#define BT_FROM_DEAD (~0u)     /* it led to cpu.bt.dead; it was to a canonical address */
+#define BT_FROM_RETURN (~0u - 1) /* cpu.bt.ret has it */
+#define BT_FROM_LINK (~0u - 2) /* within a page */
+
+/* The byte of cpu.bt.ret that tells where the flags are: 8 * enum bt_flags. The site is below. */
+#define BT_RET_FLAGS 3
+#define BT_RET_SITE(ret) ((ret) & 0xffffffu)
 
 /* Where the guest's status flags are between blocks. */
 enum bt_flags { BT_HOST, BT_CC };
@@ -49,7 +63,7 @@ enum bt_flags { BT_HOST, BT_CC };
 /* Why translated code returned. */
 enum bt_exit {
     BT_EXIT_LINK,   /* cpu.bt.site is a link not made yet */
-    BT_EXIT_LOOKUP, /* go on at cpu.s.rip, which the jump table does not hold; site: the branch */
+    BT_EXIT_LOOKUP, /* go on at cpu.s.rip, which the jump table does not hold; site: the branch, or BT_FROM_x */
     BT_EXIT_INTERP, /* the instruction at the site is the interpreter's */
     BT_EXIT_EVENT   /* events; go on at the site */
 };
@@ -79,7 +93,7 @@ enum bt_site_kind {
     BT_SITE_VEC /* span: the level wanted */
 };
 
-/* A direct branch to somewhere in the same page. */
+/* A direct branch to somewhere in the same page, or a call. */
 struct bt_link {
     struct tblock *from, *to; /* to: NULL while not made */
     uint32_t patch;           /* code offset of its rel32 */
@@ -87,12 +101,13 @@ struct bt_link {
     uint32_t next;            /* of the links to the same block, 0 = end */
     uint16_t off;             /* of the target in the page */
     uint8_t flags;            /* arrives with them there, enum bt_flags */
-    bool far;                 /* made by the jump table */
+    bool far;                 /* made by an inline cache */
     uint8_t level;            /* arrives with the vector registers live at this level at least */
 };
 
 struct tblock {
-    /* For the jump table's users, with T0 = RIP; the dead stubs' after bt_kill. */
+    /* For the jump table and inline caches, with T0 = RIP and T2 = this; after bt_kill the dead stubs', or
+     * the heir's. */
     const uint8_t *entry[2]; /* by enum bt_flags */
     struct block *b;
     bool live;
@@ -104,6 +119,8 @@ struct tblock {
     uint32_t vat[2]; /* the same behind the check of the vector level */
     uint32_t begin, end; /* its code */
     uint32_t links_in; /* first link to it, 0 = none */
+    struct tblock *heir; /* of a dead one: the live translation of the same code, or NULL */
+    struct tblock *heir_of, *heir_next; /* the dead ones that have it as heir */
 };
 
 /* Host instructions that may raise SIGFPE or SIGSEGV, sorted by place. */
@@ -118,7 +135,10 @@ struct bt_stubs {
     uint32_t refill[2]; /* T0 = address */
     uint32_t vec[2];    /* T0 = host address to go on at */
     uint32_t help[2];   /* T0 = bt_helper; flags are in both places afterwards */
-    uint32_t dead[2];   /* T0 = RIP: as lookup, for a block that is no more */
+    uint32_t dead[2];   /* T0 = RIP: as lookup, for the block T2 that is no more */
+    uint32_t miss[2];   /* T0 = RIP that is not in the inline cache T2 (BT_OFF_IC): by the jump table */
+    uint32_t back;      /* the same behind a call, returned to; flags by cpu.bt.ret */
+    uint32_t bottom;    /* returned to when nothing is left to return to */
 };
 
 /* Per VM. Everything changes under the code cache's lock, or with all vCPUs outside. */
@@ -133,7 +153,7 @@ struct bt {
     struct bt_site *site;
     struct bt_link *link;
     struct bt_fault *fault;
-    uint32_t nsite, nlink;
+    uint32_t nsite, nlink, nic;
     _Atomic uint32_t nfault; /* read by signal handlers */
     uint32_t threshold;
     /* statistics */
@@ -152,10 +172,12 @@ uint32_t bt_site_add(struct bt *bt, const struct bt_site *s);
 uint32_t bt_link_add(struct bt *bt, const struct bt_link *l);
 /* Makes link n lead to t. Lock held; both live. */
 void bt_link_make(struct bt *bt, uint32_t n, struct tblock *t);
-/* Makes link n lead to its target by the jump table, for a target that another page has a part of. Lock held. */
+/* Makes link n lead to its target by an inline cache, for a target that another page has a part of. Lock held. */
 void bt_link_far(struct bt *bt, uint32_t n);
 /* The block was killed: nothing leads to its translation any more. Lock held. */
 void bt_kill(struct bt *bt, struct tblock *t);
+/* t is a new translation of what old was: caches that still lead to old go there. Lock held. */
+void bt_inherit(struct bt *bt, struct tblock *old, struct tblock *t);
 /* trap_find_fn (trap.h) for a struct bt. */
 uintptr_t bt_fault_find(const void *arg, uintptr_t pc);
 
@@ -164,9 +186,9 @@ void bt_stubs_make(struct bt *bt);
 typedef uint64_t (*bt_enter_fn)(struct cpu *c, const uint8_t *code);
 
 /* ---- branch.c ---- */
-/* Emits a jump to T0 by the jump table; returns the offset of the rel32 to where it is not in there. T1 and T2
- * are used, and EFLAGS only if flags is BT_CC. */
-uint32_t bt_emit_jump(struct emit *e, enum bt_flags flags);
+/* Emits a jump to T0, or a call, by inline cache ic; returns the offset of the rel32 to where it is not in there. T1
+ * and T2 are used, and EFLAGS only if flags is BT_CC. */
+uint32_t bt_emit_jump(struct emit *e, uint32_t ic, enum bt_flags flags, bool call);
 
 /* ---- translate.c ---- */
 /* The translation of b, made now; NULL if it cannot have one or there is no room. Lock held. */

@@ -90,6 +90,7 @@ bool bt_code_full(const struct bt *bt)
     return emit_pos(&bt->e) > BT_AREA_SIZE - BT_BLOCK_MAX ||
            bt->nsite > BT_SITES_MAX - 8 * BLOCK_MAX_INSNS ||
            bt->nlink > BT_LINKS_MAX - 4 * BLOCK_MAX_INSNS ||
+           bt->nic > BT_ICS_MAX - 4 * BLOCK_MAX_INSNS ||
            atomic_load_explicit(&bt->nfault, memory_order_relaxed) >
                FAULTS_MAX - 4 * BLOCK_MAX_INSNS;
 }
@@ -98,6 +99,7 @@ void bt_code_reset(struct bt *bt)
 {
     bt->e.p = bt->rw + bt->first;
     bt->nsite = 0;
+    bt->nic = 0;
     bt->nlink = 1;
     atomic_store(&bt->nfault, 0);
     bt->flushes++;
@@ -146,18 +148,45 @@ void bt_link_far(struct bt *bt, uint32_t n)
         return;
     emit_load_gs(e, BT_T0, BT_OFF(bt.vpage));
     emit_lea(e, 1, BT_T0, BT_T0, REG_NONE, 0, l->off);
-    miss = bt_emit_jump(e, (enum bt_flags)l->flags);
-    /* As from a block that is gone: the branch cannot fault any more. */
-    emit_fix(e, miss, bt->stub.dead[l->flags]);
+    miss = bt_emit_jump(e, bt->nic, (enum bt_flags)l->flags, false);
+    emit_fix_here(e, miss);
+    emit_mov_ri32(e, BT_T2, BT_OFF_IC(bt->nic++));
+    emit_mov_ri32(e, BT_T1, BT_FROM_LINK);
+    emit_jmp(e, bt->stub.miss[l->flags]);
     l->far = true;
     patch(bt, l->patch, at);
+}
+
+static void set_entries(struct tblock *t, const uint8_t *host, const uint8_t *cc)
+{
+    __atomic_store_n(&t->entry[BT_HOST], host, __ATOMIC_RELEASE);
+    __atomic_store_n(&t->entry[BT_CC], cc, __ATOMIC_RELEASE);
+}
+
+static void set_dead(const struct bt *bt, struct tblock *t)
+{
+    set_entries(t, bt_host(bt, bt->stub.dead[BT_HOST]), bt_host(bt, bt->stub.dead[BT_CC]));
+}
+
+void bt_inherit(struct bt *bt, struct tblock *old, struct tblock *t)
+{
+    if (old->live || old->heir)
+        return;
+    old->heir = t;
+    old->heir_next = t->heir_of;
+    t->heir_of = old;
+    set_entries(old, t->entry[BT_HOST], t->entry[BT_CC]);
 }
 
 void bt_kill(struct bt *bt, struct tblock *t)
 {
     t->live = false;
-    for (unsigned k = 0; k < 2; k++)
-        __atomic_store_n(&t->entry[k], bt_host(bt, bt->stub.dead[k]), __ATOMIC_RELEASE);
+    set_dead(bt, t);
+    for (struct tblock *old = t->heir_of; old; old = old->heir_next) {
+        set_dead(bt, old);
+        old->heir = NULL;
+    }
+    t->heir_of = NULL;
     for (uint32_t n = t->links_in, next; n; n = next) {
         struct bt_link *l = &bt->link[n];
 

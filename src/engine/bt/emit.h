@@ -191,6 +191,13 @@ static inline void emit_pext_gs(struct emit *e, unsigned dst, unsigned src, uint
     emit8(e, 0x25);
     emit32(e, off);
 }
+/* mov dword gs:[off], v */
+static inline void emit_store_gs_i32(struct emit *e, uint32_t off, uint32_t v)
+{
+    emit_bytes(e, (const uint8_t[]){0x65, 0xc7, 0x04, 0x25}, 4);
+    emit32(e, off);
+    emit32(e, v);
+}
 /* movzx dst, byte gs:[off] */
 static inline void emit_load_gs8(struct emit *e, unsigned dst, uint32_t off)
 {
@@ -211,6 +218,11 @@ static inline uint32_t emit_rel32(struct emit *e, uint32_t target)
 static inline uint32_t emit_jmp(struct emit *e, uint32_t target)
 {
     emit8(e, 0xe9);
+    return emit_rel32(e, target);
+}
+static inline uint32_t emit_call(struct emit *e, uint32_t target)
+{
+    emit8(e, 0xe8);
     return emit_rel32(e, target);
 }
 static inline uint32_t emit_jcc(struct emit *e, unsigned cc, uint32_t target)
@@ -245,6 +257,19 @@ static inline void emit_jmp_m(struct emit *e, unsigned base, int32_t disp)
     emit_rex(e, 0, 0, 0, base);
     emit8(e, 0xff);
     emit_mem(e, 4, base, REG_NONE, 0, disp);
+}
+static inline void emit_call_m(struct emit *e, unsigned base, int32_t disp)
+{
+    emit_rex(e, 0, 0, 0, base);
+    emit8(e, 0xff);
+    emit_mem(e, 2, base, REG_NONE, 0, disp);
+}
+/* jmp [base + index + disp] */
+static inline void emit_jmp_mx(struct emit *e, unsigned base, unsigned index, int32_t disp)
+{
+    emit_rex(e, 0, 0, index, base);
+    emit8(e, 0xff);
+    emit_mem(e, 4, base, index, 0, disp);
 }
 static inline void emit_call_r(struct emit *e, unsigned r)
 {

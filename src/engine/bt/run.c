@@ -12,6 +12,7 @@
 #include "engine/bt/gs.h"
 #include "engine/bt/hooks.h"
 #include "engine/bt/jump.h"
+#include "engine/bt/returns.h"
 #include "engine/bt/trap.h"
 #include "engine/bt/vec.h"
 #include "engine/interp/core.h"
@@ -47,12 +48,11 @@ static struct tblock *translate(struct cpu *c, struct block *b)
 /* The translation to run at c->s.rip, or NULL with the interpreter's block there in *b. */
 static struct tblock *find(struct cpu *c, struct block **b)
 {
-    struct bt_jump *j = bt_jump_slot(atomic_load(&c->bt.jump), c->s.rip);
-    struct tblock *t;
+    struct tblock *t = bt_jumps_find(c, c->s.rip);
 
     *b = NULL;
-    if (j->nrip == -c->s.rip && j->t->live)
-        return j->t;
+    if (t && t->live)
+        return t;
     *b = interp_find(c);
     if (c->bits != CPU_64 || !(*b)->live || (*b)->heat == HEAT_NEVER)
         return NULL;
@@ -90,7 +90,11 @@ static bool locate(struct cpu *c, enum bt_exit why)
         c->s.rip = c->bt.vpage + bt->link[c->bt.site].off;
         return false;
     case BT_EXIT_LOOKUP:
-        return c->bt.site != ~0u && undo_target(c, &bt->site[c->bt.site]);
+        if (c->bt.site == BT_FROM_DEAD || c->bt.site == BT_FROM_LINK)
+            return false;
+        if (c->bt.site == BT_FROM_RETURN)
+            c->bt.site = BT_RET_SITE(c->bt.ret);
+        return undo_target(c, &bt->site[c->bt.site]);
     default:
         c->s.rip = c->bt.vpage + bt->site[c->bt.site].off;
         return false;
@@ -100,7 +104,7 @@ static bool locate(struct cpu *c, enum bt_exit why)
 /* Before t runs from c->s.rip on, when checking: control comes back at its end. */
 static void begin_check(struct cpu *c, const struct tblock *t)
 {
-    atomic_store(&c->bt.jump, c->bt.none);
+    atomic_store(&c->bt.bias, c->bt.nowhere);
     check_begin(c->bt.check, c, t->b, (unsigned)((c->s.rip - t->b->gpa) & PAGE_MASK));
 }
 
@@ -159,12 +163,23 @@ static void make_link(struct cpu *c, uint32_t n, uint64_t flushes, struct tblock
     cache_unlock(bt->cache);
 }
 
+/* What was branched to is no more, and t is its successor, if nothing has happened meanwhile. flushes: as above. */
+static void inherit(struct cpu *c, struct tblock *old, uint64_t flushes, struct tblock *t)
+{
+    struct bt *bt = bt_of(c);
+
+    cache_lock(bt->cache);
+    if (bt->flushes == flushes && t->live && old->b->gpa == t->b->gpa && old->b->gpa2 == t->b->gpa2)
+        bt_inherit(bt, old, t);
+    cache_unlock(bt->cache);
+}
+
 static void bt_run_some(struct cpu *c)
 {
     struct bt *bt = bt_of(c);
     bt_enter_fn enter = (bt_enter_fn)(uintptr_t)bt_host(bt, bt->stub.enter);
     const uint8_t *code = NULL;
-    struct tblock *t = NULL;
+    struct tblock *t = NULL, *dead = NULL;
     uint64_t flushes = 0;
     uint32_t link = 0;
 
@@ -182,12 +197,15 @@ static void bt_run_some(struct cpu *c)
             }
             if (link)
                 make_link(c, link, flushes, t);
+            if (dead)
+                inherit(c, dead, flushes, t);
             link = 0;
+            dead = NULL;
             c->bt.vpage = c->s.rip & ~PAGE_MASK;
             code = bt_host(bt, t->at[t->likes]);
         }
         bt_stack_check(c);
-        /* A kick that came before the table was set is here; a later one takes the table away. */
+        /* A kick that came before the bias was set is here; a later one takes the bias away. */
         if (unlikely(atomic_load(&c->bt.poll)))
             return;
         if (unlikely(c->bt.check))
@@ -209,8 +227,11 @@ static void bt_run_some(struct cpu *c)
             flushes = bt->flushes;
             break;
         case BT_EXIT_LOOKUP:
-            if (atomic_load(&c->bt.jump) == c->bt.none)
+            if (atomic_load(&c->bt.bias) == c->bt.nowhere)
                 return;
+            if (c->bt.site == BT_FROM_DEAD)
+                dead = c->bt.dead;
+            flushes = bt->flushes;
             break;
         case BT_EXIT_EVENT:
             return;
@@ -256,6 +277,7 @@ static int bt_vm_init(struct vm *vm, struct err *e)
         interp_vm_fini(vm);
         return rc;
     }
+    sh->behind = BT_IC_BYTES;
     sh->run = bt_run_some;
     sh->threshold = vm->check ? 1 : THRESHOLD; /* code that runs once is to be compared too */
     cache_attach(sh->code, &(struct cache_client){
@@ -319,6 +341,7 @@ static void bt_vcpu_fini(struct vcpu *v)
         end_checks(c);
     if (c) {
         bt_jumps_fini(c);
+        returns_free(c->bt.returns);
         free(c->bt.scratch);
     }
     interp_vcpu_fini(v);
@@ -332,10 +355,13 @@ static int bt_vcpu_init(struct vcpu *v, struct err *e)
     if (rc)
         return rc;
     rc = bt_jumps_init(c, e);
+    if (!rc)
+        rc = returns_new(&c->bt.returns, bt_host(bt_of(c), bt_of(c)->stub.bottom), e);
     if (rc) {
-        interp_vcpu_fini(v);
+        bt_vcpu_fini(v);
         return rc;
     }
+    c->bt.sp = (void *)c->bt.returns->empty;
     c->bt.scratch = aligned_alloc(PAGE_SIZE, PAGE_SIZE);
     if (!c->bt.scratch || getrandom(&c->bt.secret, sizeof(c->bt.secret), 0) < 0 || !c->bt.secret) {
         bt_vcpu_fini(v);
@@ -356,7 +382,7 @@ static int bt_vcpu_init(struct vcpu *v, struct err *e)
     return 0;
 }
 
-/* The order is what bt_run_some and the run loop rely on: events, poll, table. */
+/* The order is what bt_run_some and the run loop rely on: events, poll, bias. */
 static void bt_kick(struct vcpu *v)
 {
     struct cpu *c = v->priv;
@@ -364,7 +390,7 @@ static void bt_kick(struct vcpu *v)
     if (!c)
         return;
     atomic_store(&c->bt.poll, 1);
-    atomic_store(&c->bt.jump, c->bt.none);
+    atomic_store(&c->bt.bias, c->bt.nowhere);
 }
 
 static enum stop bt_run(struct vcpu *v)
@@ -372,13 +398,12 @@ static enum stop bt_run(struct vcpu *v)
     struct cpu *c = v->priv;
     enum stop st;
 
-    if (gs_set(c) < 0) {
-        err_sys(&v->error, "setting the GS base");
+    if (gs_set(c) < 0 || trap_enter(bt_fault_find, bt_of(c), c->bt.returns) < 0) {
+        err_sys(&v->error, "setting the GS base or the stack of signal handlers");
         return STOP_ERROR;
     }
-    trap_enter(bt_fault_find, bt_of(c));
     st = interp_run(v);
-    trap_enter(NULL, NULL);
+    trap_leave();
     /* Translated code does not count. */
     if (!v->budget)
         v->insns = 0;

@@ -11,24 +11,35 @@
 
 struct check;
 struct cpu;
+struct returns;
 struct tblock;
 
-/* A jump table: RIP -> translation, for indirect branches and those that leave the page. Each
- * address space that the TLB keeps has one, and the kernel's global code. */
+/*
+ * Where code is that is not in the page: a table RIP -> translation for each address space that the TLB keeps and one
+ * for the kernel's global code, and before it inline caches, one for each place in translated code that goes there.
+ *
+ * All hold -(RIP + bias) for RIP. Each table has a bias, a random number that changes whenever anything it held may be
+ * wrong; bt.bias is that of the table in force. So one comparison tells that RIP is the same, in the same mode and
+ * address space, and that the mapping has not changed since; and a kick makes all comparisons fail by a bias of its
+ * own. (Numbers in the upper 16 bits would not do: branches to addresses that are not canonical could make up for the
+ * difference of two. That of two random ones nobody knows.)
+ */
 #define BT_JUMP_BITS 14
 #define BT_JUMP_ROR 13 /* the index is of RIP plus RIP rotated so */
 #define BT_JUMP_SHIFT 2
+#define BT_PAGE_BITS 16384
 struct bt_jump {
-    uint64_t nrip; /* -RIP */
+    uint64_t nkey; /* -(RIP + bias) */
     struct tblock *t;
 };
 struct bt_jumps {
     struct bt_jump e[1u << BT_JUMP_BITS];
-    uint64_t pages[64]; /* a bit for each page that may have entries, by a hash */
-    /* Which entries were filled, for clearing those alone; more than the array holds: all. */
-    uint32_t nfilled;
-    uint16_t filled[2048];
+    uint64_t pages[BT_PAGE_BITS / 64]; /* which pages may have entries: two bits for each, by hashes */
+    uint64_t bias;
+    uint64_t gen; /* of the TLB, that the entries are valid for */
+    bool global;  /* holds code in global pages */
 };
+#define BT_JUMP_TABLES (1 + TLB_CONTEXTS) /* the first is the kernel's */
 
 /* Vector instruction sets that a block needs, and that are available with registers live. */
 enum bt_level { BT_LEVEL_NONE, BT_LEVEL_SSE, BT_LEVEL_AVX, BT_LEVEL_AVX512 };
@@ -38,19 +49,26 @@ enum bt_level { BT_LEVEL_NONE, BT_LEVEL_SSE, BT_LEVEL_AVX, BT_LEVEL_AVX512 };
 struct bt_cpu {
     struct cpu *self;
     struct check *check; /* in lockstep with the interpreter (check.h), or NULL */
-    /* The table for the mode and address space of now; `none`, which is empty, when control must
-     * come back at the next such branch. Set by the vCPU's thread, taken away by kicks. */
-    struct bt_jumps *_Atomic jump;
-    struct bt_jumps *none, *super; /* NULL: this vCPU does not translate */
-    struct bt_jumps *user;         /* by TLB context */
-    uint64_t super_gen, user_gen[TLB_CONTEXTS]; /* what their contents are valid for (tlb.h) */
-    bool user_global[TLB_CONTEXTS];             /* they hold code in global pages */
+    struct bt_jumps *jumps; /* BT_JUMP_TABLES of them; NULL: this vCPU does not translate */
+    struct bt_jumps *jump;  /* the one for the mode and address space of now */
+    /* Its bias; `nowhere`, which nothing has, when control must come back at the next such branch. Set by the vCPU's
+     * thread, taken away by kicks. */
+    _Atomic uint64_t bias;
+    uint64_t now; /* what the vCPU's thread has put there */
+    uint64_t nowhere;
+    uint64_t seed; /* for the next one */
     uint64_t jump_mask; /* constant for PEXT */
     /* The page the stack is in, as minus its linear address, and host minus guest address. When there is none:
      * a page at no canonical address, which the guest cannot know, and memory of no importance. */
     uint64_t sp_npage, sp_addend;
     uint64_t secret;
     void *scratch; /* that memory: a page */
+    /* The host stack while translated code runs (returns.h), and C's. */
+    struct returns *returns;
+    void *sp, *csp;
+    uint32_t ret;   /* the last return: its site, and BT_RET_FLAGS */
+    struct tblock *dead; /* what was branched to but is no more */
+    uint64_t hold[2]; /* registers of stubs */
     uint64_t vpage; /* linear address of the page that runs */
     uint64_t tmp;   /* a register that flags displace */
     uint64_t operand; /* of memory, for making flags again (bt/flags.c) */
@@ -71,11 +89,6 @@ static inline unsigned bt_jump_index(uint64_t rip)
     uint64_t h = rip + (rip >> BT_JUMP_ROR | rip << (64 - BT_JUMP_ROR));
 
     return h >> BT_JUMP_SHIFT & ((1u << BT_JUMP_BITS) - 1);
-}
-
-static inline struct bt_jump *bt_jump_slot(struct bt_jumps *j, uint64_t rip)
-{
-    return &j->e[bt_jump_index(rip)];
 }
 
 #endif

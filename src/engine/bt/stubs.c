@@ -49,7 +49,7 @@ static void unpark(struct emit *e)
     emit8(e, 0x9e);                                  /* sahf */
 }
 
-/* Back to bt_enter's caller, who may use vector registers; guest registers are saved already. */
+/* Back to bt_enter's caller, who may use vector registers; guest registers are saved already, and the stack is C's. */
 static void leave(struct emit *e, enum bt_exit why)
 {
     emit_load_gs(e, RDI, BT_OFF(bt.self));
@@ -62,7 +62,7 @@ static void leave(struct emit *e, enum bt_exit why)
     emit8(e, 0xc3);
 }
 
-/* Everything of the guest to struct cpu, and the site. */
+/* Everything of the guest to struct cpu, and the site; onto C's stack. */
 static void stop(struct emit *e, uint32_t at[2])
 {
     at[BT_HOST] = emit_pos(e);
@@ -70,6 +70,8 @@ static void stop(struct emit *e, uint32_t at[2])
     at[BT_CC] = emit_pos(e);
     emit_store_gs32(e, BT_OFF(bt.site), BT_T1);
     save_guest(e);
+    emit_store_gs(e, BT_OFF(bt.sp), RSP);
+    emit_load_gs(e, RSP, BT_OFF(bt.csp));
 }
 
 /* Goes on at T1. */
@@ -77,6 +79,7 @@ static void go_on(struct emit *e)
 {
     unpark(e);
     load_guest(e);
+    emit_load_gs(e, RSP, BT_OFF(bt.sp));
     emit_jmp_r(e, BT_T1);
 }
 
@@ -147,18 +150,122 @@ static uint32_t make_enter(struct emit *e)
     for (unsigned k = 0; k < ARRAY_LEN(callee_saved); k++)
         push(e, callee_saved[k]);
     emit_bytes(e, (const uint8_t[]){0x48, 0x83, 0xec, 0x08}, 4); /* sub rsp, 8 */
+    emit_store_gs(e, BT_OFF(bt.csp), RSP);
     emit_mov_rr(e, BT_T1, RSI);
     go_on(e);
     return at;
 }
 
-/* Site ~0: the branch that led here is not known, but it was to a canonical address. */
 static uint32_t make_dead(struct emit *e, uint32_t lookup)
 {
     uint32_t at = emit_pos(e);
 
-    emit_mov_ri32(e, BT_T1, ~0u);
+    emit_store_gs(e, BT_OFF(bt.dead), BT_T2);
+    emit_mov_ri32(e, BT_T1, BT_FROM_DEAD);
     emit_jmp(e, lookup);
+    return at;
+}
+
+/* ---- the jump table ---- */
+
+#define HOLD(n) (BT_OFF(bt.hold) + 8u * (n))
+
+_Static_assert(sizeof(struct bt_jump) == 16 && BT_JUMP_SHIFT == 2 && !offsetof(struct bt_jumps, e),
+               "the lookup's arithmetic");
+
+/* T2 = the table's entry for T0; returns the offset of the rel32 to where it has another RIP. EFLAGS are left alone.
+ * T1 is used, and RAX is held. */
+static uint32_t table_entry(struct emit *e)
+{
+    emit_store_gs(e, HOLD(0), RAX);
+    emit_load_gs(e, BT_T2, BT_OFF(bt.jump));
+    emit_rorx(e, BT_T1, BT_T0, BT_JUMP_ROR);
+    emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, 0);
+    emit_pext_gs(e, BT_T1, BT_T1, BT_OFF(bt.jump_mask));
+    emit_lea(e, 1, BT_T1, BT_T1, BT_T1, 0, 0);
+    emit_lea(e, 1, BT_T2, BT_T2, BT_T1, 3, 0);
+    emit_load_gs(e, RAX, BT_OFF(bt.bias));
+    emit_lea(e, 1, RAX, RAX, BT_T0, 0, 0);
+    emit_load(e, BT_T1, BT_T2, offsetof(struct bt_jump, nkey));
+    emit_lea(e, 1, BT_T1, BT_T1, RAX, 0, 0);
+    return emit_jmp_if_rcx(e);
+}
+
+/* mov gs:[T1 + disp], r */
+static void store_ic(struct emit *e, unsigned r, int32_t disp)
+{
+    emit8(e, 0x65);
+    emit_rex(e, 1, r, 0, BT_T1);
+    emit8(e, 0x89);
+    emit_mem(e, r, BT_T1, REG_NONE, 0, disp);
+}
+
+/* The table's entry T2 into the inline cache at HOLD(1). T2 = its tblock. */
+static void fill_ic(struct emit *e)
+{
+    emit_load_gs(e, BT_T1, HOLD(1));
+    emit_load(e, RAX, BT_T2, offsetof(struct bt_jump, nkey));
+    store_ic(e, RAX, offsetof(struct bt_jump, nkey));
+    emit_load(e, BT_T2, BT_T2, offsetof(struct bt_jump, t));
+    store_ic(e, BT_T2, offsetof(struct bt_jump, t));
+}
+
+static uint32_t make_miss(struct emit *e, uint32_t lookup, enum bt_flags f)
+{
+    uint32_t at = emit_pos(e), none;
+
+    emit_store_gs32(e, BT_OFF(bt.site), BT_T1);
+    emit_store_gs(e, HOLD(1), BT_T2);
+    none = table_entry(e);
+    fill_ic(e);
+    emit_load_gs(e, RAX, HOLD(0));
+    emit_jmp_m(e, BT_T2, (int32_t)(offsetof(struct tblock, entry) + sizeof(uint8_t *) * f));
+    emit_fix_here(e, none);
+    emit_load_gs(e, RAX, HOLD(0));
+    emit_op_gs(e, 0x8b, 0, BT_T1, BT_OFF(bt.site));
+    emit_jmp(e, lookup);
+    return at;
+}
+
+/* After a return to where it was not to go. */
+static void make_return(struct emit *e, const uint32_t lookup[2], bool ic)
+{
+    uint32_t none = table_entry(e), cc;
+
+    if (ic)
+        fill_ic(e);
+    else
+        emit_load(e, BT_T2, BT_T2, offsetof(struct bt_jump, t));
+    emit_load_gs(e, RAX, HOLD(0));
+    emit_load_gs8(e, BT_T1, BT_OFF(bt.ret) + BT_RET_FLAGS);
+    emit_jmp_mx(e, BT_T2, BT_T1, offsetof(struct tblock, entry));
+    emit_fix_here(e, none);
+    emit_load_gs(e, RAX, HOLD(0));
+    emit_load_gs8(e, BT_T1, BT_OFF(bt.ret) + BT_RET_FLAGS);
+    cc = emit_jmp_if_rcx(e);
+    for (enum bt_flags f = BT_HOST; f <= BT_CC; f++) {
+        if (f == BT_CC)
+            emit_fix_here(e, cc);
+        emit_mov_ri32(e, BT_T1, BT_FROM_RETURN);
+        emit_jmp(e, lookup[f]);
+    }
+}
+
+static uint32_t make_back(struct emit *e, const uint32_t lookup[2])
+{
+    uint32_t at = emit_pos(e);
+
+    emit_store_gs(e, HOLD(1), BT_T2);
+    make_return(e, lookup, true);
+    return at;
+}
+
+static uint32_t make_bottom(struct emit *e, const uint32_t lookup[2])
+{
+    uint32_t at = emit_pos(e);
+
+    emit_lea(e, 1, RSP, RSP, REG_NONE, 0, -8);
+    make_return(e, lookup, false);
     return at;
 }
 
@@ -175,6 +282,10 @@ void bt_stubs_make(struct bt *bt)
     make_refill(e, s->refill);
     make_vec(e, s->vec);
     make_help(e, s->help);
-    for (unsigned k = 0; k < 2; k++)
-        s->dead[k] = make_dead(e, s->lookup[k]);
+    for (enum bt_flags f = BT_HOST; f <= BT_CC; f++) {
+        s->dead[f] = make_dead(e, s->lookup[f]);
+        s->miss[f] = make_miss(e, s->lookup[f], f);
+    }
+    s->back = make_back(e, s->lookup);
+    s->bottom = make_bottom(e, s->lookup);
 }

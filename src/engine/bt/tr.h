@@ -81,11 +81,13 @@ struct step {
 
 /* Code off the straight path, written behind the block. */
 struct cold {
-    enum { COLD_ACCESS, COLD_INTERP, COLD_EVENT, COLD_LOOKUP, COLD_LINK, COLD_VEC } kind;
+    enum { COLD_ACCESS, COLD_INTERP, COLD_EVENT, COLD_MISS, COLD_BACK, COLD_LINK, COLD_VEC } kind;
     uint32_t from;      /* rel32 to point here */
     uint32_t site;      /* or the link */
     enum fl_place fl;
     struct recipe recipe;
+    uint32_t ic;        /* COLD_MISS, COLD_BACK */
+    uint32_t pad;       /* COLD_MISS: of a call, where that comes back to, or 0 */
     bool address;       /* COLD_ACCESS: T0 must be made, base + disp */
     uint8_t base;
     int32_t disp;

@@ -260,7 +260,8 @@ static void cold(struct tr *t, const struct cold *c)
         fl_cook(e, &c->recipe);
     if (c->address)
         emit_lea(e, 1, BT_T0, c->base, REG_NONE, 0, c->disp);
-    emit_mov_ri32(e, BT_T1, c->site);
+    if (c->kind != COLD_BACK)
+        emit_mov_ri32(e, BT_T1, c->site);
     switch (c->kind) {
     case COLD_ACCESS:
         emit_jmp(e, s->refill[in]);
@@ -271,8 +272,18 @@ static void cold(struct tr *t, const struct cold *c)
     case COLD_EVENT:
         emit_jmp(e, s->event[in]);
         break;
-    case COLD_LOOKUP:
-        emit_jmp(e, s->lookup[in]);
+    case COLD_MISS:
+        emit_mov_ri32(e, BT_T2, BT_OFF_IC(c->ic));
+        if (c->pad) {
+            emit_call(e, s->miss[in]);
+            emit_jmp(e, c->pad);
+        } else {
+            emit_jmp(e, s->miss[in]);
+        }
+        break;
+    case COLD_BACK:
+        emit_mov_ri32(e, BT_T2, BT_OFF_IC(c->ic));
+        emit_jmp(e, s->back);
         break;
     case COLD_LINK:
         emit_jmp(e, s->link[in]);
@@ -284,7 +295,7 @@ static void cold(struct tr *t, const struct cold *c)
     }
 }
 
-/* From the jump table: T0 = RIP. */
+/* From inline caches and the jump table: T0 = RIP. */
 static void table_entry(struct tr *t, enum bt_flags f)
 {
     t->t->entry[f] = bt_host(t->bt, emit_pos(t->e));

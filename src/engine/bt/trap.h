@@ -6,12 +6,15 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "engine/bt/returns.h"
 
-/* Handles the signals from now on. Once per process, later calls do nothing. */
+/* Handles the signals from now on. */
 int trap_init(struct err *e);
 /* The calling thread is about to run code for which find gives the address to go on at when the host faults at
- * pc, 0 if it is none of its. Async-signal-safe. NULL: no longer. */
+ * pc, 0 if it is none of its; async-signal-safe. Its calls use r, which is emptied when it is full. Until trap_leave
+ * signal handlers of the thread that ask for another stack get the one in r, too. 0, or -1 with errno. */
 typedef uintptr_t (*trap_find_fn)(const void *arg, uintptr_t pc);
-void trap_enter(trap_find_fn find, const void *arg);
+int trap_enter(trap_find_fn find, const void *arg, const struct returns *r);
+void trap_leave(void);
 
 #endif

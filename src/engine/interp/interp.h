@@ -41,6 +41,7 @@ struct interp_vm {
     void (*run)(struct cpu *c);
     struct bt *bt; /* the translator, NULL without one */
     unsigned threshold; /* of entries, for a block to be translated */
+    size_t behind; /* bytes that the translator wants behind each struct cpu, zero at first */
 };
 
 /* An exception or interrupt on its way to being delivered. */

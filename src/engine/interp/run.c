@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "engine/bt/jump.h"
 #include "engine/interp/core.h"
@@ -81,7 +82,7 @@ static void update_tlb(struct cpu *c)
         c->key = c->gkey = ~0ull; /* nothing in the jump cache matches: control comes back after one instruction */
     else
         set_keys(c, x->gen, c->tlbs.global_gen);
-    if (c->bt.none)
+    if (c->bt.jumps)
         bt_jumps_select(c);
 }
 
@@ -147,7 +148,7 @@ void cpu_sync_work(struct cpu *c, unsigned work)
         tlbs_flush_writes(&c->tlbs);
     if (work & SYNC_JUMPS)
         memset(c->jc, 0, sizeof(*c->jc));
-    if ((work & SYNC_JUMPS) && c->bt.none)
+    if ((work & SYNC_JUMPS) && c->bt.jumps)
         bt_jumps_clear(c);
     update_tlb(c);
 }
@@ -437,23 +438,24 @@ void interp_vcpu_fini(struct vcpu *v)
     free(c->jc);
     free(c->no_tlb);
     free(c->scratch);
-    free(c);
+    munmap(c, sizeof(*c) + c->shared->behind);
     v->priv = NULL;
 }
 
 int interp_vcpu_init(struct vcpu *v, struct err *e)
 {
-    struct cpu *c = aligned_alloc(64, ALIGN_UP(sizeof(*c), 64));
+    struct interp_vm *sh = v->vm->engine_priv;
+    struct cpu *c = mmap(NULL, sizeof(*c) + sh->behind, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     int rc;
 
-    if (!c)
-        return err_set(e, ENOMEM, "out of memory for a vCPU");
-    memset(c, 0, sizeof(*c));
+    if (c == MAP_FAILED)
+        return err_sys(e, "memory for a vCPU");
     v->priv = c;
     c->v = v;
     c->vm = v->vm;
     c->events = &v->events;
-    c->shared = v->vm->engine_priv;
+    c->shared = sh;
     c->code = c->shared->code;
     c->scratch = cache_scratch_new();
     c->jc = calloc(1, sizeof(*c->jc));
