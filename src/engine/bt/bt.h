@@ -39,6 +39,7 @@ static const uint8_t bt_home[16] = {
 #define BT_OFF_GPR(r) (BT_OFF(s.gpr) + 8u * (r))
 
 #define BT_AREA_SIZE (128 * MIB)
+#define BT_AREA_COLD (BT_AREA_SIZE / 2) /* offset of its part for cold paths */
 #define BT_BLOCK_MAX (64 * KIB) /* host code of one block at most */
 #define BT_SITES_MAX (1u << 22)
 #define BT_LINKS_MAX (1u << 20)
@@ -148,6 +149,7 @@ struct bt {
     uint8_t *rw, *rx; /* the code area */
     struct emit e;
     uint32_t first;   /* code offset behind the stubs */
+    uint32_t cold;    /* where the next cold paths go: from BT_AREA_COLD on */
     struct bt_stubs stub;
     struct tr *tr; /* where translations are made */
     struct bt_site *site;

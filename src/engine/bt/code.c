@@ -61,6 +61,7 @@ int bt_code_new(struct bt **out, struct vm *vm, struct code_cache *cc, struct er
     bt->e = (struct emit){.start = bt->rw, .p = bt->rw};
     bt_stubs_make(bt);
     bt->first = emit_pos(&bt->e);
+    bt->cold = BT_AREA_COLD;
     bt->nlink = 1; /* 0 ends lists */
     *out = bt;
     return 0;
@@ -87,7 +88,8 @@ void bt_code_free(struct bt *bt)
 bool bt_code_full(const struct bt *bt)
 {
     /* A block has at most a few of each for an instruction. */
-    return emit_pos(&bt->e) > BT_AREA_SIZE - BT_BLOCK_MAX ||
+    return emit_pos(&bt->e) > BT_AREA_COLD - BT_BLOCK_MAX ||
+           bt->cold > BT_AREA_SIZE - BT_BLOCK_MAX ||
            bt->nsite > BT_SITES_MAX - 8 * BLOCK_MAX_INSNS ||
            bt->nlink > BT_LINKS_MAX - 4 * BLOCK_MAX_INSNS ||
            bt->nic > BT_ICS_MAX - 4 * BLOCK_MAX_INSNS ||
@@ -98,6 +100,7 @@ bool bt_code_full(const struct bt *bt)
 void bt_code_reset(struct bt *bt)
 {
     bt->e.p = bt->rw + bt->first;
+    bt->cold = BT_AREA_COLD;
     bt->nsite = 0;
     bt->nic = 0;
     bt->nlink = 1;

@@ -395,6 +395,21 @@ static bool decode(struct tr *t)
     return true;
 }
 
+/* In their own part of the area: what runs stays dense. */
+static void cold_paths(struct tr *t)
+{
+    uint8_t *hot = t->e->p;
+    uint32_t begin;
+
+    t->e->p = t->bt->rw + t->bt->cold;
+    begin = t->bt->cold;
+    for (unsigned k = 0; k < t->ncold; k++)
+        cold(t, &t->cold[k]);
+    t->bt->cold = emit_pos(t->e);
+    t->bt->bytes += t->bt->cold - begin;
+    t->e->p = hot;
+}
+
 static uint64_t now_ns(void)
 {
     struct timespec ts;
@@ -451,12 +466,11 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
         }
     }
     other_entry(t);
-    for (unsigned k = 0; k < t->ncold; k++)
-        cold(t, &t->cold[k]);
     tb->end = emit_pos(t->e);
+    bt->bytes += tb->end - tb->begin;
+    cold_paths(t);
     bt->blocks++;
     bt->insns += t->n;
-    bt->bytes += tb->end - tb->begin;
     bt->nanoseconds += now_ns() - began;
     return tb;
 }
