@@ -215,12 +215,13 @@ static const struct option_desc options[] = {
     {"kernel", "FILE",
      "Linux kernel: a bzImage (payload gzip, xz, lzma, zstd, lz4 or not\n"
      "compressed) or an ELF file (vmlinux, or any kernel with a PVH entry).\n"
-     "Required.",
+     "Default: what the first disk would boot, looked up in its ext4 file\n"
+     "systems as GRUB does, with its initial RAM file system.",
      set_kernel},
-    {"initrd", "FILE", "Initial RAM file system.", set_initrd},
+    {"initrd", "FILE", "Initial RAM file system, for --kernel.", set_initrd},
     {"append", "TEXT",
      "The whole kernel command line, instead of the default\n"
-     "console=ttyS0.",
+     "console=ttyS0; with a disk's own kernel: more of it.",
      set_append},
     {"serial", "stdio|file:PATH|none",
      "Where the first serial port (ttyS0, COM1) is connected. On stdio a\n"
@@ -254,7 +255,8 @@ static const struct option_desc options[] = {
 
 static void help(void)
 {
-    printf("usage: ring3 run --kernel FILE [OPTION]...\n\n"
+    printf("usage: ring3 run --kernel FILE [OPTION]...\n"
+           "       ring3 run --disk FILE [OPTION]...\n\n"
            "Runs a virtual machine until the guest powers off.\n\n"
            "options:\n");
     option_help(options, ARRAY_LEN(options), stdout);
@@ -436,14 +438,26 @@ static void raise_files_limit(void)
     }
 }
 
+/* A kernel given, or the first disk's own. */
+static int choose_kernel(struct machine_cfg *m, struct err *e)
+{
+    if (m->boot.kernel)
+        return 0;
+    if (!m->ndisks)
+        return err_set(e, EINVAL, "--kernel: no kernel given, nor a --disk that has one");
+    if (m->boot.initrd)
+        return err_set(e, EINVAL, "--initrd: goes with --kernel; the disk has its own");
+    m->boot.image = m->disks[0].path;
+    m->boot.image_format = m->disks[0].o.format;
+    return 0;
+}
+
 static int run_configured(struct run *r, struct err *e)
 {
     int status, rc;
 
-    if (!r->cfg.m.boot.kernel) {
-        err_set(e, EINVAL, "--kernel: no kernel given");
+    if (choose_kernel(&r->cfg.m, e))
         return CLI_USAGE;
-    }
     if (choose_consoles(&r->cfg.m, e))
         return CLI_USAGE;
     if (r->cfg.trace) {

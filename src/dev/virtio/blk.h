@@ -56,7 +56,7 @@ struct virtio_blk_config {
     uint32_t max_discard_sectors, max_discard_seg, discard_sector_alignment;
     uint32_t max_write_zeroes_sectors, max_write_zeroes_seg;
     uint8_t write_zeroes_may_unmap, unused1[3];
-};
+} __attribute__((packed, aligned(4)));
 
 struct virtio_blk_cfg {
     struct virtio_slot slot;
