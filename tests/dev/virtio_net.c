@@ -322,8 +322,8 @@ static void test_offloads(void **state)
     assert_int_equal(f->w.offloads, 0);
     start(f, F(GUEST_CSUM) | F(GUEST_TSO4));
     assert_int_equal(f->w.offloads, NETDEV_CSUM | NETDEV_TSO4);
-    start(f, F(GUEST_CSUM) | F(GUEST_TSO6));
-    assert_int_equal(f->w.offloads, NETDEV_CSUM | NETDEV_TSO6);
+    start(f, F(GUEST_CSUM) | F(GUEST_TSO6) | F(GUEST_ECN));
+    assert_int_equal(f->w.offloads, NETDEV_CSUM | NETDEV_TSO6 | NETDEV_ECN);
 }
 
 /* ---- from the guest ---- */

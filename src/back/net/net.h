@@ -75,6 +75,7 @@ struct netdev_front {
 #define NETDEV_CSUM 1u /* frames may lack their checksum, or be marked as checked */
 #define NETDEV_TSO4 2u /* large TCP segments over IPv4 */
 #define NETDEV_TSO6 4u /* the same over IPv6 */
+#define NETDEV_ECN 8u  /* those with NET_GSO_ECN */
 
 /* What the device may tell the guest; fixed once open. */
 struct netdev_info {

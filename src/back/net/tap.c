@@ -23,6 +23,7 @@ struct tap {
     unsigned nfds;
     int fd[NET_QUEUES_MAX];
     int slot[NET_QUEUES_MAX]; /* in what the worker waits for, -1 = not there */
+    bool gone;                /* somebody deleted the interface */
     uint8_t frame[NET_FRAME_MAX];
 };
 
@@ -48,11 +49,15 @@ static void tap_send(struct netdev *n, unsigned queue, const struct net_hdr *h,
 
 static void receive(struct tap *t, unsigned queue)
 {
-    for (unsigned i = 0; i < BATCH && !netdev_waiting(&t->n); i++) {
+    for (unsigned i = 0; i < BATCH && !netdev_waiting(&t->n) && !t->gone; i++) {
         struct net_hdr h;
         struct iovec v[2] = {{&h, sizeof(h)}, {t->frame, sizeof(t->frame)}};
         ssize_t len = readv(t->fd[queue], v, 2);
 
+        if (len < 0 && errno == EBADFD) {
+            log_msg(t->n.log, LOG_WARN, "net: the tap interface is gone");
+            t->gone = true;
+        }
         if (len < (ssize_t)(sizeof(h) + NET_ETH_HLEN))
             return;
         v[1].iov_len = (size_t)len - sizeof(h);
@@ -65,7 +70,7 @@ static void tap_prepare(struct netdev *n, struct netdev_poll *p)
     struct tap *t = from_netdev(n);
 
     for (unsigned i = 0; i < t->nfds; i++)
-        t->slot[i] = netdev_waiting(n) || i >= n->queues
+        t->slot[i] = netdev_waiting(n) || i >= n->queues || t->gone
                          ? -1
                          : netdev_poll_add(p, t->fd[i], POLLIN);
 }
@@ -90,9 +95,11 @@ static void tap_configure(struct netdev *n)
     if (n->offloads & NETDEV_CSUM)
         flags |= TUN_F_CSUM;
     if (n->offloads & NETDEV_TSO4)
-        flags |= TUN_F_TSO4 | TUN_F_TSO_ECN;
+        flags |= TUN_F_TSO4;
     if (n->offloads & NETDEV_TSO6)
-        flags |= TUN_F_TSO6 | TUN_F_TSO_ECN;
+        flags |= TUN_F_TSO6;
+    if (n->offloads & NETDEV_ECN)
+        flags |= TUN_F_TSO_ECN;
     if (ioctl(t->fd[0], TUNSETOFFLOAD, flags) < 0)
         log_msg(n->log, LOG_WARN, "net: tap: cannot set offloads: %s", strerror(errno));
     for (unsigned i = 1; i < t->nfds; i++) {

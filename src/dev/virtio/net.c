@@ -291,6 +291,8 @@ static unsigned offloads(const struct virtio *v)
         o |= NETDEV_TSO4;
     if (virtio_has(v, NET_F_GUEST_TSO6))
         o |= NETDEV_TSO6;
+    if (virtio_has(v, NET_F_GUEST_ECN))
+        o |= NETDEV_ECN;
     return virtio_has(v, NET_F_GUEST_CSUM) ? o : 0;
 }
 
