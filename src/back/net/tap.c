@@ -176,24 +176,38 @@ static int open_queue(const struct netdev_cfg *cfg, int *out, struct err *e)
     return rc;
 }
 
-/* What the interface is like: its MTU, and a warning if nothing can get through. */
-static int inspect(const struct netdev_cfg *cfg, uint16_t *mtu, struct log *log, struct err *e)
+/* A question to the kernel about the interface, answered in *r. */
+static int ask(const struct netdev_cfg *cfg, unsigned long what, struct ifreq *r)
 {
-    struct ifreq r = {.ifr_mtu = 0};
-    int rc = 0, fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int rc, fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
     if (fd < 0)
-        return err_sys(e, "socket");
-    memcpy(r.ifr_name, cfg->ifname, strlen(cfg->ifname) + 1);
-    if (ioctl(fd, SIOCGIFMTU, &r) < 0)
-        rc = err_sys(e, "%s: cannot read the MTU", cfg->ifname);
-    else
-        *mtu = (uint16_t)MAX(MIN(r.ifr_mtu, (int)NET_MTU_MAX), (int)NET_MTU_MIN);
-    if (!rc && ioctl(fd, SIOCGIFFLAGS, &r) == 0 && !(r.ifr_flags & IFF_UP))
-        log_msg(log, LOG_WARN, "net: %s is down; bring it up with: ip link set %s up",
-                cfg->ifname, cfg->ifname);
+        return -errno;
+    *r = (struct ifreq){.ifr_mtu = 0};
+    memcpy(r->ifr_name, cfg->ifname, strlen(cfg->ifname) + 1);
+    rc = ioctl(fd, what, r) < 0 ? -errno : 0;
     close(fd);
     return rc;
+}
+
+static int read_mtu(const struct netdev_cfg *cfg, uint16_t *mtu, struct err *e)
+{
+    struct ifreq r;
+    int rc = ask(cfg, SIOCGIFMTU, &r);
+
+    if (rc)
+        return err_set(e, -rc, "%s: cannot read the MTU: %s", cfg->ifname, strerror(-rc));
+    *mtu = (uint16_t)MAX(MIN(r.ifr_mtu, (int)NET_MTU_MAX), (int)NET_MTU_MIN);
+    return 0;
+}
+
+static void warn_if_down(const struct netdev_cfg *cfg, struct log *log)
+{
+    struct ifreq r;
+
+    if (ask(cfg, SIOCGIFFLAGS, &r) == 0 && !(r.ifr_flags & IFF_UP))
+        log_msg(log, LOG_WARN, "net: %s is down; bring it up with: ip link set %s up",
+                cfg->ifname, cfg->ifname);
 }
 
 int tap_open(struct netdev **out, const struct netdev_cfg *cfg, struct log *log, struct err *e)
@@ -211,7 +225,7 @@ int tap_open(struct netdev **out, const struct netdev_cfg *cfg, struct log *log,
                        "user $USER; ip link set %s up",
                        cfg->ifname, cfg->ifname, cfg->queues > 1 ? " multi_queue" : "",
                        cfg->ifname);
-    rc = inspect(cfg, &mtu, log, e);
+    rc = read_mtu(cfg, &mtu, e);
     if (rc)
         return rc;
     t = calloc(1, sizeof(*t));
@@ -228,6 +242,7 @@ int tap_open(struct netdev **out, const struct netdev_cfg *cfg, struct log *log,
         free(t);
         return rc;
     }
+    warn_if_down(cfg, log);
     *out = &t->n;
     return 0;
 }
