@@ -57,11 +57,12 @@ static void forwards(void **state)
     const struct sockaddr_in *h, *g;
     const struct sockaddr_in6 *h6, *g6;
 
-    assert_int_equal(netopt_parse(&c,
-                                  "user,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-10.0.2.20:5353,"
-                                  "hostfwd=tcp:[::1]:80-[fec0::15]:8080",
-                                  NULL),
-                     0);
+    assert_int_equal(
+        netopt_parse(&c,
+                     "user,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-10.0.2.20:5353,"
+                     "hostfwd=tcp:[::1]:80-[fec0::15]:8080",
+                     NULL),
+        0);
     assert_int_equal(c.nfwd, 3);
     h = (const void *)&c.fwd[0].host;
     g = (const void *)&c.fwd[0].guest;

@@ -38,8 +38,8 @@ static void set_address(struct sockaddr *to, uint32_t a)
         (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(a)};
 }
 
-/* An interface that stays, with an address, a neighbour, and up. Where several have the same address the
- * first is talked to. */
+/* An interface that stays, with an address, a neighbour, and up. Where several have the same
+ * address the first is talked to. */
 static bool make_tap(const char *name, short flags)
 {
     struct ifreq r = request(name);

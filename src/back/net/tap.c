@@ -176,14 +176,13 @@ static int open_queue(const struct netdev_cfg *cfg, int *out, struct err *e)
     return rc;
 }
 
-/* A question to the kernel about the interface, answered in *r. */
+/* A question to the kernel about the interface, answered in *r, which begins as zeros. */
 static int ask(const struct netdev_cfg *cfg, unsigned long what, struct ifreq *r)
 {
     int rc, fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
     if (fd < 0)
         return -errno;
-    *r = (struct ifreq){.ifr_mtu = 0};
     memcpy(r->ifr_name, cfg->ifname, strlen(cfg->ifname) + 1);
     rc = ioctl(fd, what, r) < 0 ? -errno : 0;
     close(fd);
@@ -192,7 +191,7 @@ static int ask(const struct netdev_cfg *cfg, unsigned long what, struct ifreq *r
 
 static int read_mtu(const struct netdev_cfg *cfg, uint16_t *mtu, struct err *e)
 {
-    struct ifreq r;
+    struct ifreq r = {.ifr_flags = 0};
     int rc = ask(cfg, SIOCGIFMTU, &r);
 
     if (rc)
@@ -203,11 +202,11 @@ static int read_mtu(const struct netdev_cfg *cfg, uint16_t *mtu, struct err *e)
 
 static void warn_if_down(const struct netdev_cfg *cfg, struct log *log)
 {
-    struct ifreq r;
+    struct ifreq r = {.ifr_flags = 0};
 
     if (ask(cfg, SIOCGIFFLAGS, &r) == 0 && !(r.ifr_flags & IFF_UP))
-        log_msg(log, LOG_WARN, "net: %s is down; bring it up with: ip link set %s up",
-                cfg->ifname, cfg->ifname);
+        log_msg(log, LOG_WARN, "net: %s is down; bring it up with: ip link set %s up", cfg->ifname,
+                cfg->ifname);
 }
 
 int tap_open(struct netdev **out, const struct netdev_cfg *cfg, struct log *log, struct err *e)

@@ -2,12 +2,12 @@
  * User-mode networking: libslirp terminates the guest's TCP, UDP and ICMP in the host's sockets.
  *
  * libslirp moves a TCP stream in segments, and each costs it, and much more so the guest, about the
- * same whatever its length. So it is told of a link that takes far larger ones than the guest's does.
- * What the guest sends with segmentation offload goes in whole; what libslirp sends reaches the guest
- * as a single frame if it takes those, or cut to size.
+ * same whatever its length. So it is told of a link that takes far larger ones than the guest's
+ * does. What the guest sends with segmentation offload goes in whole; what libslirp sends reaches
+ * the guest as a single frame if it takes those, or cut to size.
  *
- * libslirp keeps the time and the addresses of the host's DNS servers in globals. All of our instances
- * set them to the same values, from the same clock and file.
+ * libslirp keeps the time and the addresses of the host's DNS servers in globals. All of our
+ * instances set them to the same values, from the same clock and file.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -27,8 +27,8 @@
 #define TCP_MSS_MIN 88u
 #define MTU_MIN 576u   /* what every IPv4 host takes */
 #define MTU_MAX 16000u /* for large_mss to make sense */
-#define PREFIX_MIN 8u     /* of the guest's network: */
-#define PREFIX_MAX 27u    /* DHCP gives 16 addresses from .15 on */
+#define PREFIX_MIN 8u  /* of the guest's network: */
+#define PREFIX_MAX 27u /* DHCP gives 16 addresses from .15 on */
 #define FLOWS 256u
 #define HOST6 2 /* last numbers of addresses in the guest's IPv6 network */
 #define DNS6 3
@@ -48,7 +48,7 @@ struct user {
     struct user_timer *timers;
     struct log_limit errors;
     uint32_t fragment_id;
-    uint16_t mss[2]; /* IPv4, IPv6: TCP data in one of the guest's packets at most */
+    uint16_t mss[2];     /* IPv4, IPv6: TCP data in one of the guest's packets at most */
     uint8_t flow[FLOWS]; /* queue pair that the guest used last, by hash */
     /* A frame from the guest; one from libslirp that must be cut; a piece of either. */
     uint8_t tx[NET_FRAME_MAX], rx[NET_FRAME_MAX], piece[NET_FRAME_MAX];
@@ -107,8 +107,8 @@ static void input(struct user *u, const uint8_t *frame, size_t len)
 static void input_packet(void *arg, struct packet *p) { input(arg, p->data, p->len); }
 
 /* Data that libslirp may send at once, to a guest with this MTU: a multiple of what fits a packet,
- * and not so much that a window in which less than one packet is left would need no update (RFC 9293
- * §3.8.6.2.2: libslirp sends one for two of its segments). */
+ * and not so much that a window in which less than one packet is left would need no update (RFC
+ * 9293 §3.8.6.2.2: libslirp sends one for two of its segments). */
 static unsigned large_mss(unsigned mtu)
 {
     unsigned mss = link_mss(mtu, 4);
@@ -137,8 +137,8 @@ static void input_large(struct user *u, const struct net_hdr *h, size_t len)
     unsigned most = slirp_mtu(u->n.info.mtu);
     struct packet p;
 
-    if (!packet_parse(&p, u->tx, len, false) || p.ip != ip || p.proto != PACKET_TCP ||
-        p.fragment || h->gso_size == 0 || !(h->flags & NET_HDR_NEEDS_CSUM))
+    if (!packet_parse(&p, u->tx, len, false) || p.ip != ip || p.proto != PACKET_TCP || p.fragment ||
+        h->gso_size == 0 || !(h->flags & NET_HDR_NEEDS_CSUM))
         return;
     /* In IPv6 packets it takes no more than it would send. */
     if (p.len - p.l3 > (ip == 4 ? UINT16_MAX : most)) {
@@ -211,8 +211,8 @@ static void user_send(struct netdev *n, unsigned queue, const struct net_hdr *h,
 static void output(struct user *u, unsigned queue, const struct iovec *iov, unsigned niov,
                    bool checked)
 {
-    const struct net_hdr h = {
-        .flags = checked && u->n.offloads & NETDEV_CSUM ? NET_HDR_DATA_VALID : 0};
+    const struct net_hdr h = {.flags =
+                                  checked && u->n.offloads & NETDEV_CSUM ? NET_HDR_DATA_VALID : 0};
 
     netdev_deliver(&u->n, queue, &h, iov, niov);
 }
@@ -235,13 +235,12 @@ static void output_large(struct user *u, struct packet *p, const uint8_t *frame)
     if (tcp && takes_large(u, p)) {
         const struct iovec iov[2] = {{p->data, p->body},
                                      {(void *)(frame + p->body), p->len - p->body}};
-        const struct net_hdr h = {
-            .flags = NET_HDR_NEEDS_CSUM,
-            .gso_type = p->ip == 4 ? NET_GSO_TCPV4 : NET_GSO_TCPV6,
-            .hdr_len = (uint16_t)p->body,
-            .gso_size = *peer_mss(u, p),
-            .csum_start = (uint16_t)p->l4,
-            .csum_offset = PACKET_TCP_SUM};
+        const struct net_hdr h = {.flags = NET_HDR_NEEDS_CSUM,
+                                  .gso_type = p->ip == 4 ? NET_GSO_TCPV4 : NET_GSO_TCPV6,
+                                  .hdr_len = (uint16_t)p->body,
+                                  .gso_size = *peer_mss(u, p),
+                                  .csum_start = (uint16_t)p->l4,
+                                  .csum_offset = PACKET_TCP_SUM};
 
         /* The sum of the pseudo header, not inverted, is where the guest's begins. */
         sum = (uint16_t)~packet_fold(packet_pseudo(p));

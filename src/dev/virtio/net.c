@@ -55,8 +55,8 @@ struct net {
     struct netdev *back;
     struct net_config config;
     /* Of the back end's worker: */
-    bool hungry[NET_QUEUES_MAX];              /* a frame waits for buffers in this pair */
-    struct virtq_chain *rx[VIRTQ_SIZE_MAX];   /* of one frame */
+    bool hungry[NET_QUEUES_MAX];            /* a frame waits for buffers in this pair */
+    struct virtq_chain *rx[VIRTQ_SIZE_MAX]; /* of one frame */
 };
 
 static struct net *from_virtio(struct virtio *v) { return container_of(v, struct net, v); }
@@ -233,8 +233,8 @@ static void fill_buffers(struct net *n, struct virtq *q, unsigned k, const struc
     virtq_publish(q);
 }
 
-static bool on_receive(void *arg, unsigned pair, const struct net_hdr *h,
-                       const struct iovec *iov, unsigned niov)
+static bool on_receive(void *arg, unsigned pair, const struct net_hdr *h, const struct iovec *iov,
+                       unsigned niov)
 {
     struct net *n = arg;
     struct virtq *q;
@@ -328,14 +328,10 @@ static bool net_accept(struct virtio *v, uint64_t features)
     static const struct {
         uint8_t bit, needs;
     } rules[] = {
-        {NET_F_GUEST_TSO4, NET_F_GUEST_CSUM},
-        {NET_F_GUEST_TSO6, NET_F_GUEST_CSUM},
-        {NET_F_HOST_TSO4, NET_F_CSUM},
-        {NET_F_HOST_TSO6, NET_F_CSUM},
-        {NET_F_CTRL_RX, NET_F_CTRL_VQ},
-        {NET_F_CTRL_VLAN, NET_F_CTRL_VQ},
-        {NET_F_CTRL_MAC_ADDR, NET_F_CTRL_VQ},
-        {NET_F_MQ, NET_F_CTRL_VQ},
+        {NET_F_GUEST_TSO4, NET_F_GUEST_CSUM}, {NET_F_GUEST_TSO6, NET_F_GUEST_CSUM},
+        {NET_F_HOST_TSO4, NET_F_CSUM},        {NET_F_HOST_TSO6, NET_F_CSUM},
+        {NET_F_CTRL_RX, NET_F_CTRL_VQ},       {NET_F_CTRL_VLAN, NET_F_CTRL_VQ},
+        {NET_F_CTRL_MAC_ADDR, NET_F_CTRL_VQ}, {NET_F_MQ, NET_F_CTRL_VQ},
     };
     const uint64_t tso = BIT(NET_F_HOST_TSO4) | BIT(NET_F_HOST_TSO6);
     const uint64_t guest_tso = BIT(NET_F_GUEST_TSO4) | BIT(NET_F_GUEST_TSO6);
@@ -360,12 +356,10 @@ static const struct virtio_ops net_ops = {
 };
 
 #define FEATURES                                                                                   \
-    (BIT(NET_F_CSUM) | BIT(NET_F_GUEST_CSUM) | BIT(NET_F_MTU) |               \
-     BIT(NET_F_MAC) | BIT(NET_F_GUEST_TSO4) | BIT(NET_F_GUEST_TSO6) |         \
-     BIT(NET_F_GUEST_ECN) | BIT(NET_F_HOST_TSO4) | BIT(NET_F_HOST_TSO6) |     \
-     BIT(NET_F_HOST_ECN) | BIT(NET_F_MRG_RXBUF) | BIT(NET_F_STATUS) |         \
-     BIT(NET_F_CTRL_VQ) | BIT(NET_F_CTRL_RX) | BIT(NET_F_CTRL_VLAN) |         \
-     BIT(NET_F_CTRL_MAC_ADDR))
+    (BIT(NET_F_CSUM) | BIT(NET_F_GUEST_CSUM) | BIT(NET_F_MTU) | BIT(NET_F_MAC) |                   \
+     BIT(NET_F_GUEST_TSO4) | BIT(NET_F_GUEST_TSO6) | BIT(NET_F_GUEST_ECN) | BIT(NET_F_HOST_TSO4) | \
+     BIT(NET_F_HOST_TSO6) | BIT(NET_F_HOST_ECN) | BIT(NET_F_MRG_RXBUF) | BIT(NET_F_STATUS) |       \
+     BIT(NET_F_CTRL_VQ) | BIT(NET_F_CTRL_RX) | BIT(NET_F_CTRL_VLAN) | BIT(NET_F_CTRL_MAC_ADDR))
 
 static int net_init(struct device *d, const void *cfg, struct err *e)
 {
