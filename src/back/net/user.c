@@ -9,17 +9,15 @@
  * libslirp keeps the time and the addresses of the host's DNS servers in globals. All of our
  * instances set them to the same values, from the same clock and file.
  */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <slirp/libslirp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "back/net/netdev.h"
 #include "back/net/segment.h"
+#include "back/net/user_cfg.h"
 #include "base/util.h"
 
 #define NS_PER_MS 1000000
@@ -439,48 +437,9 @@ static const struct netdev_ops user_ops = {.send = user_send,
 
 /* ---- configuration ---- */
 
-/* The guest's network with all defaults filled in, in host byte order. */
-struct user_net {
-    uint32_t net, mask, host, dns, dhcp;
-};
-
-static int check_address(const struct user_net *w, uint32_t a, const char *what, struct err *e)
-{
-    if ((a & w->mask) != w->net)
-        return err_set(e, EINVAL, "the %s address is outside of the guest's network", what);
-    if (a == w->net || a == (w->net | ~w->mask))
-        return err_set(e, EINVAL, "the %s address is the network's own or its broadcast address",
-                       what);
-    return 0;
-}
-
-static int make_net(struct user_net *w, const struct netdev_cfg *cfg, struct err *e)
-{
-    unsigned prefix = cfg->prefix ? cfg->prefix : 24;
-    int rc;
-
-    if (prefix < PREFIX_MIN || prefix > PREFIX_MAX)
-        return err_set(e, EINVAL, "the guest's network needs /%u to /%u", PREFIX_MIN, PREFIX_MAX);
-    w->mask = ~0u << (32 - prefix);
-    w->net = cfg->net.s_addr ? ntohl(cfg->net.s_addr) : 0x0a000200;
-    if (w->net & ~w->mask)
-        return err_set(e, EINVAL, "the network's address has bits beyond /%u", prefix);
-    w->host = cfg->host.s_addr ? ntohl(cfg->host.s_addr) : w->net + 2;
-    w->dns = cfg->dns.s_addr ? ntohl(cfg->dns.s_addr) : w->net + 3;
-    w->dhcp = cfg->dhcp.s_addr ? ntohl(cfg->dhcp.s_addr) : w->net + 15;
-    rc = check_address(w, w->host, "host's", e);
-    if (!rc)
-        rc = check_address(w, w->dns, "DNS server's", e);
-    if (!rc)
-        rc = check_address(w, w->dhcp, "first DHCP", e);
-    if (!rc && (w->host == w->dns || w->host == w->dhcp || w->dns == w->dhcp))
-        rc = err_set(e, EINVAL, "the host, the DNS server and the guest need different addresses");
-    return rc;
-}
-
 static struct in_addr in4(uint32_t a) { return (struct in_addr){.s_addr = htonl(a)}; }
 
-static Slirp *make_slirp(struct user *u, const struct netdev_cfg *cfg, const struct user_net *w)
+static Slirp *make_slirp(struct user *u, const struct netdev_cfg *cfg, const struct user_cfg_net *w)
 {
     const SlirpConfig c = {
         .version = 4,
@@ -504,53 +463,11 @@ static Slirp *make_slirp(struct user *u, const struct netdev_cfg *cfg, const str
     return slirp_new(&c, &callbacks, u);
 }
 
-static socklen_t address_text(const struct sockaddr_storage *a, char *buf, size_t size)
-{
-    char ip[INET6_ADDRSTRLEN];
-
-    if (a->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const void *)a;
-
-        inet_ntop(AF_INET, &in->sin_addr, ip, sizeof(ip));
-        snprintf(buf, size, "%s:%u", ip, ntohs(in->sin_port));
-        return sizeof(*in);
-    }
-    const struct sockaddr_in6 *in = (const void *)a;
-
-    inet_ntop(AF_INET6, &in->sin6_addr, ip, sizeof(ip));
-    snprintf(buf, size, "[%s]:%u", ip, ntohs(in->sin6_port));
-    return sizeof(*in);
-}
-
-static int forward(struct user *u, const struct netdev_fwd *f, struct err *e)
-{
-    char host[INET6_ADDRSTRLEN + 16], guest[INET6_ADDRSTRLEN + 16];
-    socklen_t hlen = address_text(&f->host, host, sizeof(host));
-    socklen_t glen = address_text(&f->guest, guest, sizeof(guest));
-    int flags = f->udp ? SLIRP_HOSTFWD_UDP : 0;
-    const char *hint = "";
-
-    if (f->host.ss_family == AF_INET6)
-        flags |= SLIRP_HOSTFWD_V6ONLY;
-    errno = 0;
-    if (slirp_add_hostxfwd(u->slirp, (const void *)&f->host, hlen, (const void *)&f->guest, glen,
-                           flags) == 0)
-        return 0;
-    if (errno == EADDRINUSE)
-        hint = "; another program, or another VM, listens there";
-    else if (errno == EACCES)
-        hint = "; ports below net.ipv4.ip_unprivileged_port_start are for root";
-    else if (errno == EADDRNOTAVAIL)
-        hint = "; the host has no such address";
-    return err_set(e, errno ? errno : EIO, "cannot forward %s %s to the guest's %s: %s%s",
-                   f->udp ? "udp" : "tcp", host, guest, strerror(errno ? errno : EIO), hint);
-}
-
 int user_open(struct netdev **out, const struct netdev_cfg *cfg, struct log *log, struct err *e)
 {
     struct user *u;
-    struct user_net w = {0};
-    int rc = make_net(&w, cfg, e);
+    struct user_cfg_net w = {0};
+    int rc = user_cfg_net(&w, cfg, e);
 
     if (!rc && cfg->mtu && (cfg->mtu < MTU_MIN || cfg->mtu > MTU_MAX))
         rc = err_set(e, EINVAL, "mtu: user networking takes %u to %u", MTU_MIN, MTU_MAX);
@@ -567,7 +484,7 @@ int user_open(struct netdev **out, const struct netdev_cfg *cfg, struct log *log
     user_configure(&u->n);
     u->slirp = make_slirp(u, cfg, &w);
     for (unsigned i = 0; i < cfg->nfwd && !rc; i++)
-        rc = forward(u, &cfg->fwd[i], e);
+        rc = user_cfg_forward(u->slirp, &cfg->fwd[i], e);
     if (rc) {
         netdev_free(&u->n);
         return rc;
