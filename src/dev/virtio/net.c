@@ -165,12 +165,13 @@ static void run_commands(struct net *n)
 
         trace(n->v.dev.ctx->trace, net_ctrl, "%s: %llu bytes, ack %u", n->v.dev.id,
               (unsigned long long)c->out_len, ack);
+        /* An answer means that it is done. */
+        netdev_set_queues(n->back, n->s.ctrl.pairs);
+        memcpy(n->config.mac, n->s.ctrl.mac, sizeof(n->config.mac));
         virtq_push(q, c, (uint32_t)virtq_write(c, 0, &ack, sizeof(ack)));
     }
     if (virtq_pending(q))
         netdev_kick(n->back);
-    netdev_set_queues(n->back, n->s.ctrl.pairs);
-    memcpy(n->config.mac, n->s.ctrl.mac, sizeof(n->config.mac));
     virtq_notify(q);
 }
 
