@@ -172,6 +172,8 @@ static void find_caps(struct vdrv *d)
         uint64_t at;
 
         assert_true(++n < 48);
+        if (id == 0x01)
+            d->power_cap = cap;
         if (id == 0x11) {
             d->msix_cap = cap;
             d->vectors = (vdrv_pci_read(d, cap + 2, 2) & 0x7ff) + 1;
@@ -206,12 +208,13 @@ void vdrv_attach(struct vdrv *d, const struct device_class *cls, const void *cfg
     d->dev = fake_device(&d->f, cls, cls->name, cfg);
     d->v = container_of(d->dev, struct virtio, dev);
     find_caps(d);
-    assert_true(d->common && d->isr && d->notify && d->msix && d->cfg_cap);
+    assert_true(d->common && d->isr && d->notify && d->msix && d->cfg_cap && d->power_cap);
     vdrv_enable(d);
 }
 
 void vdrv_enable(struct vdrv *d)
 {
+    vdrv_pci_write(d, d->power_cap + 4, 2, 0); /* wake up */
     place_bars(d);
     for (unsigned i = 0; i < d->vectors; i++) {
         vdrv_write(d, d->msix + 16 * i, 4, MSI_ADDRESS);

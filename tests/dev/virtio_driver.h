@@ -93,7 +93,7 @@ struct vdrv {
     /* Where things are, from the capabilities. */
     uint64_t common, isr, config, notify, msix;
     uint32_t notify_multiplier;
-    unsigned msix_cap, cfg_cap, vectors;
+    unsigned msix_cap, cfg_cap, power_cap, vectors;
     uint64_t features; /* negotiated */
     struct vdrv_queue q[VDRV_QUEUES];
     unsigned nq;

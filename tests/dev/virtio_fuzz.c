@@ -185,7 +185,7 @@ static const struct fuzz_row rows[] = {
 
 /* ---- the driver ---- */
 
-static uint64_t steps = 200000, first_seed = 1;
+static uint64_t steps = 100000, first_seed = 1;
 static const char *only;
 
 /* Mostly in RAM, sometimes at its end, and sometimes anything. */

@@ -365,7 +365,7 @@ static void pci_written(struct pci_func *f, unsigned off, unsigned size)
     uint32_t val;
     unsigned n;
 
-    pci_msix_written(&v->msix, off, size);
+    pci_msix_written(&v->msix);
     /* The pin is silent while MSI-X is enabled. */
     pthread_mutex_lock(&v->isr_lock);
     pci_func_intx(f, v->s->isr && !pci_msix_enabled(&v->msix));
@@ -397,6 +397,7 @@ static void add_caps(struct virtio *v)
     struct pci_func *f = &v->pci;
     uint8_t cap;
 
+    pci_func_power(f);
     pci_func_express(f);
     pci_msix_init(&v->msix, f, &v->s->msix, v->queues + 1, BAR_MSIX);
     add_cap(v, TYPE_COMMON, BAR_REGISTERS, COMMON, sizeof(struct common), CAP_MORE);
