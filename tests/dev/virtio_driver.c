@@ -348,8 +348,7 @@ static int add_split(struct vdrv_queue *q, const struct vdrv_sg *sg, unsigned n,
 
     if (indirect) {
         q->id[head].table = make_table(q, sg, n, nout);
-        *desc(q, head) =
-            (struct vdrv_desc){q->id[head].table, 16 * n, DESC_INDIRECT, 0};
+        *desc(q, head) = (struct vdrv_desc){q->id[head].table, 16 * n, DESC_INDIRECT, 0};
         n = 1;
     } else {
         for (unsigned i = 0; i < n; i++) {
@@ -385,7 +384,7 @@ static int add_packed(struct vdrv_queue *q, const struct vdrv_sg *sg, unsigned n
     }
     for (unsigned i = 0; i < n; i++) {
         uint16_t flags =
-            (uint16_t)((indirect  ? DESC_INDIRECT
+            (uint16_t)((indirect   ? DESC_INDIRECT
                         : i < nout ? 0
                                    : DESC_WRITE) |
                        (i + 1 < n ? DESC_NEXT : 0) | (q->next_wrap ? DESC_AVAIL : DESC_USED));

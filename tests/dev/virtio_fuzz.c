@@ -1,8 +1,8 @@
 /*
- * A hostile driver against every virtio device, meant to run under AddressSanitizer and UBSan: random and
- * malformed chains, loops, huge lengths, indices that jump, rings that move, resets, pauses and loads
- * while requests are in flight. Nothing may crash, hang or leak; what a good driver asks of the device
- * afterwards must work.
+ * A hostile driver against every virtio device, meant to run under AddressSanitizer and UBSan:
+ * random and malformed chains, loops, huge lengths, indices that jump, rings that move, resets,
+ * pauses and loads while requests are in flight. Nothing may crash, hang or leak; what a good
+ * driver asks of the device afterwards must work.
  *
  * Without arguments: a fixed number of steps from a fixed seed, for `make test`.
  *     virtio-fuzz [STEPS [SEED [NAME]]]

@@ -1,7 +1,7 @@
 /*
- * A device with a thread of its own, as virtio.h allows it: the thread owns the queues while the device
- * runs, kicks take no lock, interrupts are raised from the thread while the driver masks, unmasks and moves
- * vectors, pauses and resets. Meant for ThreadSanitizer too.
+ * A device with a thread of its own, as virtio.h allows it: the thread owns the queues while the
+ * device runs, kicks take no lock, interrupts are raised from the thread while the driver masks,
+ * unmasks and moves vectors, pauses and resets. Meant for ThreadSanitizer too.
  */
 #include <pthread.h>
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* Virtio over PCI at register level (virtio 1.2 §2.1 to §2.5, §3.1, §4.1) and MSI-X (PCI 3.0 §6.8.2). */
+/* Virtio over PCI at register level (virtio 1.2 §2.1 to §2.5, §3.1, §4.1) and MSI-X (PCI 3.0
+ * §6.8.2). */
 #include <stdlib.h>
 #include <string.h>
 

@@ -36,8 +36,8 @@ const struct state_desc pci_msix_state_desc = {
 
 static uint16_t control(const struct pci_msix *m)
 {
-    return (uint16_t)(m->f->s->cfg[m->cap + CAP_CONTROL] |
-                      m->f->s->cfg[m->cap + CAP_CONTROL + 1] << 8);
+    return (uint16_t)(m->f->s->cfg[m->cap + CAP_CONTROL] | m->f->s->cfg[m->cap + CAP_CONTROL + 1]
+                                                               << 8);
 }
 
 static bool may_send(const struct pci_msix *m, unsigned vector)

@@ -1,13 +1,13 @@
 /*
- * MSI-X of a PCI function (PCI Local Bus 3.0 §6.8.2): capability, vector table and pending bits. The
- * device reserves a memory BAR of PCI_MSIX_BAR_SIZE bytes and forwards its accesses.
+ * MSI-X of a PCI function (PCI Local Bus 3.0 §6.8.2): capability, vector table and pending bits.
+ * The device reserves a memory BAR of PCI_MSIX_BAR_SIZE bytes and forwards its accesses.
  *
  * A vector that is masked, or raised while the function mask is set, bus mastering is off or the
  * function sleeps, stays pending and goes out once when nothing forbids it any more.
  *
- * Locking: the function's interrupt lock (pci.h) guards table, pending bits and control; it is taken
- * in here. pci_msix_raise and pci_msix_enabled may be called from any thread, with or without the
- * device's lock; the rest with it.
+ * Locking: the function's interrupt lock (pci.h) guards table, pending bits and control; it is
+ * taken in here. pci_msix_raise and pci_msix_enabled may be called from any thread, with or without
+ * the device's lock; the rest with it.
  */
 #ifndef RING3_DEV_PCI_MSIX_H
 #define RING3_DEV_PCI_MSIX_H

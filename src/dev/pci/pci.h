@@ -13,8 +13,8 @@
  * added while no vCPU runs.
  *
  * What decides about a function's interrupts (the INTx bit of the status register, the command
- * register, MSI-X) is guarded by the function's irq_lock as well, taken after the device's lock and before
- * the bus's, so that threads of a device may raise interrupts without the device's lock.
+ * register, MSI-X) is guarded by the function's irq_lock as well, taken after the device's lock and
+ * before the bus's, so that threads of a device may raise interrupts without the device's lock.
  */
 #ifndef RING3_DEV_PCI_PCI_H
 #define RING3_DEV_PCI_PCI_H
@@ -88,7 +88,7 @@ struct pci_func {
     struct pci_func_state *s; /* inside dev's state */
     pthread_mutex_t irq_lock;
     bool express; /* has the extended configuration space, without capabilities in it: zeroes */
-    struct pci_bus *bus;      /* once on one */
+    struct pci_bus *bus; /* once on one */
     uint8_t devfn;
     uint8_t init[PCI_CFG_SIZE];  /* contents after reset */
     uint8_t wmask[PCI_CFG_SIZE]; /* bits that the guest may write */
@@ -97,8 +97,8 @@ struct pci_func {
     unsigned cap_last, cap_end;  /* the last capability, and the end of it; 0: none yet */
     unsigned power;              /* the power management capability; 0: none */
     struct pci_bar bar[PCI_BARS];
-    /* Called before a guest reads [off, off+size), so that registers can be brought up to date. NULL:
-     * nothing to do. */
+    /* Called before a guest reads [off, off+size), so that registers can be brought up to date.
+     * NULL: nothing to do. */
     void (*reading)(struct pci_func *f, unsigned off, unsigned size);
     /* Called after a guest wrote [off, off+size), masks applied and BARs moved. NULL: nothing to
      * do. */

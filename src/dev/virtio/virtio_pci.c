@@ -201,9 +201,8 @@ static unsigned common_width(unsigned off)
         return 0;
     if (off < offsetof(struct common, config_vector) || off >= offsetof(struct common, queue_desc))
         return 4;
-    return off == offsetof(struct common, status) || off == offsetof(struct common, generation)
-               ? 1
-               : 2;
+    return off == offsetof(struct common, status) || off == offsetof(struct common, generation) ? 1
+                                                                                                : 2;
 }
 
 /* ---- the BARs ---- */
