@@ -1,6 +1,6 @@
 /*
- * Virtio devices over PCI (virtio 1.2 §2, §3, §4.1), modern only: features, status, configuration
- * space, queues and interrupts. A device embeds struct virtio first and struct virtio_state first
+ * Virtio devices over PCI (virtio 1.2 §2, §3, §4.1), modern only: features, status, configuration space,
+ * queues and interrupts. A device embeds struct virtio first and struct virtio_state first
  * in its own state:
  *
  *      struct virtio_rng_state { struct virtio_state virtio; ... };
