@@ -73,6 +73,54 @@ int option_parse_args(const struct option_desc *tab, size_t n, int argc, char **
     return 0;
 }
 
+/* Cuts the next item off *list, in place; what doubled commas stand for moves down. */
+static char *next_item(char **list)
+{
+    char *item = *list, *to = item, *from = item;
+
+    while (*from && (*from != ',' || from[1] == ',')) {
+        from += *from == ',';
+        *to++ = *from++;
+    }
+    *list = *from ? from + 1 : NULL;
+    *to = '\0';
+    return item;
+}
+
+static int set_item(const struct option_desc *tab, size_t n, char *item, void *cfg, struct err *e)
+{
+    char *val = strchr(item, '=');
+    const struct option_desc *o;
+    int rc;
+
+    if (val)
+        *val++ = '\0';
+    o = find(tab, n, item, strlen(item));
+    if (!o)
+        return err_set(e, EINVAL, "unknown item '%s'", item);
+    if (o->arg && !val)
+        return err_set(e, EINVAL, "%s: needs a value (%s)", o->name, o->arg);
+    if (!o->arg && val)
+        return err_set(e, EINVAL, "%s: takes no value", o->name);
+    rc = o->set(cfg, val, e);
+    return rc ? err_prefix(e, rc, "%s", o->name) : 0;
+}
+
+int option_list(const struct option_desc *tab, size_t n, const char *list,
+                int (*first)(void *cfg, const char *val, struct err *e), void *cfg, struct err *e)
+{
+    char *copy = strdup(list), *rest = copy;
+    int rc;
+
+    if (!copy)
+        return err_set(e, ENOMEM, "no memory");
+    rc = first(cfg, next_item(&rest), e);
+    while (rest && !rc)
+        rc = set_item(tab, n, next_item(&rest), cfg, e);
+    free(copy);
+    return rc;
+}
+
 void option_help(const struct option_desc *tab, size_t n, FILE *out)
 {
     for (size_t i = 0; i < n; i++) {

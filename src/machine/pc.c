@@ -2,6 +2,8 @@
 #include "machine/pc.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <sys/resource.h>
 
 #include "dev/pci/pcihost.h"
 #include "dev/platform/acpi.h"
@@ -11,7 +13,10 @@
 #include "dev/platform/pit.h"
 #include "dev/platform/rtc.h"
 #include "dev/platform/uart.h"
+#include "dev/virtio/blk.h"
 #include "dev/virtio/console.h"
+#include "dev/virtio/net.h"
+#include "dev/virtio/fs.h"
 #include "dev/virtio/rng.h"
 #include "machine/acpi_tables.h"
 #include "machine/machine.h"
@@ -32,6 +37,7 @@
 #define PCI_CFG_PORT 0xcf8
 #define DEBUG_EXIT_PORT 0xf4
 #define PCI_INTX_GSI 16
+#define SHARE_FDS_MOST 4096u /* descriptors that one share may use */
 /* Slots of the PCI bus between the host bridge, 0, and the ISA bridge, 31. */
 #define FIRST_SLOT 1u
 #define LAST_SLOT 30u
@@ -145,14 +151,56 @@ static int make_pci_bus(struct machine *m, struct err *e)
     return pci_bus_new(&m->pci, &cfg, e);
 }
 
+static void disks(struct wiring *w, const struct machine_cfg *cfg)
+{
+    for (unsigned i = 0; i < cfg->ndisks; i++) {
+        const struct machine_disk *d = &cfg->disks[i];
+        unsigned queues = d->queues ? d->queues : MIN(cfg->cpus, VIRTIO_BLK_QUEUES_MAX);
+        char id[16];
+
+        snprintf(id, sizeof(id), "disk%u", i);
+        add(w, &virtio_blk_class, id,
+            &(struct virtio_blk_cfg){next_slot(w), w->m->disk[i], d->serial, queues});
+    }
+}
+
+/* Half of the descriptors that the process may have are for what guests open in shares. */
+static unsigned share_fds(unsigned nshares)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return SHARE_FDS_MIN;
+    return (unsigned)MIN(limit.rlim_cur / 2 / nshares, SHARE_FDS_MOST);
+}
+
+static void add_share(struct wiring *w, unsigned i, const struct machine_share *s, unsigned nshares)
+{
+    char id[16];
+
+    snprintf(id, sizeof(id), "share%u", i);
+    add(w, &virtio_fs_class, id,
+        &(struct virtio_fs_cfg){
+            next_slot(w), s->tag, {s->dir, s->readonly, share_fds(nshares)}});
+}
+
 /* Virtio devices, in the order of their slots. */
 static void virtio_devices(struct wiring *w, const struct machine_cfg *cfg)
 {
+    disks(w, cfg);
     if (w->m->console)
         add(w, &virtio_console_class, "console",
             &(struct virtio_console_cfg){next_slot(w), w->m->console});
     if (cfg->rng)
         add(w, &virtio_rng_class, "rng", &(struct virtio_rng_cfg){next_slot(w), VIRTIO_RNG_RATE});
+    for (unsigned k = 0; k < w->m->nnets; k++) {
+        char id[16];
+
+        snprintf(id, sizeof(id), "net%u", k);
+        add(w, &virtio_net_class, id, &(struct virtio_net_cfg){next_slot(w), w->m->net[k]});
+    }
+    for (unsigned i = 0; i < cfg->nshares; i++)
+        add_share(w, i, &cfg->shares[i], cfg->nshares);
 }
 
 int pc_make_devices(struct machine *m, const struct machine_cfg *cfg, struct err *e)

@@ -97,7 +97,8 @@ struct vdrv {
     uint64_t features; /* negotiated */
     struct vdrv_queue q[VDRV_QUEUES];
     unsigned nq;
-    _Atomic unsigned irqs[PCI_MSIX_MAX + 1]; /* messages by data; queue n's is n, config's nq_max */
+    bool any_msi; /* messages need not be as vdrv_attach set them up (fuzzing) */
+    _Atomic unsigned irqs[PCI_MSIX_MAX + 1]; /* messages by vector; queue n's is n */
 };
 
 /* ---- machine ---- */
@@ -106,6 +107,8 @@ void vdrv_fini(struct vdrv *d); /* frees the device too */
 struct virtio_slot vdrv_slot(struct vdrv *d);
 /* Makes the device and finds it: BARs at fixed places, bus master, MSI-X on with vector n for data n. */
 void vdrv_attach(struct vdrv *d, const struct device_class *cls, const void *cfg);
+/* Puts its BARs where vdrv_attach put them and turns it on again, after a reset or a bad guest. */
+void vdrv_enable(struct vdrv *d);
 uint64_t vdrv_alloc(struct vdrv *d, uint64_t len, uint64_t align); /* guest RAM, zeroed */
 void *vdrv_ptr(struct vdrv *d, uint64_t gpa);
 unsigned vdrv_config_vector(const struct vdrv *d);

@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "back/block/block_guard.h"
@@ -254,11 +255,21 @@ void block_drain(struct blockdev *d)
         block_aio_wake(d->aio);
 }
 
+void block_cancel(struct blockdev *d)
+{
+    while (d->held) {
+        struct block_req *r = d->held;
+
+        d->held = r->next;
+        block_aio_complete(d->aio, r, -ECANCELED);
+    }
+    d->last = &d->held;
+}
+
 unsigned block_inflight(const struct blockdev *d) { return d->inflight; }
 
 void block_set_writeback(struct blockdev *d, bool writeback)
 {
-    assert(!d->inflight);
     d->info.writeback = writeback && !d->info.ro;
 }
 
@@ -275,6 +286,34 @@ int block_resize(struct blockdev *d, uint64_t size, struct err *e)
         return err_set(e, EOPNOTSUPP, "a disk of this kind cannot be resized");
     rc = d->node->ops->resize(d->node, size, e);
     d->info.size = d->node->size;
+    return rc;
+}
+
+static void read_done(struct block_req *r, int rc) {}
+
+/* Whole sectors through a buffer of our own. */
+int block_read(struct blockdev *d, uint64_t offset, void *buf, size_t len)
+{
+    uint64_t first = ALIGN_DOWN(offset, BLOCK_SECTOR), end;
+    struct block_req r = {.op = BLOCK_READ, .offset = first, .niov = 1, .done = read_done};
+    struct block_req *p = &r;
+    struct iovec iov;
+    int rc;
+
+    assert(!d->inflight);
+    if (offset > d->info.size || len > d->info.size - offset)
+        return -EINVAL;
+    end = ALIGN_UP(offset + len, BLOCK_SECTOR);
+    iov.iov_len = r.len = end - first;
+    if (posix_memalign(&iov.iov_base, 4096, MAX(r.len, 1)))
+        return -ENOMEM;
+    r.iov = &iov;
+    block_submit(d, &p, 1);
+    block_drain(d);
+    rc = r.rc;
+    if (rc == 0)
+        memcpy(buf, (char *)iov.iov_base + (offset - first), len);
+    free(iov.iov_base);
     return rc;
 }
 

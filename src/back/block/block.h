@@ -155,15 +155,23 @@ void block_wake(struct blockdev *d);
 
 /* Completes all requests, those that limits hold back included, without waiting for limits. */
 void block_drain(struct blockdev *d);
+/* Completes the requests that limits hold back with -ECANCELED; they were not started. */
+void block_cancel(struct blockdev *d);
 /* Requests submitted whose callbacks have not been called. */
 unsigned block_inflight(const struct blockdev *d);
 
-/* Durable writes without flush (false) or not (true), as the guest chooses. Drained devices only. */
+/* Durable writes without flush (false) or not (true), as the guest chooses; holds for writes that
+ * complete from now on. */
 void block_set_writeback(struct blockdev *d, bool writeback);
 
 /* Changes the size, a multiple of BLOCK_SECTOR; what is new reads as zeros. Drained devices only.
  * 0, -EROFS, -EINVAL, -EOPNOTSUPP or the host's error with e set. */
 int block_resize(struct blockdev *d, uint64_t size, struct err *e);
+
+/* Reads len bytes, of any alignment, and waits for them. Drained devices only. 0 or -EINVAL for what
+ * the disk does not have, -ENOMEM, or the host's error. For looking into images before a guest runs.
+ */
+int block_read(struct blockdev *d, uint64_t offset, void *buf, size_t len);
 
 /* Allocation of the bytes at offset, for copying images: stores in *len the length of the run from
  * there (at most what *len asked for) that is alike, and returns BLOCK_ZERO if it is known to read

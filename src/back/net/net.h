@@ -2,8 +2,7 @@
  * The host side of a network card: Ethernet frames in both directions between one device and
  * something on the host (a user-mode TCP/IP stack, a tap interface, nothing).
  *
- * Offloads travel as a struct virtio_net_hdr beside each frame (virtio 1.2 §5.1.6, without
- * num_buffers), whatever the back end is: one that the host kernel stands behind passes it on, the
+ * Offloads travel as a struct net_hdr beside each frame, whatever the back end is: one that the host kernel stands behind passes it on, the
  * others do the work themselves. Towards the host all of NEEDS_CSUM, GSO_TCPV4 and GSO_TCPV6 (with
  * or without ECN) are understood; towards the guest a back end uses only what
  * netdev_set_offloads() allows.
@@ -12,7 +11,7 @@
  * called and netdev_send is to be called, while it runs (netdev_start to netdev_stop). The front may
  * keep rings that nobody else touches in the meantime. netdev_kick may be called from any thread,
  * with any lock held. netdev_start, netdev_stop and netdev_set_offloads are called by one thread at a
- * time, never from the front's functions, and not with a lock held that those take. Everything else
+ * time, not from the front's functions, and not with a lock held that those take. Everything else
  * is fixed once the back end is open.
  *
  * What comes from the host side is hostile, as is what the guest sends: a back end drops what it
@@ -21,7 +20,6 @@
 #ifndef RING3_BACK_NET_NET_H
 #define RING3_BACK_NET_NET_H
 
-#include <linux/virtio_net.h>
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -41,13 +39,30 @@
 #define NET_MTU_MAX 65521u
 #define NET_QUEUES_MAX 16u
 
+/* What comes with a frame: struct virtio_net_hdr of virtio 1.2 §5.1.6 without num_buffers, which is also what
+ * Linux's tap interfaces use. Little-endian. */
+struct net_hdr {
+    uint8_t flags;    /* NET_HDR_* */
+    uint8_t gso_type; /* NET_GSO_*, with or without NET_GSO_ECN */
+    uint16_t hdr_len; /* a hint: bytes of headers */
+    uint16_t gso_size;
+    uint16_t csum_start, csum_offset;
+};
+
+#define NET_HDR_NEEDS_CSUM 1u /* from csum_start to the end, to be put at csum_start + csum_offset */
+#define NET_HDR_DATA_VALID 2u /* checksums were verified */
+#define NET_GSO_NONE 0u
+#define NET_GSO_TCPV4 1u
+#define NET_GSO_TCPV6 4u
+#define NET_GSO_ECN 0x80u
+
 struct netdev;
 
 /* The device's side; in the worker's thread, none of them blocks for long. */
 struct netdev_front {
     /* A frame arrived, of up to NET_FRAME_MAX bytes, for queue pair `queue`. False: there is no room
      * for it. The back end then keeps it and offers it again after netdev_kick. */
-    bool (*receive)(void *arg, unsigned queue, const struct virtio_net_hdr *h,
+    bool (*receive)(void *arg, unsigned queue, const struct net_hdr *h,
                     const struct iovec *iov, unsigned niov);
     /* netdev_kick was called since the last time, or the worker just started. */
     void (*transmit)(void *arg);
@@ -112,8 +127,11 @@ const struct netdev_info *netdev_info(const struct netdev *n);
 /* Connects the device (the front is copied), while the back end is stopped. */
 void netdev_attach(struct netdev *n, const struct netdev_front *front);
 
-/* Which NETDEV_* offloads the guest takes, and on how many queue pairs; while stopped. */
-void netdev_set_offloads(struct netdev *n, unsigned offloads, unsigned queues);
+/* Which NETDEV_* offloads the guest takes; while stopped. Frames that waited are lost. */
+void netdev_set_offloads(struct netdev *n, unsigned offloads);
+
+/* How many queue pairs it uses; while stopped, or in the front's functions. */
+void netdev_set_queues(struct netdev *n, unsigned queues);
 
 /* Begins calling the front. Idempotent, as is netdev_stop. */
 void netdev_start(struct netdev *n);
@@ -127,7 +145,7 @@ void netdev_kick(struct netdev *n);
 
 /* Sends one frame, given in pieces, that the guest put into queue pair `queue`. Always takes it; what
  * the header says is checked, and a frame that does not agree with it is dropped. */
-void netdev_send(struct netdev *n, unsigned queue, const struct virtio_net_hdr *h,
+void netdev_send(struct netdev *n, unsigned queue, const struct net_hdr *h,
                  const struct iovec *iov, unsigned niov);
 
 #endif

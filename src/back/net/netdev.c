@@ -38,7 +38,7 @@ size_t netdev_gather(void *buf, size_t size, const struct iovec *iov, unsigned n
     return len;
 }
 
-static void keep(struct netdev *n, unsigned queue, const struct virtio_net_hdr *h,
+static void keep(struct netdev *n, unsigned queue, const struct net_hdr *h,
                  const struct iovec *iov, unsigned niov)
 {
     size_t len = netdev_iov_len(iov, niov);
@@ -75,7 +75,7 @@ static void deliver_waiting(struct netdev *n)
     }
 }
 
-void netdev_deliver(struct netdev *n, unsigned queue, const struct virtio_net_hdr *h,
+void netdev_deliver(struct netdev *n, unsigned queue, const struct net_hdr *h,
                     const struct iovec *iov, unsigned niov)
 {
     if (n->head || !n->front.receive(n->front.arg, queue, h, iov, niov))
@@ -204,7 +204,7 @@ static int start_thread(struct netdev *n, struct err *e)
 
 /* ---- common ---- */
 
-static bool front_receive(void *arg, unsigned queue, const struct virtio_net_hdr *h,
+static bool front_receive(void *arg, unsigned queue, const struct net_hdr *h,
                           const struct iovec *iov, unsigned niov)
 {
     return true;
@@ -282,16 +282,24 @@ void netdev_attach(struct netdev *n, const struct netdev_front *front)
     n->front = front ? *front : no_front;
 }
 
-void netdev_set_offloads(struct netdev *n, unsigned offloads, unsigned queues)
+void netdev_set_offloads(struct netdev *n, unsigned offloads)
 {
     n->offloads = offloads;
-    n->queues = queues;
     drop_waiting(n); /* they may be of a kind that is not allowed any more */
     if (n->ops->configure)
         n->ops->configure(n);
 }
 
-void netdev_send(struct netdev *n, unsigned queue, const struct virtio_net_hdr *h,
+void netdev_set_queues(struct netdev *n, unsigned queues)
+{
+    if (n->queues == queues)
+        return;
+    n->queues = queues;
+    if (n->ops->configure)
+        n->ops->configure(n);
+}
+
+void netdev_send(struct netdev *n, unsigned queue, const struct net_hdr *h,
                  const struct iovec *iov, unsigned niov)
 {
     n->ops->send(n, queue, h, iov, niov);

@@ -24,9 +24,9 @@ struct netdev_poll {
 
 struct netdev_ops {
     /* Sends; contract of netdev_send. */
-    void (*send)(struct netdev *n, unsigned queue, const struct virtio_net_hdr *h,
+    void (*send)(struct netdev *n, unsigned queue, const struct net_hdr *h,
                  const struct iovec *iov, unsigned niov);
-    /* Offloads or queues changed; the worker is stopped. NULL: nothing to do. */
+    /* Offloads or queues changed; the worker is stopped, or calls this. NULL: nothing to do. */
     void (*configure)(struct netdev *n);
     /* In the worker: what to wait for (netdev_poll_add, timeout), and dealing with it afterwards.
      * While frames wait (netdev_waiting) sources of more should be left alone. NULL: nothing. */
@@ -37,7 +37,7 @@ struct netdev_ops {
 
 struct netdev_frame {
     struct netdev_frame *next;
-    struct virtio_net_hdr h;
+    struct net_hdr h;
     unsigned queue;
     size_t len;
     uint8_t data[];
@@ -82,7 +82,7 @@ int tap_open(struct netdev **out, const struct netdev_cfg *cfg, struct log *log,
 int netdev_poll_add(struct netdev_poll *p, int fd, short events);
 
 /* Hands a frame to the guest, or keeps a copy until there is room. */
-void netdev_deliver(struct netdev *n, unsigned queue, const struct virtio_net_hdr *h,
+void netdev_deliver(struct netdev *n, unsigned queue, const struct net_hdr *h,
                     const struct iovec *iov, unsigned niov);
 
 static inline size_t netdev_iov_len(const struct iovec *iov, unsigned niov)

@@ -4,7 +4,7 @@
 
 #include "back/net/netdev.h"
 
-static void none_send(struct netdev *n, unsigned queue, const struct virtio_net_hdr *h,
+static void none_send(struct netdev *n, unsigned queue, const struct net_hdr *h,
                       const struct iovec *iov, unsigned niov)
 {
 }

@@ -30,7 +30,7 @@ static struct tap *from_netdev(struct netdev *n) { return container_of(n, struct
 
 /* A write fails when the interface is down or what the guest wrote makes no sense: the frame is
  * lost. */
-static void tap_send(struct netdev *n, unsigned queue, const struct virtio_net_hdr *h,
+static void tap_send(struct netdev *n, unsigned queue, const struct net_hdr *h,
                      const struct iovec *iov, unsigned niov)
 {
     struct tap *t = from_netdev(n);
@@ -49,7 +49,7 @@ static void tap_send(struct netdev *n, unsigned queue, const struct virtio_net_h
 static void receive(struct tap *t, unsigned queue)
 {
     for (unsigned i = 0; i < BATCH && !netdev_waiting(&t->n); i++) {
-        struct virtio_net_hdr h;
+        struct net_hdr h;
         struct iovec v[2] = {{&h, sizeof(h)}, {t->frame, sizeof(t->frame)}};
         ssize_t len = readv(t->fd[queue], v, 2);
 
@@ -147,7 +147,7 @@ static int attach_failed(const struct netdev_cfg *cfg, int why, struct err *e)
 static int open_queue(const struct netdev_cfg *cfg, int *out, struct err *e)
 {
     struct ifreq r = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
-    const int size = sizeof(struct virtio_net_hdr);
+    const int size = sizeof(struct net_hdr);
     int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
     int rc;
 

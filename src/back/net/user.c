@@ -1,10 +1,9 @@
 /*
  * User-mode networking: libslirp terminates the guest's TCP, UDP and ICMP in the host's sockets.
  *
- * libslirp moves a TCP stream in segments whose size the peers agree on when they connect, and each
- * costs it, and much more so the guest, about the same whatever its length. So both directions use
- * far larger ones than the link has: what the guest sends with segmentation offload goes in whole, and
- * in the guest's SYN we raise the largest segment it takes (libslirp then sends such), which it gets
+ * libslirp moves a TCP stream in segments, and each costs it, and much more so the guest, about the
+ * same whatever its length. So it is told of a link that takes far larger ones than the guest's does.
+ * What the guest sends with segmentation offload goes in whole; what libslirp sends reaches the guest
  * as a single frame if it takes those, or cut to size.
  *
  * libslirp keeps the time and the addresses of the host's DNS servers in globals. All of our instances
@@ -24,11 +23,17 @@
 #include "base/util.h"
 
 #define NS_PER_MS 1000000
-#define TCP_MAXSEG 32768u /* libslirp sends no more at once */
-#define TCP_WINDOW 65535u /* and knows no window scaling */
+#define TCP_WINDOW 65535u /* libslirp knows no window scaling */
+#define TCP_MSS_MIN 88u
+#define MTU_MIN 576u   /* what every IPv4 host takes */
+#define MTU_MAX 16000u /* for large_mss to make sense */
 #define PREFIX_MIN 8u     /* of the guest's network: */
 #define PREFIX_MAX 27u    /* DHCP gives 16 addresses from .15 on */
 #define FLOWS 256u
+#define HOST6 2 /* last numbers of addresses in the guest's IPv6 network */
+#define DNS6 3
+#define IP6_DST 24 /* offset in the header */
+#define ICMP6_ECHO 128
 
 struct user_timer {
     struct user_timer *next;
@@ -43,12 +48,19 @@ struct user {
     struct user_timer *timers;
     struct log_limit errors;
     uint32_t fragment_id;
+    uint16_t mss[2]; /* IPv4, IPv6: TCP data in one of the guest's packets at most */
     uint8_t flow[FLOWS]; /* queue pair that the guest used last, by hash */
     /* A frame from the guest; one from libslirp that must be cut; a piece of either. */
     uint8_t tx[NET_FRAME_MAX], rx[NET_FRAME_MAX], piece[NET_FRAME_MAX];
 };
 
 static struct user *from_netdev(struct netdev *n) { return container_of(n, struct user, n); }
+
+/* In the guest's IPv6 network. */
+static struct in6_addr in6(uint8_t last)
+{
+    return (struct in6_addr){.s6_addr = {0xfe, 0xc0, [15] = last}};
+}
 
 /* ---- flows ---- */
 
@@ -72,11 +84,13 @@ static unsigned steer(struct user *u, const struct packet *p)
     return queue < u->n.queues ? queue : 0;
 }
 
-/* The largest segment that fits the link. */
-static unsigned link_mss(const struct user *u, const struct packet *p)
-{
-    return u->n.info.mtu - (p->ip == 4 ? 40u : 60u);
-}
+/* The largest segment that fits a link. */
+static unsigned link_mss(unsigned mtu, unsigned ip) { return mtu - (ip == 4 ? 40 : 60); }
+
+/* The guest's peers, and it is the router of them perhaps, may take less than its link. We do not
+ * know whose a segment is, for libslirp forgets what the peer asked for if its own connection takes
+ * time; so the smallest that was ever asked for is the largest for all. */
+static uint16_t *peer_mss(struct user *u, const struct packet *p) { return &u->mss[p->ip == 6]; }
 
 static bool takes_large(const struct user *u, const struct packet *p)
 {
@@ -92,36 +106,43 @@ static void input(struct user *u, const uint8_t *frame, size_t len)
 
 static void input_packet(void *arg, struct packet *p) { input(arg, p->data, p->len); }
 
-/* How much libslirp may send at once to a peer that takes mss: a multiple of it, and not so much
- * that a window in which less than one segment is left would need no update (RFC 9293 §3.8.6.2). */
-static uint16_t large_mss(unsigned mss)
+/* Data that libslirp may send at once, to a guest with this MTU: a multiple of what fits a packet,
+ * and not so much that a window in which less than one packet is left would need no update (RFC 9293
+ * §3.8.6.2.2: libslirp sends one for two of its segments). */
+static unsigned large_mss(unsigned mtu)
 {
-    unsigned most = MIN((TCP_WINDOW - mss) / 2, TCP_MAXSEG);
+    unsigned mss = link_mss(mtu, 4);
 
-    return (uint16_t)MAX(most / mss * mss, mss);
+    return (TCP_WINDOW - mss) / 2 / mss * mss;
 }
 
-/* Only a guest that takes all that the link has room for gets more: what is smaller has its reason,
- * such as a narrower network that the guest is the router of. */
-static void raise_mss(struct user *u, struct packet *p)
-{
-    unsigned mss = link_mss(u, p);
+static unsigned slirp_mtu(unsigned mtu) { return large_mss(mtu) + 40; }
 
-    if (takes_large(u, p) && packet_mss(p, 0) == mss)
-        packet_mss(p, large_mss(mss));
+/* The guest says what it takes; libslirp hears that it is much. */
+static void note_mss(struct user *u, struct packet *p)
+{
+    uint16_t mss = packet_mss(p, 0);
+
+    if (!mss)
+        return;
+    *peer_mss(u, p) = MAX(MIN(*peer_mss(u, p), mss), TCP_MSS_MIN);
+    if (takes_large(u, p))
+        packet_mss(p, (uint16_t)link_mss(slirp_mtu(u->n.info.mtu), p->ip));
 }
 
 /* A frame that the guest left to us to cut. */
-static void input_large(struct user *u, const struct virtio_net_hdr *h, size_t len)
+static void input_large(struct user *u, const struct net_hdr *h, size_t len)
 {
-    unsigned ip = (h->gso_type & ~VIRTIO_NET_HDR_GSO_ECN) == VIRTIO_NET_HDR_GSO_TCPV4 ? 4 : 6;
+    unsigned ip = (h->gso_type & ~NET_GSO_ECN) == NET_GSO_TCPV4 ? 4 : 6;
+    unsigned most = slirp_mtu(u->n.info.mtu);
     struct packet p;
 
     if (!packet_parse(&p, u->tx, len, false) || p.ip != ip || p.proto != PACKET_TCP ||
-        p.fragment || h->gso_size == 0 || !(h->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM))
+        p.fragment || h->gso_size == 0 || !(h->flags & NET_HDR_NEEDS_CSUM))
         return;
-    if (p.len - p.l3 > NET_MTU_MAX) {
-        segment_tcp(&p, MIN(h->gso_size, NET_MTU_MAX - (p.body - p.l3)), u->piece, input_packet, u);
+    /* In IPv6 packets it takes no more than it would send. */
+    if (p.len - p.l3 > (ip == 4 ? UINT16_MAX : most)) {
+        segment_tcp(&p, most - (p.body - p.l3), u->piece, input_packet, u);
         return;
     }
     packet_set_length(&p);
@@ -130,12 +151,12 @@ static void input_large(struct user *u, const struct virtio_net_hdr *h, size_t l
 }
 
 /* The checksum that the guest left to us. False if it would be outside of the frame. */
-static bool complete_checksum(struct user *u, const struct virtio_net_hdr *h, size_t len)
+static bool complete_checksum(struct user *u, const struct net_hdr *h, size_t len)
 {
     size_t at = (size_t)h->csum_start + h->csum_offset;
     uint16_t sum;
 
-    if (!(h->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM))
+    if (!(h->flags & NET_HDR_NEEDS_CSUM))
         return true;
     if (at + sizeof(sum) > len)
         return false;
@@ -146,25 +167,39 @@ static bool complete_checksum(struct user *u, const struct virtio_net_hdr *h, si
     return true;
 }
 
-static void user_send(struct netdev *n, unsigned queue, const struct virtio_net_hdr *h,
+/* libslirp answers these for its own two addresses and tells the world, on standard error, that it
+ * does not forward others; which a guest may send at any rate. */
+static bool foreign_ping6(const struct packet *p)
+{
+    const uint8_t *to = p->data + p->l3 + IP6_DST;
+    const struct in6_addr host = in6(HOST6), dns = in6(DNS6);
+
+    return p->ip == 6 && p->proto == IPPROTO_ICMPV6 && p->len > p->l4 &&
+           p->data[p->l4] == ICMP6_ECHO && memcmp(to, &host, sizeof(host)) != 0 &&
+           memcmp(to, &dns, sizeof(dns)) != 0;
+}
+
+static void user_send(struct netdev *n, unsigned queue, const struct net_hdr *h,
                       const struct iovec *iov, unsigned niov)
 {
     struct user *u = from_netdev(n);
     size_t len = netdev_iov_len(iov, niov);
-    uint8_t gso = h->gso_type & (uint8_t)~VIRTIO_NET_HDR_GSO_ECN;
+    uint8_t gso = h->gso_type & (uint8_t)~NET_GSO_ECN;
     struct packet p;
 
     if (len < NET_ETH_HLEN || len > sizeof(u->tx))
         return;
     netdev_gather(u->tx, sizeof(u->tx), iov, niov);
-    if (gso == VIRTIO_NET_HDR_GSO_TCPV4 || gso == VIRTIO_NET_HDR_GSO_TCPV6) {
+    if (gso == NET_GSO_TCPV4 || gso == NET_GSO_TCPV6) {
         input_large(u, h, len);
         return;
     }
-    if (h->gso_type != VIRTIO_NET_HDR_GSO_NONE || !complete_checksum(u, h, len))
+    if (h->gso_type != NET_GSO_NONE || !complete_checksum(u, h, len))
         return;
     if (packet_parse(&p, u->tx, len, true)) {
-        raise_mss(u, &p);
+        if (foreign_ping6(&p))
+            return;
+        note_mss(u, &p);
         if (n->queues > 1)
             *flow(u, &p) = (uint8_t)queue;
     }
@@ -176,8 +211,8 @@ static void user_send(struct netdev *n, unsigned queue, const struct virtio_net_
 static void output(struct user *u, unsigned queue, const struct iovec *iov, unsigned niov,
                    bool checked)
 {
-    const struct virtio_net_hdr h = {
-        .flags = checked && u->n.offloads & NETDEV_CSUM ? VIRTIO_NET_HDR_F_DATA_VALID : 0};
+    const struct net_hdr h = {
+        .flags = checked && u->n.offloads & NETDEV_CSUM ? NET_HDR_DATA_VALID : 0};
 
     netdev_deliver(&u->n, queue, &h, iov, niov);
 }
@@ -190,8 +225,8 @@ static void output_packet(void *arg, struct packet *p)
     output(u, steer(u, p), &iov, 1, !p->fragment);
 }
 
-/* A frame larger than the link takes, whose headers are in p->data: as a whole, if the guest wants
- * it, or in pieces. */
+/* A frame larger than fits, whose headers are in p->data: as a whole, if the guest wants it, or in
+ * pieces. */
 static void output_large(struct user *u, struct packet *p, const uint8_t *frame)
 {
     bool tcp = p->proto == PACKET_TCP && !p->fragment;
@@ -200,11 +235,11 @@ static void output_large(struct user *u, struct packet *p, const uint8_t *frame)
     if (tcp && takes_large(u, p)) {
         const struct iovec iov[2] = {{p->data, p->body},
                                      {(void *)(frame + p->body), p->len - p->body}};
-        const struct virtio_net_hdr h = {
-            .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
-            .gso_type = p->ip == 4 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6,
+        const struct net_hdr h = {
+            .flags = NET_HDR_NEEDS_CSUM,
+            .gso_type = p->ip == 4 ? NET_GSO_TCPV4 : NET_GSO_TCPV6,
             .hdr_len = (uint16_t)p->body,
-            .gso_size = (uint16_t)(u->n.info.mtu - (p->body - p->l3)),
+            .gso_size = *peer_mss(u, p),
             .csum_start = (uint16_t)p->l4,
             .csum_offset = PACKET_TCP_SUM};
 
@@ -217,9 +252,16 @@ static void output_large(struct user *u, struct packet *p, const uint8_t *frame)
     memcpy(u->rx, frame, p->len);
     p->data = u->rx;
     if (tcp)
-        segment_tcp(p, u->n.info.mtu - (p->body - p->l3), u->piece, output_packet, u);
+        segment_tcp(p, *peer_mss(u, p), u->piece, output_packet, u);
     else
         segment_fragments(p, u->n.info.mtu, u->fragment_id++, u->piece, output_packet, u);
+}
+
+static bool fits(struct user *u, const struct packet *p)
+{
+    bool tcp = p->proto == PACKET_TCP && !p->fragment;
+
+    return p->len - p->l3 <= u->n.info.mtu && (!tcp || p->len - p->body <= *peer_mss(u, p));
 }
 
 static ssize_t on_packet(const void *frame, size_t len, void *arg)
@@ -235,13 +277,14 @@ static ssize_t on_packet(const void *frame, size_t len, void *arg)
         const struct iovec iov = {(void *)frame, len};
 
         output(u, 0, &iov, 1, false);
-    } else if (p.len - p.l3 > u->n.info.mtu) {
+    } else if (!fits(u, &p)) {
         output_large(u, &p, frame);
     } else {
         const struct iovec iov[2] = {{headers, p.body}, {(uint8_t *)frame + p.body, len - p.body}};
+        unsigned mss = link_mss(u->n.info.mtu, p.ip);
 
-        if (packet_mss(&p, 0) > link_mss(u, &p))
-            packet_mss(&p, (uint16_t)link_mss(u, &p));
+        if (packet_mss(&p, 0) > mss)
+            packet_mss(&p, (uint16_t)mss);
         output(u, steer(u, &p), iov, 2, !p.fragment);
     }
     return (ssize_t)len;
@@ -380,8 +423,20 @@ static void user_free(struct netdev *n)
     free(u);
 }
 
-static const struct netdev_ops user_ops = {
-    .send = user_send, .prepare = user_prepare, .handle = user_handle, .free = user_free};
+/* Another driver, another guest. */
+static void user_configure(struct netdev *n)
+{
+    struct user *u = from_netdev(n);
+
+    u->mss[0] = (uint16_t)link_mss(n->info.mtu, 4);
+    u->mss[1] = (uint16_t)link_mss(n->info.mtu, 6);
+}
+
+static const struct netdev_ops user_ops = {.send = user_send,
+                                           .configure = user_configure,
+                                           .prepare = user_prepare,
+                                           .handle = user_handle,
+                                           .free = user_free};
 
 /* ---- configuration ---- */
 
@@ -426,11 +481,6 @@ static int make_net(struct user_net *w, const struct netdev_cfg *cfg, struct err
 
 static struct in_addr in4(uint32_t a) { return (struct in_addr){.s_addr = htonl(a)}; }
 
-static struct in6_addr in6(uint8_t last)
-{
-    return (struct in6_addr){.s6_addr = {0xfe, 0xc0, [15] = last}};
-}
-
 static Slirp *make_slirp(struct user *u, const struct netdev_cfg *cfg, const struct user_net *w)
 {
     const SlirpConfig c = {
@@ -445,11 +495,11 @@ static Slirp *make_slirp(struct user *u, const struct netdev_cfg *cfg, const str
         .in6_enabled = true,
         .vprefix_addr6 = in6(0),
         .vprefix_len = 64,
-        .vhost6 = in6(2),
-        .vnameserver6 = in6(3),
+        .vhost6 = in6(HOST6),
+        .vnameserver6 = in6(DNS6),
         .vhostname = cfg->hostname,
-        .if_mtu = NET_MTU_MAX, /* we cut */
-        .if_mru = NET_MTU_MAX,
+        .if_mtu = slirp_mtu(u->n.info.mtu),
+        .if_mru = slirp_mtu(u->n.info.mtu),
     };
 
     return slirp_new(&c, &callbacks, u);
@@ -503,6 +553,8 @@ int user_open(struct netdev **out, const struct netdev_cfg *cfg, struct log *log
     struct user_net w = {0};
     int rc = make_net(&w, cfg, e);
 
+    if (!rc && cfg->mtu && (cfg->mtu < MTU_MIN || cfg->mtu > MTU_MAX))
+        rc = err_set(e, EINVAL, "mtu: user networking takes %u to %u", MTU_MIN, MTU_MAX);
     if (rc)
         return rc;
     u = calloc(1, sizeof(*u));
@@ -513,6 +565,7 @@ int user_open(struct netdev **out, const struct netdev_cfg *cfg, struct log *log
         free(u);
         return rc;
     }
+    user_configure(&u->n);
     u->slirp = make_slirp(u, cfg, &w);
     for (unsigned i = 0; i < cfg->nfwd && !rc; i++)
         rc = forward(u, &cfg->fwd[i], e);

@@ -100,6 +100,7 @@ void handles_clear(struct handles *t)
         if (h)
             handle_close(t, h);
     }
+    slots_trim(&t->ids, 0);
 }
 
 void handles_fini(struct handles *t)

@@ -256,7 +256,7 @@ void nodes_clear(struct nodes *t)
         if (n)
             node_drop(t, n);
     }
-    assert(t->ids.used == 1);
+    slots_trim(&t->ids, 1);
 }
 
 void nodes_fini(struct nodes *t)

@@ -23,7 +23,7 @@
 /* What makes a file itself: inode numbers are used again, the time of birth tells them apart. */
 struct node_key {
     uint64_t dev, ino;
-    int64_t born; /* ns; 0 where the file system does not know */
+    int64_t born;  /* ns; 0 where the file system does not know */
     uint32_t type; /* S_IFMT bits */
     uint32_t zero; /* keys are compared as bytes */
 };
@@ -40,17 +40,17 @@ struct node {
     uint32_t children;   /* nodes whose parent it is */
     uint32_t pins;       /* fd in use by the request under way */
     struct handle *handles;
-    int fd;                       /* O_PATH or -1 */
-    struct node *newer, *older;   /* while fd is open: neighbours in the order of use */
-    struct node *walk;            /* during node_fd and share_save */
-    bool saved;                   /* during share_save */
+    int fd;                     /* O_PATH or -1 */
+    struct node *newer, *older; /* while fd is open: neighbours in the order of use */
+    struct node *walk;          /* during node_fd and share_save */
+    bool saved;                 /* during share_save */
 };
 
 struct nodes {
     struct slots ids;
     struct node **hash;
-    uint32_t mask;           /* size of hash - 1 */
-    struct node *root;       /* its fd stays open and is in no list */
+    uint32_t mask;     /* size of hash - 1 */
+    struct node *root; /* its fd stays open and is in no list */
     struct node *newest, *oldest;
     unsigned open, open_max; /* descriptors in the list */
     size_t bytes, bytes_max; /* memory of all nodes */
@@ -68,7 +68,8 @@ int node_stat(int fd, struct statx *st);
 void node_key_of(const struct statx *st, struct node_key *key);
 
 /* The node of the file that fd (O_PATH) refers to and that was just found as name in parent. Takes
- * fd in any case. *out is new or known; its nlookup is unchanged: see node_ref. 0, -ENFILE, -ENOMEM.
+ * fd in any case. *out is new or known; its nlookup is unchanged: see node_ref. 0, -ENFILE,
+ * -ENOMEM.
  */
 int node_found(struct nodes *t, struct node *parent, const char *name, int fd,
                const struct statx *st, struct node **out);

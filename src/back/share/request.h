@@ -17,7 +17,8 @@
 #define SHARE_IOVS 1024u /* IOV_MAX */
 #define SHARE_PINS 4u
 
-/* The host files may be in at most this many seconds something else than what the guest believes. */
+/* The host files may be in at most this many seconds something else than what the guest believes.
+ */
 #define SHARE_VALID_S 1u
 
 struct share {
@@ -27,8 +28,8 @@ struct share {
     int proc_fd;  /* /proc/self/fd: to open for use what is open as O_PATH */
     struct nodes nodes;
     struct handles handles;
-    struct iovec iov[SHARE_IOVS];      /* for READ and WRITE */
-    uint8_t arg[SHARE_ARG_MAX + 1];    /* the request's own copy of what the guest wrote */
+    struct iovec iov[SHARE_IOVS];          /* for READ and WRITE */
+    uint8_t arg[SHARE_ARG_MAX + 1];        /* the request's own copy of what the guest wrote */
     _Alignas(8) uint8_t dirents[64 << 10]; /* as the host gives them */
     uint8_t reply[SHARE_ARG_MAX];
 };
@@ -41,8 +42,8 @@ struct request {
     const struct iovec *in, *out;
     unsigned nin, nout;
     size_t in_len;
-    size_t out_max; /* room for an answer after its header */
-    size_t out_len; /* written there */
+    size_t out_max;    /* room for an answer after its header */
+    size_t out_len;    /* written there */
     struct node *node; /* that the header names, unless the operation is about the session */
     struct node *pin[SHARE_PINS];
     unsigned npins;
@@ -72,8 +73,8 @@ struct fd_path request_fd_path(int fd);
 /* Opens what n is for use, not only as O_PATH. fd or negative errno. */
 int request_open(struct request *r, struct node *n, int flags);
 /* Answers with the file called name in the directory n and counts it as known to the guest. */
-int request_entry(struct request *r, struct node *dir, const char *name,
-                  struct fuse_entry_out *out, struct node **found);
+int request_entry(struct request *r, struct node *dir, const char *name, struct fuse_entry_out *out,
+                  struct node **found);
 /* As above, and that is the whole answer. */
 int request_entry_reply(struct request *r, struct node *dir, const char *name);
 void request_attr(const struct statx *st, struct fuse_attr *a);
@@ -85,12 +86,15 @@ int request_flags_check(const struct share *s, uint32_t flags);
 /* What a write does to a file that runs with its owner's rights (write_kill_suidgid). */
 int request_drop_suid(struct request *r, int fd);
 
-request_fn attr_getattr, attr_setattr, attr_statfs;
-request_fn attr_getxattr, attr_setxattr, attr_listxattr, attr_removexattr;
-request_fn tree_lookup, tree_readlink, tree_symlink, tree_mknod, tree_mkdir, tree_unlink, tree_rmdir;
-request_fn tree_rename, tree_rename2, tree_link;
-request_fn file_open, file_create, file_read, file_write, file_flush, file_release, file_fsync;
-request_fn file_fallocate, file_lseek, file_copy_range;
-request_fn dir_open, dir_read, dir_readplus, dir_release, dir_fsync, dir_syncfs;
+request_fn share_attr_getattr, share_attr_setattr, share_attr_statfs;
+request_fn share_attr_getxattr, share_attr_setxattr, share_attr_listxattr, share_attr_removexattr;
+request_fn share_tree_lookup, share_tree_readlink, share_tree_symlink, share_tree_mknod,
+    share_tree_mkdir, share_tree_unlink, share_tree_rmdir;
+request_fn share_tree_rename, share_tree_rename2, share_tree_link;
+request_fn share_file_open, share_file_create, share_file_read, share_file_write, share_file_flush,
+    share_file_release, share_file_fsync;
+request_fn share_file_fallocate, share_file_lseek, share_file_copy_range;
+request_fn share_dir_open, share_dir_read, share_dir_readplus, share_dir_release, share_dir_fsync,
+    share_dir_syncfs;
 
 #endif

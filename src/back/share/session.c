@@ -44,7 +44,10 @@ static void put(struct writer *w, const void *p, size_t len)
     w->len += len;
 }
 
-static size_t node_size(const struct node *n) { return sizeof(struct saved_node) + strlen(n->name); }
+static size_t node_size(const struct node *n)
+{
+    return sizeof(struct saved_node) + strlen(n->name);
+}
 
 static void put_node(struct writer *w, const struct node *n)
 {
@@ -81,8 +84,7 @@ static bool put_branch(struct writer *w, struct node *n)
 
 static void put_handle(struct writer *w, const struct handle *h)
 {
-    struct saved_handle out = {
-        .id = h->id, .node = h->node->id, .flags = h->flags, .dir = h->dir};
+    struct saved_handle out = {.id = h->id, .node = h->node->id, .flags = h->flags, .dir = h->dir};
 
     put(w, &out, sizeof(out));
     w->head.nhandles++;
@@ -91,7 +93,9 @@ static void put_handle(struct writer *w, const struct handle *h)
 int64_t share_save(struct share *s, uint8_t *buf, size_t cap)
 {
     const struct slots *nodes = &s->nodes.ids, *handles = &s->handles.ids;
-    struct writer w = {buf, sizeof(w.head), cap,
+    struct writer w = {buf,
+                       sizeof(w.head),
+                       cap,
                        {.version = SESSION_VERSION,
                         .started = s->started,
                         .node_floor = slots_fresh(nodes),

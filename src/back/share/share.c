@@ -11,12 +11,13 @@
 #include "back/share/request.h"
 #include "base/util.h"
 
-#define FUSE_MINOR_MIN 31u /* the first with virtio-fs; every reply is as long as then or longer */
+#define FUSE_MINOR_MIN 31u /* the first with virtio-fs; every reply is as long as then or longer \
+                            */
 /* What of linux/fuse.h is implemented here. */
 #define OUR_MINOR 34u
-#define OUR_FLAGS                                                                                  \
-    (FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_AUTO_INVAL_DATA |              \
-     FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS |         \
+#define OUR_FLAGS                                                                          \
+    (FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_AUTO_INVAL_DATA |      \
+     FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS | \
      FUSE_MAX_PAGES | FUSE_HANDLE_KILLPRIV_V2)
 
 /* ---- life ---- */
@@ -163,45 +164,45 @@ struct op {
 };
 
 static const struct op ops[] = {
-    [FUSE_LOOKUP] = {tree_lookup, 0, 1},
+    [FUSE_LOOKUP] = {share_tree_lookup, 0, 1},
     [FUSE_FORGET] = {session_forget, sizeof(struct fuse_forget_in), 0, OP_SESSION | OP_SILENT},
-    [FUSE_GETATTR] = {attr_getattr, sizeof(struct fuse_getattr_in)},
-    [FUSE_SETATTR] = {attr_setattr, sizeof(struct fuse_setattr_in), 0, OP_CHANGES},
-    [FUSE_READLINK] = {tree_readlink},
-    [FUSE_SYMLINK] = {tree_symlink, 0, 2, OP_CHANGES},
-    [FUSE_MKNOD] = {tree_mknod, sizeof(struct fuse_mknod_in), 1, OP_CHANGES},
-    [FUSE_MKDIR] = {tree_mkdir, sizeof(struct fuse_mkdir_in), 1, OP_CHANGES},
-    [FUSE_UNLINK] = {tree_unlink, 0, 1, OP_CHANGES},
-    [FUSE_RMDIR] = {tree_rmdir, 0, 1, OP_CHANGES},
-    [FUSE_RENAME] = {tree_rename, sizeof(struct fuse_rename_in), 2, OP_CHANGES},
-    [FUSE_LINK] = {tree_link, sizeof(struct fuse_link_in), 1, OP_CHANGES},
-    [FUSE_OPEN] = {file_open, sizeof(struct fuse_open_in)},
-    [FUSE_READ] = {file_read, sizeof(struct fuse_read_in)},
-    [FUSE_WRITE] = {file_write, sizeof(struct fuse_write_in), 0, OP_CHANGES | OP_DATA},
-    [FUSE_STATFS] = {attr_statfs},
-    [FUSE_RELEASE] = {file_release, sizeof(struct fuse_release_in)},
-    [FUSE_FSYNC] = {file_fsync, sizeof(struct fuse_fsync_in)},
-    [FUSE_SETXATTR] = {attr_setxattr, FUSE_COMPAT_SETXATTR_IN_SIZE, 1, OP_CHANGES},
-    [FUSE_GETXATTR] = {attr_getxattr, sizeof(struct fuse_getxattr_in), 1},
-    [FUSE_LISTXATTR] = {attr_listxattr, sizeof(struct fuse_getxattr_in)},
-    [FUSE_REMOVEXATTR] = {attr_removexattr, 0, 1, OP_CHANGES},
-    [FUSE_FLUSH] = {file_flush, sizeof(struct fuse_flush_in)},
+    [FUSE_GETATTR] = {share_attr_getattr, sizeof(struct fuse_getattr_in)},
+    [FUSE_SETATTR] = {share_attr_setattr, sizeof(struct fuse_setattr_in), 0, OP_CHANGES},
+    [FUSE_READLINK] = {share_tree_readlink},
+    [FUSE_SYMLINK] = {share_tree_symlink, 0, 2, OP_CHANGES},
+    [FUSE_MKNOD] = {share_tree_mknod, sizeof(struct fuse_mknod_in), 1, OP_CHANGES},
+    [FUSE_MKDIR] = {share_tree_mkdir, sizeof(struct fuse_mkdir_in), 1, OP_CHANGES},
+    [FUSE_UNLINK] = {share_tree_unlink, 0, 1, OP_CHANGES},
+    [FUSE_RMDIR] = {share_tree_rmdir, 0, 1, OP_CHANGES},
+    [FUSE_RENAME] = {share_tree_rename, sizeof(struct fuse_rename_in), 2, OP_CHANGES},
+    [FUSE_LINK] = {share_tree_link, sizeof(struct fuse_link_in), 1, OP_CHANGES},
+    [FUSE_OPEN] = {share_file_open, sizeof(struct fuse_open_in)},
+    [FUSE_READ] = {share_file_read, sizeof(struct fuse_read_in)},
+    [FUSE_WRITE] = {share_file_write, sizeof(struct fuse_write_in), 0, OP_CHANGES | OP_DATA},
+    [FUSE_STATFS] = {share_attr_statfs},
+    [FUSE_RELEASE] = {share_file_release, sizeof(struct fuse_release_in)},
+    [FUSE_FSYNC] = {share_file_fsync, sizeof(struct fuse_fsync_in)},
+    [FUSE_SETXATTR] = {share_attr_setxattr, FUSE_COMPAT_SETXATTR_IN_SIZE, 1, OP_CHANGES},
+    [FUSE_GETXATTR] = {share_attr_getxattr, sizeof(struct fuse_getxattr_in), 1},
+    [FUSE_LISTXATTR] = {share_attr_listxattr, sizeof(struct fuse_getxattr_in)},
+    [FUSE_REMOVEXATTR] = {share_attr_removexattr, 0, 1, OP_CHANGES},
+    [FUSE_FLUSH] = {share_file_flush, sizeof(struct fuse_flush_in)},
     [FUSE_INIT] = {session_init, offsetof(struct fuse_init_in, flags2), 0, OP_SESSION},
-    [FUSE_OPENDIR] = {dir_open, sizeof(struct fuse_open_in)},
-    [FUSE_READDIR] = {dir_read, sizeof(struct fuse_read_in)},
-    [FUSE_RELEASEDIR] = {dir_release, sizeof(struct fuse_release_in)},
-    [FUSE_FSYNCDIR] = {dir_fsync, sizeof(struct fuse_fsync_in)},
-    [FUSE_CREATE] = {file_create, sizeof(struct fuse_create_in), 1, OP_CHANGES},
+    [FUSE_OPENDIR] = {share_dir_open, sizeof(struct fuse_open_in)},
+    [FUSE_READDIR] = {share_dir_read, sizeof(struct fuse_read_in)},
+    [FUSE_RELEASEDIR] = {share_dir_release, sizeof(struct fuse_release_in)},
+    [FUSE_FSYNCDIR] = {share_dir_fsync, sizeof(struct fuse_fsync_in)},
+    [FUSE_CREATE] = {share_file_create, sizeof(struct fuse_create_in), 1, OP_CHANGES},
     [FUSE_DESTROY] = {session_destroy, 0, 0, OP_SESSION},
     [FUSE_BATCH_FORGET] = {session_batch_forget, sizeof(struct fuse_batch_forget_in), 0,
                            OP_SESSION | OP_SILENT},
-    [FUSE_FALLOCATE] = {file_fallocate, sizeof(struct fuse_fallocate_in), 0, OP_CHANGES},
-    [FUSE_READDIRPLUS] = {dir_readplus, sizeof(struct fuse_read_in)},
-    [FUSE_RENAME2] = {tree_rename2, sizeof(struct fuse_rename2_in), 2, OP_CHANGES},
-    [FUSE_LSEEK] = {file_lseek, sizeof(struct fuse_lseek_in)},
-    [FUSE_COPY_FILE_RANGE] = {file_copy_range, sizeof(struct fuse_copy_file_range_in), 0,
+    [FUSE_FALLOCATE] = {share_file_fallocate, sizeof(struct fuse_fallocate_in), 0, OP_CHANGES},
+    [FUSE_READDIRPLUS] = {share_dir_readplus, sizeof(struct fuse_read_in)},
+    [FUSE_RENAME2] = {share_tree_rename2, sizeof(struct fuse_rename2_in), 2, OP_CHANGES},
+    [FUSE_LSEEK] = {share_file_lseek, sizeof(struct fuse_lseek_in)},
+    [FUSE_COPY_FILE_RANGE] = {share_file_copy_range, sizeof(struct fuse_copy_file_range_in), 0,
                               OP_CHANGES},
-    [FUSE_SYNCFS] = {dir_syncfs, sizeof(struct fuse_syncfs_in)},
+    [FUSE_SYNCFS] = {share_dir_syncfs, sizeof(struct fuse_syncfs_in)},
 };
 
 /* ---- one request ---- */
@@ -312,12 +313,8 @@ size_t share_handle(struct share *s, const struct iovec *in, unsigned nin, const
                     unsigned nout)
 {
     static const struct op unknown;
-    struct request r = {.s = s,
-                        .in = in,
-                        .nin = nin,
-                        .in_len = iov_len(in, nin),
-                        .out = out,
-                        .nout = nout};
+    struct request r = {
+        .s = s, .in = in, .nin = nin, .in_len = iov_len(in, nin), .out = out, .nout = nout};
     struct fuse_out_header head;
     size_t room = iov_len(out, nout);
 
@@ -408,8 +405,8 @@ void request_attr(const struct statx *st, struct fuse_attr *a)
     };
 }
 
-int request_entry(struct request *r, struct node *dir, const char *name,
-                  struct fuse_entry_out *out, struct node **found)
+int request_entry(struct request *r, struct node *dir, const char *name, struct fuse_entry_out *out,
+                  struct node **found)
 {
     struct statx st;
     int dirfd = request_dir_fd(r, dir);

@@ -39,8 +39,8 @@ struct share_cfg {
 };
 
 #define SHARE_FDS_MIN 64u
-/* What the guest's knowledge of file names may cost the host, in bytes, per share. Reaching it takes
- * some 500,000 files that the guest keeps in its caches; then new ones fail with ENFILE. */
+/* What the guest's knowledge of file names may cost the host, in bytes, per share. Reaching it
+ * takes some 500,000 files that the guest keeps in its caches; then new ones fail with ENFILE. */
 #define SHARE_NODE_BYTES (128u << 20)
 /* The largest READ or WRITE agreed on with the guest. It needs no memory here. */
 #define SHARE_IO_MAX (1u << 20)

@@ -96,6 +96,15 @@ void slots_del(struct slots *s, uint64_t id)
     s->used--;
 }
 
+void slots_trim(struct slots *s, uint32_t keep)
+{
+    assert(s->used <= keep && keep <= s->n);
+    if (s->n > keep)
+        memset(s->v + keep, 0, (s->n - keep) * sizeof(*s->v));
+    s->n = keep;
+    slots_relink(s, 0);
+}
+
 void slots_free(struct slots *s)
 {
     free(s->v);

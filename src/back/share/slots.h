@@ -33,6 +33,8 @@ int slots_add_at(struct slots *s, uint64_t id, uint32_t limit, void *p);
 void slots_relink(struct slots *s, uint32_t floor);
 void *slots_get(const struct slots *s, uint64_t id); /* NULL: no such number */
 void slots_del(struct slots *s, uint64_t id);        /* the number must be in use */
-void slots_free(struct slots *s);                    /* not what the slots point to */
+/* Only the first `keep` slots may be in use: the others begin anew, with the numbers they had. */
+void slots_trim(struct slots *s, uint32_t keep);
+void slots_free(struct slots *s); /* not what the slots point to */
 
 #endif

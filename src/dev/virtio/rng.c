@@ -131,11 +131,8 @@ static void rng_kick(struct virtio *v, unsigned n)
 
 static void rng_reset(struct virtio *v)
 {
-    struct virtio_rng *r = container_of(v, struct virtio_rng, v);
-
-    r->s.credit = 0;
-    r->s.since = clock_now(v->dev.ctx->clock);
-    r->s.retry_at = TIMER_OFF;
+    /* Credit stays: it is not to be had by resets. */
+    container_of(v, struct virtio_rng, v)->s.retry_at = TIMER_OFF;
 }
 
 static const struct virtio_ops rng_ops = {

@@ -131,9 +131,9 @@ static void kicks(struct virtq *q, bool on)
 
     if (!q->event_idx) {
         virtq_store(q, q->s->device + USED_FLAGS, &flags, 2);
-    } else if (on) {
-        /* Off: the event index stays behind, where no new chain passes it. */
-        q->kicks_at = q->s->avail;
+    } else if (on || q->kicks_at == q->s->avail) {
+        /* Off: at a chain that is there already, so that no new one passes it. */
+        q->kicks_at = (uint16_t)(q->s->avail - !on);
         virtq_store(q, q->s->device + USED_RING + sizeof(struct used_elem) * q->s->size,
                     &q->kicks_at, 2);
     }

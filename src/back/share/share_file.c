@@ -64,7 +64,7 @@ static int opened(struct request *r, struct node *n, int fd, uint32_t flags)
     return rc;
 }
 
-int file_open(struct request *r)
+int share_file_open(struct request *r)
 {
     struct fuse_open_in in;
 
@@ -89,8 +89,7 @@ int file_open(struct request *r)
 /* Makes the file and opens it. -EEXIST if there is something by that name. */
 static int create_new(struct request *r, int dirfd, const char *name, uint32_t flags, uint32_t mode)
 {
-    int fd = openat(dirfd, name,
-                    (int)flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY,
+    int fd = openat(dirfd, name, (int)flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY,
                     mode & 01777);
 
     if (fd < 0)
@@ -112,7 +111,7 @@ static bool is_node(int fd, const struct node *n)
     return !memcmp(&key, &n->key, sizeof(key));
 }
 
-int file_create(struct request *r)
+int share_file_create(struct request *r)
 {
     struct fuse_create_in in;
     const char *name = request_string(r, sizeof(in), 0);
@@ -157,7 +156,7 @@ fail_fd:
     return rc;
 }
 
-int file_release(struct request *r)
+int share_file_release(struct request *r)
 {
     struct fuse_release_in in;
 
@@ -195,7 +194,7 @@ static int slice(const struct iovec *iov, unsigned n, size_t off, size_t *len, s
 }
 
 /* Reads into the guest's own memory. Short only at the end of the file, or where an error is. */
-int file_read(struct request *r)
+int share_file_read(struct request *r)
 {
     struct fuse_read_in in;
 
@@ -209,8 +208,8 @@ int file_read(struct request *r)
     size_t want = MIN(MIN(in.size, SHARE_IO_MAX), r->out_max);
     while (r->out_len < want) {
         size_t len = want - r->out_len;
-        int n = slice(r->out, r->nout, sizeof(struct fuse_out_header) + r->out_len, &len,
-                      r->s->iov);
+        int n =
+            slice(r->out, r->nout, sizeof(struct fuse_out_header) + r->out_len, &len, r->s->iov);
         ssize_t got = preadv(h->fd, r->s->iov, n, (off_t)(in.offset + r->out_len));
 
         if (got < 0 && errno == EINTR)
@@ -224,7 +223,7 @@ int file_read(struct request *r)
     return 0;
 }
 
-int file_write(struct request *r)
+int share_file_write(struct request *r)
 {
     struct fuse_write_in in;
     struct fuse_write_out out = {0};
@@ -253,7 +252,7 @@ int file_write(struct request *r)
     return rc && !out.size ? rc : request_reply(r, &out, sizeof(out));
 }
 
-int file_flush(struct request *r)
+int share_file_flush(struct request *r)
 {
     struct fuse_flush_in in;
 
@@ -266,7 +265,7 @@ int file_flush(struct request *r)
     return fd < 0 || close(fd) < 0 ? -errno : 0;
 }
 
-int file_fsync(struct request *r)
+int share_file_fsync(struct request *r)
 {
     struct fuse_fsync_in in;
 
@@ -278,7 +277,7 @@ int file_fsync(struct request *r)
     return rc < 0 ? -errno : 0;
 }
 
-int file_fallocate(struct request *r)
+int share_file_fallocate(struct request *r)
 {
     struct fuse_fallocate_in in;
 
@@ -293,7 +292,7 @@ int file_fallocate(struct request *r)
     return fallocate(h->fd, (int)in.mode, (off_t)in.offset, (off_t)in.length) < 0 ? -errno : 0;
 }
 
-int file_lseek(struct request *r)
+int share_file_lseek(struct request *r)
 {
     struct fuse_lseek_in in;
     struct fuse_lseek_out out;
@@ -312,7 +311,7 @@ int file_lseek(struct request *r)
     return request_reply(r, &out, sizeof(out));
 }
 
-int file_copy_range(struct request *r)
+int share_file_copy_range(struct request *r)
 {
     struct fuse_copy_file_range_in in;
     struct fuse_write_out out;

@@ -26,7 +26,7 @@ static struct handle *dir_of(struct request *r, uint64_t fh)
     return h && h->fd >= 0 ? h : NULL;
 }
 
-int dir_open(struct request *r)
+int share_dir_open(struct request *r)
 {
     struct fuse_open_out out = {0};
     struct handle *h;
@@ -47,7 +47,7 @@ int dir_open(struct request *r)
     return rc;
 }
 
-int dir_release(struct request *r)
+int share_dir_release(struct request *r)
 {
     struct fuse_release_in in;
 
@@ -60,7 +60,7 @@ int dir_release(struct request *r)
     return 0;
 }
 
-int dir_fsync(struct request *r)
+int share_dir_fsync(struct request *r)
 {
     struct fuse_fsync_in in;
 
@@ -72,7 +72,7 @@ int dir_fsync(struct request *r)
     return rc < 0 ? -errno : 0;
 }
 
-int dir_syncfs(struct request *r)
+int share_dir_syncfs(struct request *r)
 {
     int dirfd = request_dir_fd(r, r->s->nodes.root);
     int fd = dirfd < 0 ? -1 : openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -153,6 +153,6 @@ static int read_entries(struct request *r, bool plus)
     return 0;
 }
 
-int dir_read(struct request *r) { return read_entries(r, false); }
+int share_dir_read(struct request *r) { return read_entries(r, false); }
 
-int dir_readplus(struct request *r) { return read_entries(r, true); }
+int share_dir_readplus(struct request *r) { return read_entries(r, true); }

@@ -26,7 +26,7 @@ static int reply_attr(struct request *r, int fd)
     return request_reply(r, &out, sizeof(out));
 }
 
-int attr_getattr(struct request *r)
+int share_attr_getattr(struct request *r)
 {
     int fd = request_fd(r, r->node);
 
@@ -94,7 +94,7 @@ static int set_times(int fd, const struct fuse_setattr_in *in)
     return utimensat(fd, "", t, AT_EMPTY_PATH) < 0 ? -errno : 0;
 }
 
-int attr_setattr(struct request *r)
+int share_attr_setattr(struct request *r)
 {
     struct fuse_setattr_in in;
     int fd = request_fd(r, r->node), rc = 0;
@@ -102,7 +102,8 @@ int attr_setattr(struct request *r)
     if (fd < 0)
         return fd;
     memcpy(&in, r->arg, sizeof(in));
-    /* Changing the owner clears bits of the mode, and changing the size the times: in this order. */
+    /* Changing the owner clears bits of the mode, and changing the size the times: in this order.
+     */
     if (in.valid & (FATTR_UID | FATTR_GID))
         rc = set_owner(fd, &in);
     if (!rc && in.valid & FATTR_MODE)
@@ -116,7 +117,7 @@ int attr_setattr(struct request *r)
     return rc ? rc : reply_attr(r, fd);
 }
 
-int attr_statfs(struct request *r)
+int share_attr_statfs(struct request *r)
 {
     struct fuse_statfs_out out = {0};
     struct statvfs st;
@@ -173,7 +174,7 @@ static int reply_value(struct request *r, uint32_t size, size_t len)
     return len > size ? -ERANGE : request_reply(r, r->s->reply, len);
 }
 
-int attr_getxattr(struct request *r)
+int share_attr_getxattr(struct request *r)
 {
     struct fuse_getxattr_in in;
     struct xattr_path path;
@@ -189,7 +190,7 @@ int attr_getxattr(struct request *r)
     return len < 0 ? -errno : reply_value(r, in.size, (size_t)len);
 }
 
-int attr_listxattr(struct request *r)
+int share_attr_listxattr(struct request *r)
 {
     struct fuse_getxattr_in in;
     struct xattr_path path;
@@ -215,7 +216,7 @@ int attr_listxattr(struct request *r)
     return reply_value(r, in.size, kept);
 }
 
-int attr_setxattr(struct request *r)
+int share_attr_setxattr(struct request *r)
 {
     struct {
         uint32_t size, flags;
@@ -235,7 +236,7 @@ int attr_setxattr(struct request *r)
     return setxattr(path.s, name, value, in.size, (int)in.flags) < 0 ? -errno : 0;
 }
 
-int attr_removexattr(struct request *r)
+int share_attr_removexattr(struct request *r)
 {
     struct xattr_path path;
     const char *name = request_string(r, 0, 0);

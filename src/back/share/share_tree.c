@@ -18,7 +18,7 @@ static int dir_of(struct request *r, struct node *dir, const char *name)
     return rc ? rc : request_dir_fd(r, dir);
 }
 
-int tree_lookup(struct request *r)
+int share_tree_lookup(struct request *r)
 {
     const char *name = request_string(r, 0, 0);
     int rc = dir_of(r, r->node, name);
@@ -26,7 +26,7 @@ int tree_lookup(struct request *r)
     return rc < 0 ? rc : request_entry_reply(r, r->node, name);
 }
 
-int tree_readlink(struct request *r)
+int share_tree_readlink(struct request *r)
 {
     char *target = (char *)r->s->reply;
     int fd = request_fd(r, r->node);
@@ -53,7 +53,7 @@ static int made(struct request *r, int dirfd, const char *name)
     return rc ? rc : request_entry_reply(r, r->node, name);
 }
 
-int tree_symlink(struct request *r)
+int share_tree_symlink(struct request *r)
 {
     const char *name = request_string(r, 0, 0);
     const char *target = request_string(r, 0, 1);
@@ -65,7 +65,7 @@ int tree_symlink(struct request *r)
     return symlinkat(target, dirfd, name) < 0 ? -errno : made(r, dirfd, name);
 }
 
-int tree_mknod(struct request *r)
+int share_tree_mknod(struct request *r)
 {
     struct fuse_mknod_in in;
     const char *name = request_string(r, sizeof(in), 0);
@@ -81,7 +81,7 @@ int tree_mknod(struct request *r)
     return mknodat(dirfd, name, type | (in.mode & 01777), 0) < 0 ? -errno : made(r, dirfd, name);
 }
 
-int tree_mkdir(struct request *r)
+int share_tree_mkdir(struct request *r)
 {
     struct fuse_mkdir_in in;
     const char *name = request_string(r, sizeof(in), 0);
@@ -93,7 +93,7 @@ int tree_mkdir(struct request *r)
     return mkdirat(dirfd, name, in.mode & 01777) < 0 ? -errno : made(r, dirfd, name);
 }
 
-int tree_link(struct request *r)
+int share_tree_link(struct request *r)
 {
     struct fuse_link_in in;
     const char *name = request_string(r, sizeof(in), 0);
@@ -125,9 +125,9 @@ static int remove_name(struct request *r, int flags)
     return unlinkat(dirfd, name, flags) < 0 ? -errno : 0;
 }
 
-int tree_unlink(struct request *r) { return remove_name(r, 0); }
+int share_tree_unlink(struct request *r) { return remove_name(r, 0); }
 
-int tree_rmdir(struct request *r) { return remove_name(r, AT_REMOVEDIR); }
+int share_tree_rmdir(struct request *r) { return remove_name(r, AT_REMOVEDIR); }
 
 /* Which file is called so? False if none is. */
 static bool key_at(int dirfd, const char *name, struct node_key *key)
@@ -167,7 +167,7 @@ static int move(struct request *r, size_t fixed, uint64_t newdir, unsigned flags
     return 0;
 }
 
-int tree_rename(struct request *r)
+int share_tree_rename(struct request *r)
 {
     struct fuse_rename_in in;
 
@@ -175,7 +175,7 @@ int tree_rename(struct request *r)
     return move(r, sizeof(in), in.newdir, 0);
 }
 
-int tree_rename2(struct request *r)
+int share_tree_rename2(struct request *r)
 {
     struct fuse_rename2_in in;
 
