@@ -2,7 +2,9 @@
 """qcow2 images between ring3 and QEMU's tools, which judge: what ring3 wrote is checked and compared
 by qemu-img, what QEMU wrote is read and changed by ring3.
 
-usage: qcow2_peers.py RING3 QCOW2_OPS CASE [SEED]
+usage: qcow2_peers.py RING3 PROGRAMS CASE [SEED]
+
+PROGRAMS is the folder of qcow2-ops, qcow2-power and qcow2-crash.
 
 CASE is one of the functions below whose names begin with case_. Random operations are the same for
 the same SEED; a failure names it.
@@ -13,8 +15,9 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 
-RING3 = OPS = ''
+RING3 = OPS = POWER = CRASH = ''
 SEED = 1
 MIB = 1 << 20
 
@@ -284,6 +287,72 @@ def case_nbd():
     judge('a.qcow2', 'model')
 
 
+def case_power():
+    """States after a power loss, made up from the writes that were recorded (qcow2_power.c)."""
+    for options in (['512'], ['4K'], ['64K'], ['4K', '--lazy-refcounts'], ['512', '--lazy-refcounts']):
+        image('create', '--force', 'a.qcow2', '2M', '--cluster-size', *options)
+        run(POWER, 'a.qcow2', '.', SEED, 60)
+    # With a snapshot: its clusters are copied, the tables, too.
+    qemu_create('a.qcow2', 2 * MIB, 'cluster_size=4k')
+    io('a.qcow2', 'write -z 0 1M')
+    run('qemu-img', 'snapshot', '-c', 's', 'a.qcow2')
+    run(POWER, 'a.qcow2', '.', SEED, 100)
+
+
+def wait_unlocked(path):
+    """The kernel closes what io_uring was busy with some time after the process has ended."""
+    for _ in range(1000):
+        done = subprocess.run(['qemu-io', '-f', 'qcow2', '-r', '-c', 'length', path], capture_output=True)
+        writable = subprocess.run([RING3, 'image', 'check', '--quiet', '--repair', 'leaks', path], capture_output=True)
+        if done.returncode == 0 and b'in use' not in writable.stderr:
+            return
+        time.sleep(0.02)
+    sys.exit(f'{path} stays locked')
+
+
+def case_crash(times=20):
+    """kill -9 of a writer at any moment: nothing that was flushed is lost, nothing is corrupt."""
+    rng = random.Random(SEED)
+    for options in ([], ['--cluster-size', '512'], ['--lazy-refcounts']):
+        image('create', '--force', *options, 'a.qcow2', '24M')
+        blank('state', 1)
+        for n in range(times // 3 + 1):
+            writer = subprocess.Popen([CRASH, 'write', 'a.qcow2', 'state', str(SEED * 1000 + n)],
+                                      stdout=subprocess.PIPE)
+            writer.stdout.readline()
+            try:
+                writer.wait(rng.random() * 0.3)
+            except subprocess.TimeoutExpired:
+                pass
+            writer.kill()
+            writer.wait()
+            wait_unlocked('a.qcow2')
+            if n % 2:  # on lazy refcounts qemu-img would repair
+                image('check', '--repair', 'all', 'a.qcow2')
+                run('qemu-img', 'check', '-q', 'a.qcow2')
+            elif not options or options[0] != '--lazy-refcounts':
+                done = subprocess.run(['qemu-img', 'check', '-q', 'a.qcow2'])
+                if done.returncode not in (0, 3):
+                    sys.exit(f'corrupt after kill -9 number {n} (seed {SEED})')
+            run(CRASH, 'verify', 'a.qcow2', 'state', 0)
+
+
+def case_crash100():
+    case_crash(100)
+
+
+def case_full():
+    """A full host disk: requests fail, the image stays sound, and goes on when there is room."""
+    for options in ([], ['--cluster-size', '4K'], ['--lazy-refcounts']):
+        image('create', '--force', *options, 'a.qcow2', '64M')
+        blank('state', 1)
+        for limit in (1, 3, 5, 6):
+            run(CRASH, 'full', 'a.qcow2', 'state', limit * 1000)
+            image('check', '--repair', 'leaks', 'a.qcow2')
+            run('qemu-img', 'check', '-q', 'a.qcow2')
+            run(CRASH, 'verify', 'a.qcow2', 'state', 0)
+
+
 def case_info():
     qemu_create('base.qcow2', 8 * MIB)
     qemu_create('a.qcow2', 8 * MIB, 'compat=1.1,lazy_refcounts=on', ('base.qcow2', 'qcow2'))
@@ -306,8 +375,9 @@ def folder():
 
 
 def main():
-    global RING3, OPS, SEED
-    RING3, OPS = (os.path.abspath(p) for p in sys.argv[1:3])
+    global RING3, OPS, POWER, CRASH, SEED
+    RING3, programs = (os.path.abspath(p) for p in sys.argv[1:3])
+    OPS, POWER, CRASH = (os.path.join(programs, 'qcow2-' + p) for p in ('ops', 'power', 'crash'))
     if len(sys.argv) > 4:
         SEED = int(sys.argv[4])
     with tempfile.TemporaryDirectory(prefix='ring3-qcow2-', dir=folder()) as d:
