@@ -4,7 +4,7 @@ by qemu-img, what QEMU wrote is read and changed by ring3.
 
 usage: qcow2_peers.py RING3 PROGRAMS CASE [SEED]
 
-PROGRAMS is the folder of qcow2-ops, qcow2-power and qcow2-crash.
+PROGRAMS is the folder of qcow2-ops, qcow2-power, qcow2-crash and qcow2-fuzz.
 
 CASE is one of the functions below whose names begin with case_. Random operations are the same for
 the same SEED; a failure names it.
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 
-RING3 = OPS = POWER = CRASH = ''
+RING3 = OPS = POWER = CRASH = FUZZ = ''
 SEED = 1
 MIB = 1 << 20
 
@@ -353,6 +353,27 @@ def case_full():
             run(CRASH, 'verify', 'a.qcow2', 'state', 0)
 
 
+def case_fuzz(count=400):
+    fill('base.raw', MIB, 1)
+    qemu_create('a', 2 * MIB, 'cluster_size=512')
+    qemu_create('b', 2 * MIB, 'cluster_size=4k,lazy_refcounts=on')
+    qemu_create('c', 64 * MIB, 'compat=0.10')
+    qemu_create('d', MIB, 'cluster_size=4k', ('base.raw', 'raw'))
+    for path in 'abcd':
+        io(path, 'write -P 7 100k 300k', 'write -z 200k 50k', 'discard 300k 50k')
+    run('qemu-img', 'snapshot', '-c', 's', 'a')
+    io('a', 'write -P 9 120k 8k')
+    run('qemu-img', 'bitmap', '--add', 'b', 'm')
+    for kind in ('zlib', 'zstd'):
+        run('qemu-img', 'convert', '-c', '-O', 'qcow2', '-o', f'compression_type={kind},cluster_size=8k',
+            'base.raw', kind)
+    run(FUZZ, '.', SEED, count, 'a', 'b', 'c', 'd', 'zlib', 'zstd')
+
+
+def case_fuzzlong():
+    case_fuzz(15000)
+
+
 def case_info():
     qemu_create('base.qcow2', 8 * MIB)
     qemu_create('a.qcow2', 8 * MIB, 'compat=1.1,lazy_refcounts=on', ('base.qcow2', 'qcow2'))
@@ -375,9 +396,9 @@ def folder():
 
 
 def main():
-    global RING3, OPS, POWER, CRASH, SEED
+    global RING3, OPS, POWER, CRASH, FUZZ, SEED
     RING3, programs = (os.path.abspath(p) for p in sys.argv[1:3])
-    OPS, POWER, CRASH = (os.path.join(programs, 'qcow2-' + p) for p in ('ops', 'power', 'crash'))
+    OPS, POWER, CRASH, FUZZ = (os.path.join(programs, 'qcow2-' + p) for p in ('ops', 'power', 'crash', 'fuzz'))
     if len(sys.argv) > 4:
         SEED = int(sys.argv[4])
     with tempfile.TemporaryDirectory(prefix='ring3-qcow2-', dir=folder()) as d:
