@@ -54,6 +54,7 @@ uint32_t bt_emit_jump(struct emit *e, enum bt_flags flags)
 /* Goes on at T0, by the jump table. Flags are settled. */
 static void jump_t0(struct tr *t, uint32_t site)
 {
+    homes_leave(t);
     tr_cold(t, COLD_LOOKUP, bt_emit_jump(t->e, t->fl == FL_CC ? BT_CC : BT_HOST), site);
 }
 
@@ -90,6 +91,7 @@ static void jcc(struct tr *t)
     struct step *s = t->s;
     int64_t to = target(s);
     uint32_t over;
+    bool swapped;
 
     fl_to_host(t);
     if (to > s->off && to < (int64_t)PAGE_SIZE) {
@@ -99,7 +101,9 @@ static void jcc(struct tr *t)
     over = emit_jcc(t->e, s->i.cond ^ 1u, 0);
     if (to >= 0 && to < (int64_t)PAGE_SIZE)
         poll(t, target_site(t, (unsigned)to));
+    swapped = t->swapped;
     go(t, to, BT_SITE_JUMP);
+    t->swapped = swapped;
     emit_fix_here(t->e, over);
 }
 
@@ -125,7 +129,7 @@ static void push_return(struct tr *t)
     emit8(t->e, 0x89);
     emit_mem(t->e, BT_T1, m.base, m.index, 0, m.disp);
     fl_regs_change(t, BIT(RSP));
-    emit_lea(t->e, 1, bt_home[RSP], bt_home[RSP], REG_NONE, 0, -8);
+    emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, -8);
 }
 
 /* The target of an indirect branch into T0. */
@@ -135,10 +139,10 @@ static void load_target(struct tr *t, bool keep)
     struct recode_mem m;
 
     if (o->kind == OP_REG) {
-        if (bt_home[o->reg] == BT_SPILLED)
+        if (t->home[o->reg] == BT_SPILLED)
             emit_load_gs(t->e, BT_T0, BT_OFF_GPR(o->reg));
         else
-            emit_mov_rr(t->e, BT_T0, bt_home[o->reg]);
+            emit_mov_rr(t->e, BT_T0, t->home[o->reg]);
     } else {
         access_translate(t, &t->s->mem, false, &m);
         emit_rex(t->e, 1, BT_T0, m.index == REG_NONE ? 0 : m.index, m.base);
@@ -161,7 +165,7 @@ static void ret(struct tr *t)
     emit8(t->e, 0x8b);
     emit_mem(t->e, BT_T0, m.base, m.index, 0, m.disp);
     fl_settle(t);
-    emit_lea(t->e, 1, bt_home[RSP], bt_home[RSP], REG_NONE, 0, (int32_t)pop);
+    emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, (int32_t)pop);
     site = tr_site(t, BT_SITE_RET, 0);
     t->bt->site[site].span = (uint16_t)pop;
     jump_t0(t, site);

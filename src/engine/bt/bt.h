@@ -4,7 +4,8 @@
  * entered often enough gets a translation (struct tblock), which lives and dies with it.
  *
  * While translated code runs:
- *   - guest registers are in host registers, by bt_home[]; those without one in cpu.s.gpr;
+ *   - guest registers are in host registers, by bt_home[]; those without one in cpu.s.gpr. Within a block some may
+ *     have changed places (homes.c);
  *   - GS base is the struct cpu; host RCX, R9 and R10 are scratch; the host stack is the C stack
  *     that bt_enter left;
  *   - the guest's status flags are in the host's EFLAGS ("host") or in cpu.cc ("cc") between blocks,
@@ -79,17 +80,25 @@ enum bt_site_kind {
     BT_SITE_VEC /* span: the level wanted */
 };
 
-/* A direct branch to somewhere in the same page. */
+/* A direct branch to somewhere in the same page. In a block with swaps it first leads to code that takes them back,
+ * where a second jump goes on; a target with the same swaps is reached without. */
 struct bt_link {
     struct tblock *from, *to; /* to: NULL while not made */
     uint32_t patch;           /* code offset of its rel32 */
     uint32_t unlinked;        /* where that leads while not made */
+    uint32_t patch2, unlinked2; /* of the jump behind the swaps, or 0 */
     uint32_t next;            /* of the links to the same block, 0 = end */
     uint16_t off;             /* of the target in the page */
     uint8_t flags;            /* arrives with them there, enum bt_flags */
     bool far;                 /* made by the jump table */
     uint8_t level;            /* arrives with the vector registers live at this level at least */
 };
+
+/* Within a block: `in`, a guest register without a home, is in the home of `out`, and `out` in cpu.s.gpr. */
+struct bt_swap {
+    uint8_t in, out;
+};
+#define BT_SWAPS_MAX 4
 
 struct tblock {
     /* For the jump table's users, with T0 = RIP; the dead stubs' after bt_kill. */
@@ -102,6 +111,9 @@ struct tblock {
     uint16_t crossed; /* times that a group did not fit a page */
     uint32_t at[2];  /* code offsets of the ordinary entries */
     uint32_t vat[2]; /* the same behind the check of the vector level */
+    uint32_t inner[2]; /* and with the swaps done */
+    struct bt_swap swap[BT_SWAPS_MAX];
+    uint8_t nswap;
     uint32_t begin, end; /* its code */
     uint32_t links_in; /* first link to it, 0 = none */
 };
@@ -169,8 +181,9 @@ typedef uint64_t (*bt_enter_fn)(struct cpu *c, const uint8_t *code);
 uint32_t bt_emit_jump(struct emit *e, enum bt_flags flags);
 
 /* ---- translate.c ---- */
-/* The translation of b, made now; NULL if it cannot have one or there is no room. Lock held. */
-struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b);
+/* The translation of b, made now; NULL if it cannot have one or there is no room. from: a block that leads to it by a
+ * link, or NULL. Lock held. */
+struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b, const struct tblock *from);
 
 /* ---- helper.c ---- */
 typedef const uint8_t *bt_helper(struct cpu *c, uint32_t site);

@@ -127,13 +127,17 @@ void bt_link_make(struct bt *bt, uint32_t n, struct tblock *t)
     struct bt_link *l = &bt->link[n];
     /* What the source has checked at its entry holds as long as translated code runs. */
     bool checked = l->level >= t->level;
+    bool same = l->patch2 ? homes_same(l->from, t) : !t->nswap;
 
     if (l->to)
         return;
     l->to = t;
     l->next = t->links_in;
     t->links_in = n;
-    patch(bt, l->patch, checked ? t->vat[l->flags] : t->at[l->flags]);
+    if (checked && same)
+        patch(bt, l->patch, t->inner[l->flags]);
+    else
+        patch(bt, l->patch2 ? l->patch2 : l->patch, checked ? t->vat[l->flags] : t->at[l->flags]);
 }
 
 void bt_link_far(struct bt *bt, uint32_t n)
@@ -150,7 +154,7 @@ void bt_link_far(struct bt *bt, uint32_t n)
     /* As from a block that is gone: the branch cannot fault any more. */
     emit_fix(e, miss, bt->stub.dead[l->flags]);
     l->far = true;
-    patch(bt, l->patch, at);
+    patch(bt, l->patch2 ? l->patch2 : l->patch, at);
 }
 
 void bt_kill(struct bt *bt, struct tblock *t)
@@ -164,6 +168,8 @@ void bt_kill(struct bt *bt, struct tblock *t)
         next = l->next;
         l->to = NULL;
         patch(bt, l->patch, l->unlinked);
+        if (l->patch2)
+            patch(bt, l->patch2, l->unlinked2);
     }
     t->links_in = 0;
 }

@@ -86,8 +86,10 @@ static void alu_sized_imm(struct emit *e, enum emit_alu op, unsigned size, unsig
 static void alu_operand(struct emit *e, enum emit_alu op, unsigned size, unsigned reg, bool to_reg,
                         int32_t imm, bool kept);
 
-void fl_cook(struct emit *e, const struct recipe *r)
+void fl_cook(struct tr *t, const struct recipe *r)
 {
+    const uint8_t *home = t->home;
+    struct emit *e = t->e;
     unsigned d;
 
     switch (r->kind) {
@@ -97,7 +99,7 @@ void fl_cook(struct emit *e, const struct recipe *r)
         emit_bytes(e, r->again, r->n);
         return;
     case RC_LOGIC: /* test dst, dst */
-        d = bt_home[r->dst];
+        d = home[r->dst];
         if (r->size == 2)
             emit8(e, 0x66);
         emit8(e, 0x40 | (r->size == 8) << 3 | (d >> 3) << 2 | d >> 3);
@@ -105,7 +107,7 @@ void fl_cook(struct emit *e, const struct recipe *r)
         emit8(e, 0xc0 | (d & 7) << 3 | (d & 7));
         return;
     case RC_NEG: /* of the negated */
-        emit_mov_rr(e, BT_T1, bt_home[r->dst]);
+        emit_mov_rr(e, BT_T1, home[r->dst]);
         for (unsigned k = 0; k < 2; k++) {
             if (r->size == 2)
                 emit8(e, 0x66);
@@ -116,7 +118,7 @@ void fl_cook(struct emit *e, const struct recipe *r)
         return;
     case RC_ADD_KEPT:
     case RC_SUB_KEPT:
-        emit_mov_rr(e, BT_T1, bt_home[r->dst]);
+        emit_mov_rr(e, BT_T1, home[r->dst]);
         for (unsigned k = 0; k < 2; k++) {
             enum emit_alu op = (r->kind == RC_ADD_KEPT) == (k == 1) ? ALU_ADD : ALU_SUB;
 
@@ -127,7 +129,7 @@ void fl_cook(struct emit *e, const struct recipe *r)
     case RC_DEC:
         /* CF is the one in cpu.cc. */
         emit_unpark(e);
-        emit_lea(e, r->size == 8, BT_T1, bt_home[r->dst], REG_NONE, 0, r->kind == RC_INC ? -1 : 1);
+        emit_lea(e, r->size == 8, BT_T1, home[r->dst], REG_NONE, 0, r->kind == RC_INC ? -1 : 1);
         emit_rex(e, r->size == 8, 0, 0, BT_T1);
         emit8(e, 0xff);
         emit8(e, 0xc0 | (r->kind == RC_DEC) << 3 | (BT_T1 & 7));
@@ -135,14 +137,14 @@ void fl_cook(struct emit *e, const struct recipe *r)
     case RC_ADD:
     case RC_SUB:
         /* Undo it in a scratch register, then do it again. */
-        emit_mov_rr(e, BT_T1, bt_home[r->dst]);
+        emit_mov_rr(e, BT_T1, home[r->dst]);
         for (unsigned k = 0; k < 2; k++) {
             enum emit_alu op = (r->kind == RC_ADD) == (k == 1) ? ALU_ADD : ALU_SUB;
 
             if (r->src == REG_NONE)
                 alu_sized_imm(e, op, r->size, BT_T1, r->imm);
             else
-                alu_sized(e, op, r->size, BT_T1, bt_home[r->src]);
+                alu_sized(e, op, r->size, BT_T1, home[r->src]);
         }
         return;
     }
@@ -167,7 +169,7 @@ void fl_to_host(struct tr *t)
     if (t->fl == FL_CC)
         emit_unpark(t->e);
     else if (t->fl == FL_RECIPE)
-        fl_cook(t->e, &t->recipe);
+        fl_cook(t, &t->recipe);
     t->fl = FL_HOST;
 }
 
@@ -187,10 +189,10 @@ bool fl_step(struct tr *t)
     bool inc = i->id == INSN_INC;
 
     if ((!inc && i->id != INSN_DEC) || o->kind != OP_REG || o->size < 4 ||
-        bt_home[o->reg] == BT_SPILLED || !t->s->need_after ||
+        t->home[o->reg] == BT_SPILLED || !t->s->need_after ||
         !(t->fl == FL_CC || (t->fl == FL_RECIPE && counts(&t->recipe))))
         return false;
-    emit_lea(t->e, o->size == 8, bt_home[o->reg], bt_home[o->reg], REG_NONE, 0, inc ? 1 : -1);
+    emit_lea(t->e, o->size == 8, t->home[o->reg], t->home[o->reg], REG_NONE, 0, inc ? 1 : -1);
     t->recipe = (struct recipe){.kind = inc ? RC_INC : RC_DEC,
                                 .size = o->size,
                                 .dst = o->reg,
@@ -215,9 +217,9 @@ void fl_regs_change(struct tr *t, uint16_t regs)
     t->recipe.kind = RC_NOTHING;
 }
 
-static bool pinned(const struct opnd *o)
+static bool pinned(const struct tr *t, const struct opnd *o)
 {
-    return o->kind == OP_REG && o->cls == RC_GPR && bt_home[o->reg] != BT_SPILLED;
+    return o->kind == OP_REG && o->cls == RC_GPR && t->home[o->reg] != BT_SPILLED;
 }
 
 static void set_recipe(struct tr *t, const uint8_t *host, unsigned n)
@@ -227,13 +229,13 @@ static void set_recipe(struct tr *t, const uint8_t *host, unsigned n)
     bool imm = i->op[1].kind == OP_IMM && (int64_t)i->imm == (int32_t)i->imm;
 
     r->kind = RC_NOTHING;
-    if (!pinned(&i->op[0]))
+    if (!pinned(t, &i->op[0]))
         return;
     r->size = i->op[0].size;
     r->dst = i->op[0].reg;
     r->src = REG_NONE;
     r->regs = (uint16_t)BIT(r->dst);
-    if (pinned(&i->op[1]) && i->op[1].reg != r->dst) {
+    if (pinned(t, &i->op[1]) && i->op[1].reg != r->dst) {
         r->src = i->op[1].reg;
         r->regs |= (uint16_t)BIT(r->src);
     }
@@ -241,7 +243,7 @@ static void set_recipe(struct tr *t, const uint8_t *host, unsigned n)
     switch (i->id) {
     case INSN_CMP:
     case INSN_TEST:
-        if (!host || !(i->op[1].kind == OP_IMM || pinned(&i->op[1])))
+        if (!host || !(i->op[1].kind == OP_IMM || pinned(t, &i->op[1])))
             return;
         memcpy(r->again, host, n);
         r->n = (uint8_t)n;
@@ -293,7 +295,7 @@ bool fl_keeps(const struct tr *t)
 
     if (!s->need_after || alu_of(i) < 0 || s->mem.write || (i->prefix & PFX_LOCK))
         return false;
-    if (!(pinned(o) || (o->kind == OP_MEM && (pinned(p) || p->kind == OP_IMM))))
+    if (!(pinned(t, o) || (o->kind == OP_MEM && (pinned(t, p) || p->kind == OP_IMM))))
         return false;
     if (p->kind == OP_IMM && (int64_t)i->imm != (int32_t)i->imm)
         return false;
@@ -363,7 +365,7 @@ void fl_operand(struct tr *t, const struct recode_mem *m)
     const enum emit_alu op = (enum emit_alu)alu_of(i);
     bool to_reg = i->op[0].kind == OP_REG;
     const struct opnd *other = &i->op[to_reg ? 0 : 1];
-    unsigned size = i->op[0].size, reg = other->kind == OP_REG ? bt_home[other->reg] : REG_NONE;
+    unsigned size = i->op[0].size, reg = other->kind == OP_REG ? t->home[other->reg] : REG_NONE;
     struct recipe *r = &t->recipe;
 
     load_operand(t->e, size, m);

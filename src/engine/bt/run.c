@@ -26,7 +26,7 @@ static struct bt *bt_of(const struct cpu *c) { return c->shared->bt; }
 
 /* ---- finding code ---- */
 
-static struct tblock *translate(struct cpu *c, struct block *b)
+static struct tblock *translate(struct cpu *c, struct block *b, uint32_t link, uint64_t flushes)
 {
     struct bt *bt = bt_of(c);
     struct tblock *t;
@@ -34,7 +34,7 @@ static struct tblock *translate(struct cpu *c, struct block *b)
     cache_lock(bt->cache);
     t = b->t;
     if (!t && b->live) {
-        t = bt_translate(bt, c, b);
+        t = bt_translate(bt, c, b, link && bt->flushes == flushes ? bt->link[link].from : NULL);
         if (t)
             __atomic_store_n(&b->t, t, __ATOMIC_RELEASE);
         else if (!cache_full(bt->cache))
@@ -44,8 +44,9 @@ static struct tblock *translate(struct cpu *c, struct block *b)
     return t;
 }
 
-/* The translation to run at c->s.rip, or NULL with the interpreter's block there in *b. */
-static struct tblock *find(struct cpu *c, struct block **b)
+/* The translation to run at c->s.rip, or NULL with the interpreter's block there in *b. link: what led here, or 0;
+ * flushes: bt.flushes then. */
+static struct tblock *find(struct cpu *c, struct block **b, uint32_t link, uint64_t flushes)
 {
     struct bt_jump *j = bt_jump_slot(atomic_load(&c->bt.jump), c->s.rip);
     struct tblock *t;
@@ -58,7 +59,7 @@ static struct tblock *find(struct cpu *c, struct block **b)
         return NULL;
     t = (*b)->t;
     if (!t && ++(*b)->heat >= c->shared->threshold)
-        t = translate(c, *b);
+        t = translate(c, *b, link, flushes);
     if (!t || !t->live)
         return NULL;
     bt_jumps_add(c, t, t->b->gpa2 != ~0ull, jump_slot(c->jc, c->s.rip)->key == c->gkey);
@@ -175,7 +176,7 @@ static void bt_run_some(struct cpu *c)
         if (!code) {
             struct block *b;
 
-            t = find(c, &b);
+            t = find(c, &b, link, flushes);
             if (!t) {
                 interp_run_from(c, b->op + (b->live && c->bits == CPU_64));
                 return;

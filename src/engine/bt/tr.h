@@ -86,6 +86,7 @@ struct cold {
     uint32_t site;      /* or the link */
     enum fl_place fl;
     struct recipe recipe;
+    bool swapped;
     bool address;       /* COLD_ACCESS: T0 must be made, base + disp */
     uint8_t base;
     int32_t disp;
@@ -110,7 +111,17 @@ struct tr {
     unsigned ncold;
     uint32_t body;      /* code offset behind the entry for flags in EFLAGS */
     uint8_t level;      /* the vector registers are live at this level here */
+    uint8_t home[16];   /* bt_home[] with the block's swaps */
+    bool swapped;       /* they are done here */
 };
+
+/* ---- homes.c ---- */
+/* Decides which registers change places, and fills in the homes. from: as for bt_translate. */
+void homes_choose(struct tr *t, const struct tblock *from);
+/* Emits the swaps and what takes them back; EFLAGS stay. No-ops if that is so already. */
+void homes_enter(struct tr *t);
+void homes_leave(struct tr *t);
+bool homes_same(const struct tblock *a, const struct tblock *b);
 
 /* ---- flags.c ---- */
 /* Which flags before each step somebody may see; fills need. */
@@ -134,7 +145,7 @@ void fl_regs_change(struct tr *t, uint16_t regs);
  * form, n bytes, if running it again would only set flags. */
 void fl_written(struct tr *t, const uint8_t *host, unsigned n);
 /* Emits a recipe: EFLAGS from registers. T1 is used. */
-void fl_cook(struct emit *e, const struct recipe *r);
+void fl_cook(struct tr *t, const struct recipe *r);
 
 /* ---- access.c ---- */
 /* Finds accesses that can share a translation. */
@@ -157,7 +168,7 @@ const struct opnd *tr_mem_operand(const struct insn *i); /* NULL: none */
 /* Guest registers that an instruction writes without naming them. */
 uint16_t copy_writes(const struct insn *i);
 /* Can it be re-encoded whatever form its address takes? */
-bool copy_can(const struct insn *i);
+bool copy_can(const struct tr *t, const struct insn *i);
 void copy_translate(struct tr *t);
 
 /* ---- branch.c ---- */
