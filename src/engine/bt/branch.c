@@ -7,8 +7,13 @@ static void emit_link(struct tr *t, const uint8_t *op, unsigned n, unsigned off)
     struct bt_link l = {.from = t->t,
                         .level = t->level,
                         .flags = t->fl == FL_CC ? BT_CC : BT_HOST,
+                        .lazy = t->fl == FL_RECIPE,
+                        .swapped = t->swapped,
                         .off = (uint16_t)off};
     struct emit *e = t->e;
+
+    if (t->fl == FL_HOST || t->fl == FL_RECIPE)
+        l.recipe = t->recipe;
 
     emit_align_rel32(e, n);
     emit_bytes(e, op, n);
@@ -63,11 +68,11 @@ _Static_assert(sizeof(struct bt_jump) == 16 && BT_JUMP_SHIFT == 2, "the lookup's
 /* Goes on at offset `off`, perhaps beyond the page. */
 static void go(struct tr *t, int64_t off, enum bt_site_kind kind)
 {
-    fl_settle(t);
     if (off >= 0 && off < (int64_t)PAGE_SIZE) {
         emit_link(t, (const uint8_t[]){0xe9}, 1, (unsigned)off);
         return;
     }
+    fl_settle(t);
     emit_load_gs(t->e, BT_T0, BT_OFF(bt.vpage));
     emit_lea(t->e, 1, BT_T0, BT_T0, REG_NONE, 0, (int32_t)off);
     jump_t0(t, tr_site(t, kind, 0));
@@ -111,7 +116,6 @@ static void jmp(struct tr *t)
 {
     int64_t to = target(t->s);
 
-    fl_settle(t);
     if (to >= 0 && to <= t->s->off)
         poll(t, target_site(t, (unsigned)to));
     go(t, to, BT_SITE_JUMP);

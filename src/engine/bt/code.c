@@ -122,22 +122,25 @@ static void patch(struct bt *bt, uint32_t at, uint32_t target)
                      __ATOMIC_RELEASE);
 }
 
+bool bt_link_fits(const struct bt_link *l, const struct tblock *t)
+{
+    /* What the source has checked at its entry holds as long as translated code runs. */
+    return l->level >= t->level && (l->swapped ? homes_same(l->from, t) : !t->nswap);
+}
+
 void bt_link_make(struct bt *bt, uint32_t n, struct tblock *t)
 {
     struct bt_link *l = &bt->link[n];
-    /* What the source has checked at its entry holds as long as translated code runs. */
-    bool checked = l->level >= t->level;
-    bool same = l->patch2 ? homes_same(l->from, t) : !t->nswap;
 
     if (l->to)
         return;
     l->to = t;
     l->next = t->links_in;
     t->links_in = n;
-    if (checked && same)
+    if (bt_link_fits(l, t) && (!l->lazy || t->given || t->careless))
         patch(bt, l->patch, t->inner[l->flags]);
     else
-        patch(bt, l->patch2 ? l->patch2 : l->patch, checked ? t->vat[l->flags] : t->at[l->flags]);
+        patch(bt, l->patch2 ? l->patch2 : l->patch, l->level >= t->level ? t->vat[l->flags] : t->at[l->flags]);
 }
 
 void bt_link_far(struct bt *bt, uint32_t n)
@@ -159,6 +162,8 @@ void bt_link_far(struct bt *bt, uint32_t n)
 
 void bt_kill(struct bt *bt, struct tblock *t)
 {
+    if (t->versions)
+        bt_kill(bt, t->versions);
     t->live = false;
     for (unsigned k = 0; k < 2; k++)
         __atomic_store_n(&t->entry[k], bt_host(bt, bt->stub.dead[k]), __ATOMIC_RELEASE);

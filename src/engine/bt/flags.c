@@ -86,10 +86,8 @@ static void alu_sized_imm(struct emit *e, enum emit_alu op, unsigned size, unsig
 static void alu_operand(struct emit *e, enum emit_alu op, unsigned size, unsigned reg, bool to_reg,
                         int32_t imm, bool kept);
 
-void fl_cook(struct tr *t, const struct recipe *r)
+static void cook(struct emit *e, const uint8_t home[16], const struct recipe *r)
 {
-    const uint8_t *home = t->home;
-    struct emit *e = t->e;
     unsigned d;
 
     switch (r->kind) {
@@ -127,8 +125,10 @@ void fl_cook(struct tr *t, const struct recipe *r)
         return;
     case RC_INC:
     case RC_DEC:
-        /* CF is the one in cpu.cc. */
-        emit_unpark(e);
+        if (r->n)
+            emit_bytes(e, r->again, r->n);
+        else
+            emit_unpark(e);
         emit_lea(e, r->size == 8, BT_T1, home[r->dst], REG_NONE, 0, r->kind == RC_INC ? -1 : 1);
         emit_rex(e, r->size == 8, 0, 0, BT_T1);
         emit8(e, 0xff);
@@ -148,6 +148,14 @@ void fl_cook(struct tr *t, const struct recipe *r)
         }
         return;
     }
+}
+
+void fl_cook(struct tr *t, const struct recipe *r) { cook(t->e, t->home, r); }
+
+bool fl_same(const struct recipe *a, const struct recipe *b)
+{
+    return a->kind == b->kind && a->size == b->size && a->dst == b->dst && a->src == b->src && a->imm == b->imm &&
+           a->regs == b->regs && a->base == b->base && a->n == b->n && !memcmp(a->again, b->again, a->n);
 }
 
 void fl_release(struct tr *t)
@@ -182,21 +190,60 @@ enum bt_flags fl_settle(struct tr *t)
 
 static bool counts(const struct recipe *r) { return r->kind == RC_INC || r->kind == RC_DEC; }
 
+/* Is the next thing to happen to the flags that an access destroys them, or the block's end? */
+static bool parted(const struct tr *t)
+{
+    for (const struct step *n = t->s + 1; n < t->step + t->n; n++) {
+        if (n->mem.used || n->stack.used || n->how == HOW_JMP)
+            return true;
+        if (n->how != HOW_COPY && n->how != HOW_LEA && n->how != HOW_NOP)
+            return false;
+        if (n->fl_read || (n->fl_some && n->i.id != INSN_INC && n->i.id != INSN_DEC))
+            return false;
+    }
+    return true;
+}
+
+/* The recipe for what INC and DEC keep of the flags: a part of their own. False: there is none. */
+static bool base_of(struct tr *t, unsigned reg, struct recipe *r)
+{
+    const struct recipe *old = &t->recipe;
+
+    if (t->fl == FL_CC)
+        return true;
+    if (old->kind == RC_NOTHING || (t->fl != FL_RECIPE && t->fl != FL_HOST))
+        return false;
+    if (counts(old)) {
+        if (t->fl == FL_HOST || (old->base >> reg & 1))
+            return false;
+        r->n = old->n;
+        r->base = old->base;
+        memcpy(r->again, old->again, old->n);
+        return true;
+    }
+    if ((old->regs >> reg & 1) || !parted(t))
+        return false;
+    struct emit e = {.start = r->again, .p = r->again};
+
+    cook(&e, t->home, old);
+    r->n = (uint8_t)emit_pos(&e);
+    r->base = old->regs;
+    return true;
+}
+
 bool fl_step(struct tr *t)
 {
     const struct insn *i = &t->s->i;
     const struct opnd *o = &i->op[0];
     bool inc = i->id == INSN_INC;
+    struct recipe r = {.kind = inc ? RC_INC : RC_DEC, .size = o->size, .dst = o->reg};
 
     if ((!inc && i->id != INSN_DEC) || o->kind != OP_REG || o->size < 4 ||
-        t->home[o->reg] == BT_SPILLED || !t->s->need_after ||
-        !(t->fl == FL_CC || (t->fl == FL_RECIPE && counts(&t->recipe))))
+        t->home[o->reg] == BT_SPILLED || !t->s->need_after || !base_of(t, o->reg, &r))
         return false;
     emit_lea(t->e, o->size == 8, t->home[o->reg], t->home[o->reg], REG_NONE, 0, inc ? 1 : -1);
-    t->recipe = (struct recipe){.kind = inc ? RC_INC : RC_DEC,
-                                .size = o->size,
-                                .dst = o->reg,
-                                .regs = (uint16_t)BIT(o->reg)};
+    r.regs = r.base | (uint16_t)BIT(o->reg);
+    t->recipe = r;
     t->fl = FL_RECIPE;
     return true;
 }
@@ -228,7 +275,7 @@ static void set_recipe(struct tr *t, const uint8_t *host, unsigned n)
     struct recipe *r = &t->recipe;
     bool imm = i->op[1].kind == OP_IMM && (int64_t)i->imm == (int32_t)i->imm;
 
-    r->kind = RC_NOTHING;
+    *r = (struct recipe){.kind = RC_NOTHING};
     if (!pinned(t, &i->op[0]))
         return;
     r->size = i->op[0].size;
@@ -300,12 +347,13 @@ bool fl_keeps(const struct tr *t)
     if (p->kind == OP_IMM && (int64_t)i->imm != (int32_t)i->imm)
         return false;
     for (const struct step *n = s + 1; n < t->step + t->n; n++) {
-        if (n->mem.used || n->stack.used)
+        if (n->mem.used || n->stack.used || n->how == HOW_JMP)
             return true;
-        if (n->how <= HOW_HELP || n->how >= HOW_JMP || (n->fl_some && n->how != HOW_JCC))
+        if (n->how <= HOW_HELP || n->how > HOW_JMP || (n->fl_some && n->how != HOW_JCC))
             return false;
     }
-    return false;
+    /* A link takes the recipe along. */
+    return true;
 }
 
 /* op between a register, or an immediate if reg is REG_NONE, and r/m: T1, or gs:[bt.operand]. to_reg: the register

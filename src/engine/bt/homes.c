@@ -145,6 +145,8 @@ void homes_choose(struct tr *t, const struct tblock *from)
         apply(t, NULL, 0);
 }
 
+void homes_like(struct tr *t, const struct tblock *other) { apply(t, other->swap, other->nswap); }
+
 void homes_enter(struct tr *t)
 {
     const struct tblock *b = t->t;

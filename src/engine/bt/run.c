@@ -112,7 +112,7 @@ static void ungroup(struct cpu *c, struct tblock *t)
 
     cache_lock(bt->cache);
     if (t->live) {
-        bt_kill(bt, t);
+        bt_kill(bt, t->b->t); /* t may be a version */
         t->b->nogroup = true;
         t->b->t = NULL;
     }
@@ -153,7 +153,7 @@ static void make_link(struct cpu *c, uint32_t n, uint64_t flushes, struct tblock
     if (bt->flushes == flushes && t->live && l->from->live && (t->b->gpa ^ l->from->b->gpa) >> PAGE_SHIFT == 0) {
         /* A second page may be another one in another address space. */
         if (t->b->gpa2 == ~0ull)
-            bt_link_make(bt, n, t);
+            bt_link_make(bt, n, bt_version(bt, c, t, n));
         else
             bt_link_far(bt, n);
     }

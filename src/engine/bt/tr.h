@@ -13,18 +13,6 @@ enum fl_place {
     FL_NONE    /* nowhere: nobody will look */
 };
 
-/* How to compute flags anew from registers that have not changed since (flags.c). */
-struct recipe {
-    enum { RC_NOTHING, RC_AGAIN, RC_ADD, RC_SUB, RC_LOGIC, RC_NEG, RC_INC, RC_DEC,
-           RC_ADD_KEPT, RC_SUB_KEPT /* what was added or subtracted is in bt.operand */ } kind;
-    uint8_t size;
-    uint8_t dst, src;   /* guest registers; src REG_NONE: imm */
-    uint16_t regs;      /* guest registers that must not change */
-    int32_t imm;
-    uint8_t again[RECODE_MAX + 8];
-    uint8_t n;          /* bytes of again */
-};
-
 /* Accesses through one base register that share an address translation. */
 struct group {
     uint8_t base, index, scale; /* guest registers; index REG_NONE: none, as mostly */
@@ -118,6 +106,8 @@ struct tr {
 /* ---- homes.c ---- */
 /* Decides which registers change places, and fills in the homes. from: as for bt_translate. */
 void homes_choose(struct tr *t, const struct tblock *from);
+/* The same swaps as another translation of the same block. */
+void homes_like(struct tr *t, const struct tblock *other);
 /* Emits the swaps and what takes them back; EFLAGS stay. No-ops if that is so already. */
 void homes_enter(struct tr *t);
 void homes_leave(struct tr *t);
@@ -144,6 +134,7 @@ void fl_regs_change(struct tr *t, uint16_t regs);
 /* The step has been emitted: where its flags are, and how to get them back. host: its re-encoded
  * form, n bytes, if running it again would only set flags. */
 void fl_written(struct tr *t, const uint8_t *host, unsigned n);
+bool fl_same(const struct recipe *a, const struct recipe *b);
 /* Emits a recipe: EFLAGS from registers. T1 is used. */
 void fl_cook(struct tr *t, const struct recipe *r);
 

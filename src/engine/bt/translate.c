@@ -246,7 +246,7 @@ static void step(struct tr *t)
 
 /* ---- off the straight path ---- */
 
-/* A link that has taken the swaps back. */
+/* A link that has taken the swaps back and made the flags. */
 static void second_jump(struct tr *t, struct bt_link *l)
 {
     emit_align_rel32(t->e, 1);
@@ -284,7 +284,7 @@ static void cold(struct tr *t, const struct cold *c)
         emit_lea(e, 1, BT_T0, c->base, REG_NONE, 0, c->disp);
     t->swapped = c->swapped;
     homes_leave(t);
-    if (c->kind == COLD_LINK && c->swapped)
+    if (c->kind == COLD_LINK && (c->swapped || c->fl == FL_RECIPE))
         second_jump(t, &t->bt->link[c->site]);
     emit_mov_ri32(e, BT_T1, c->site);
     switch (c->kind) {
@@ -345,12 +345,30 @@ static void entries(struct tr *t)
 
     b->level = level_from(t, 0);
     b->likes = want == FL_CC ? BT_CC : BT_HOST;
+    b->careless = want == FL_NONE;
     checked_entry(t, BT_HOST);
     if (want == FL_CC)
         fl_release(t);
     if (want == FL_NONE)
         t->fl = FL_NONE;
     t->body = emit_pos(t->e);
+}
+
+/* The only way into a version. */
+static void version_entry(struct tr *t, uint8_t level)
+{
+    struct tblock *b = t->t;
+
+    t->s = t->step;
+    t->level = b->level = level;
+    t->fl = FL_RECIPE;
+    t->recipe = *b->given;
+    t->swapped = b->nswap != 0;
+    t->body = emit_pos(t->e);
+    for (unsigned k = 0; k < 2; k++) {
+        b->at[k] = b->vat[k] = b->inner[k] = t->body;
+        b->entry[k] = bt_host(t->bt, t->bt->stub.dead[k]);
+    }
 }
 
 /* The other one, behind it. */
@@ -427,7 +445,9 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b, const struct tblock *from)
+/* main: what to make a version of, for this recipe. */
+static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const struct tblock *from,
+                           const struct tblock *main, const struct recipe *given)
 {
     uint64_t began = now_ns();
     struct tr *t = bt->tr;
@@ -449,14 +469,20 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b, const
     if (!t->n || !decode(t))
         return NULL;
     tb = t->t = cache_alloc(bt->cache, sizeof(*tb));
-    *tb = (struct tblock){.b = b, .live = true};
+    *tb = (struct tblock){.b = b, .live = true, .given = given};
     while (emit_pos(t->e) & 15)
         emit8(t->e, 0xcc);
     tb->begin = emit_pos(t->e);
-    homes_choose(t, from);
+    if (main)
+        homes_like(t, main);
+    else
+        homes_choose(t, from);
     fl_analyse(t);
     access_analyse(t);
-    entries(t);
+    if (main)
+        version_entry(t, main->level);
+    else
+        entries(t);
     for (unsigned k = 0; k < t->n; k++) {
         t->s = &t->step[k];
         t->s->host = emit_pos(t->e);
@@ -477,7 +503,8 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b, const
             branch_fall(t, end);
         }
     }
-    other_entry(t);
+    if (!main)
+        other_entry(t);
     for (unsigned k = 0; k < t->ncold; k++)
         cold(t, &t->cold[k]);
     tb->end = emit_pos(t->e);
@@ -486,4 +513,28 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b, const
     bt->bytes += tb->end - tb->begin;
     bt->nanoseconds += now_ns() - began;
     return tb;
+}
+
+struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b, const struct tblock *from)
+{
+    return make(bt, c, b, from, NULL, NULL);
+}
+
+/* Of one block. */
+#define VERSIONS_MAX 3
+
+struct tblock *bt_version(struct bt *bt, struct cpu *c, struct tblock *t, uint32_t n)
+{
+    const struct bt_link *l = &bt->link[n];
+    struct tblock **pv = &t->versions;
+
+    if (l->recipe.kind == RC_NOTHING || t->careless || (!l->lazy && t->likes == BT_HOST) || !bt_link_fits(l, t))
+        return t;
+    for (unsigned k = 0; *pv; k++, pv = &(*pv)->versions)
+        if (fl_same((*pv)->given, &l->recipe))
+            return *pv;
+        else if (k + 1 == VERSIONS_MAX)
+            return t;
+    *pv = make(bt, c, t->b, NULL, t, &l->recipe);
+    return *pv ? *pv : t;
 }
