@@ -107,7 +107,7 @@ const struct snippet snippets[] = {
     LIST(jcc_back, "jcc-back", "a loop: the poll is on the taken path only; CMP and Jcc stay together"),
     LIST(jcc_forward, "jcc-forward", "a forward Jcc is one linked host Jcc, and the block goes on behind it"),
     LIST(jcc_away, "jcc-away", "a Jcc to another page goes by the jump table"),
-    LIST(jmp_back, "jmp-back", "a poll before the jump, then a link"),
+    LIST(jmp_back, "jmp-back", "a poll before the jump, then a link that takes the recipe of INC along; who does not want it finds the flags made"),
     LIST(call_near, "call-near", "a call in the page: return address by bt.vpage, then a link"),
     LIST(call_far, "call-far", "a call to another page goes by the jump table; the recipe for the flags is used before"),
     LIST(ret, "ret", "RET reads the target, then the jump table"),

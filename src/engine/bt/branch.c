@@ -12,7 +12,8 @@ static void emit_link(struct tr *t, const uint8_t *op, unsigned n, unsigned off)
                         .off = (uint16_t)off};
     struct emit *e = t->e;
 
-    if (t->fl == FL_HOST || t->fl == FL_RECIPE)
+    /* Recipes know the registers' places within the block. */
+    if ((t->fl == FL_HOST || t->fl == FL_RECIPE) && t->swapped == (t->t->nswap != 0))
         l.recipe = t->recipe;
 
     emit_align_rel32(e, n);

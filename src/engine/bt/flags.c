@@ -3,7 +3,8 @@
  * them, but address translations in between destroy EFLAGS. So: flags that cannot be seen any more
  * are given up; those that registers can make again (a recipe) are made again when they are needed,
  * or in the cold path of a fault; the rest is put into cpu.cc, once, where it stays, over the ends
- * of blocks too, until other flags take its place.
+ * of blocks too, until other flags take its place. Recipes go along with links, to versions of
+ * blocks that begin with them (bt_version).
  */
 #include "engine/bt/tr.h"
 
@@ -208,6 +209,7 @@ static bool parted(const struct tr *t)
 static bool base_of(struct tr *t, unsigned reg, struct recipe *r)
 {
     const struct recipe *old = &t->recipe;
+    struct emit e = {.start = r->again, .p = r->again};
 
     if (t->fl == FL_CC)
         return true;
@@ -223,8 +225,6 @@ static bool base_of(struct tr *t, unsigned reg, struct recipe *r)
     }
     if ((old->regs >> reg & 1) || !parted(t))
         return false;
-    struct emit e = {.start = r->again, .p = r->again};
-
     cook(&e, t->home, old);
     r->n = (uint8_t)emit_pos(&e);
     r->base = old->regs;
