@@ -5,6 +5,7 @@ PREFIX ?= /usr/local
 # Variables reach the scripts by the environment, exactly as they were given: CMD may hold anything.
 unexport CMD
 export RING3_DEMO_CMD = $(value CMD)
+export DISTRO
 
 all: build/build.ninja
 	@ninja -C build
@@ -16,6 +17,7 @@ help:
 #: make deps       install the Debian packages that building and testing need (root or sudo)
 #: make demo       build, fetch Debian's kernel, and boot it to a shell; poweroff or Ctrl-A X leaves
 #: make demo CMD='uname -a'   run the commands in the guest and print what they print
+#: make demo DISTRO=1      build, make a disk with Debian 12 (once), and boot it; root needs no password
 #: make test       every test, in a plain and in a sanitizer build
 #: make bench      the table of speeds: native, QEMU TCG, each engine (ARGS=--quick for a short one)
 #: make install    install to PREFIX (/usr/local), below DESTDIR

@@ -27,6 +27,17 @@ void chardev_accept_input(struct chardev *c) { c->ops->accept_input(c); }
 
 int chardev_flush(struct chardev *c, unsigned timeout_ms) { return c->ops->flush(c, timeout_ms); }
 
+bool chardev_size(struct chardev *c, uint16_t *columns, uint16_t *rows)
+{
+    return c->ops->size && c->ops->size(c, columns, rows);
+}
+
+void chardev_resized(struct chardev *c)
+{
+    if (c->front.resized)
+        c->front.resized(c->front.arg);
+}
+
 void chardev_free(struct chardev *c)
 {
     if (c)

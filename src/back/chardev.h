@@ -1,5 +1,5 @@
 /*
- * The host side of a serial port: a byte stream in both directions between one device and something
+ * The host side of a serial port or console: a byte stream in both directions between one device and something
  * on the host (the terminal, a file, nothing).
  *
  * Threads: chardev_write and chardev_accept_input may be called from any thread, also with the
@@ -12,6 +12,7 @@
 #ifndef RING3_BACK_CHARDEV_H
 #define RING3_BACK_CHARDEV_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -29,6 +30,8 @@ struct chardev_front {
     /* After chardev_write took less than it was given: there is room again. */
     void (*writable)(void *arg);
     void *arg;
+    /* The terminal has another size now. May be NULL. */
+    void (*resized)(void *arg);
 };
 
 /* What a kind of backend implements; the functions below say what each does. */
@@ -36,6 +39,7 @@ struct chardev_ops {
     size_t (*write)(struct chardev *c, const uint8_t *p, size_t n);
     void (*accept_input)(struct chardev *c);
     int (*flush)(struct chardev *c, unsigned timeout_ms);
+    bool (*size)(struct chardev *c, uint16_t *columns, uint16_t *rows); /* NULL: has none */
     void (*free)(struct chardev *c);
 };
 
@@ -85,6 +89,13 @@ void chardev_accept_input(struct chardev *c);
  * most timeout_ms for the host side to take it. 0, or -ETIMEDOUT when something is left. To be
  * called before the VM's devices are quiesced for good, so that no output is lost at exit. */
 int chardev_flush(struct chardev *c, unsigned timeout_ms);
+
+/* The size of the terminal behind it, 0 where that is not known; false when there is none. Any
+ * thread. */
+bool chardev_size(struct chardev *c, uint16_t *columns, uint16_t *rows);
+
+/* To be called after SIGWINCH: tells the front. */
+void chardev_resized(struct chardev *c);
 
 /* Closes without waiting and restores the terminal. NULL is allowed. */
 void chardev_free(struct chardev *c);

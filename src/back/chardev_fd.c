@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -354,6 +355,18 @@ static void fd_accept_input(struct chardev *base)
     wake(container_of(base, struct chardev_fd, base));
 }
 
+static bool fd_size(struct chardev *base, uint16_t *columns, uint16_t *rows)
+{
+    struct chardev_fd *c = container_of(base, struct chardev_fd, base);
+    struct winsize w;
+
+    if (!c->raw || ioctl(c->out, TIOCGWINSZ, &w) < 0)
+        return false;
+    *columns = w.ws_col;
+    *rows = w.ws_row;
+    return true;
+}
+
 static void fd_free(struct chardev *base)
 {
     struct chardev_fd *c = container_of(base, struct chardev_fd, base);
@@ -381,6 +394,7 @@ static const struct chardev_ops fd_ops = {
     .write = fd_write,
     .accept_input = fd_accept_input,
     .flush = fd_flush,
+    .size = fd_size,
     .free = fd_free,
 };
 

@@ -16,6 +16,7 @@ static const struct command {
 } commands[] = {
     {"run", "run a virtual machine", cli_run},
     {"engines", "list the CPU engines this host offers", cli_engines},
+    {"image", "create, examine, convert, check or resize disk images", cli_image},
 };
 
 static void help(void)

@@ -21,6 +21,7 @@ int cli_main(int argc, char **argv);
 /* The commands; argv[0] is the first argument after the command's name. */
 int cli_run(int argc, char **argv);
 int cli_engines(int argc, char **argv);
+int cli_image(int argc, char **argv);
 
 /* Prints the error line of a usage error and returns CLI_USAGE. */
 struct err;

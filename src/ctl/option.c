@@ -23,19 +23,39 @@ static const struct option_desc *find(const struct option_desc *tab, size_t n, c
 int option_parse(const struct option_desc *tab, size_t n, int argc, char **argv, void *cfg,
                  bool *help, struct err *e)
 {
+    int nargs = 0;
+
+    return option_parse_args(tab, n, argc, argv, cfg, NULL, &nargs, help, e);
+}
+
+int option_parse_args(const struct option_desc *tab, size_t n, int argc, char **argv, void *cfg,
+                      const char **args, int *nargs, bool *help, struct err *e)
+{
+    int max = *nargs;
+    bool options = true;
+
     *help = false;
+    *nargs = 0;
     for (int i = 0; i < argc; i++) {
         const char *a = argv[i], *eq = strchr(a, '='), *val = NULL;
         size_t len = eq ? (size_t)(eq - a) : strlen(a);
         const struct option_desc *o;
         int rc;
 
+        if (!options || a[0] != '-') {
+            if (*nargs == max)
+                return err_set(e, EINVAL, "unexpected argument '%s'", a);
+            args[(*nargs)++] = a;
+            continue;
+        }
         if (!strcmp(a, "--help") || !strcmp(a, "-h")) {
             *help = true;
             return 0;
         }
-        if (a[0] != '-')
-            return err_set(e, EINVAL, "unexpected argument '%s'", a);
+        if (max && !strcmp(a, "--")) {
+            options = false;
+            continue;
+        }
         o = len > 2 && a[1] == '-' ? find(tab, n, a + 2, len - 2) : NULL;
         if (!o)
             return err_set(e, EINVAL, "unknown option '%.*s'", (int)len, a);
@@ -51,6 +71,54 @@ int option_parse(const struct option_desc *tab, size_t n, int argc, char **argv,
             return err_prefix(e, rc, "--%s", o->name);
     }
     return 0;
+}
+
+/* Cuts the next item off *list, in place; what doubled commas stand for moves down. */
+static char *next_item(char **list)
+{
+    char *item = *list, *to = item, *from = item;
+
+    while (*from && (*from != ',' || from[1] == ',')) {
+        from += *from == ',';
+        *to++ = *from++;
+    }
+    *list = *from ? from + 1 : NULL;
+    *to = '\0';
+    return item;
+}
+
+static int set_item(const struct option_desc *tab, size_t n, char *item, void *cfg, struct err *e)
+{
+    char *val = strchr(item, '=');
+    const struct option_desc *o;
+    int rc;
+
+    if (val)
+        *val++ = '\0';
+    o = find(tab, n, item, strlen(item));
+    if (!o)
+        return err_set(e, EINVAL, "unknown item '%s'", item);
+    if (o->arg && !val)
+        return err_set(e, EINVAL, "%s: needs a value (%s)", o->name, o->arg);
+    if (!o->arg && val)
+        return err_set(e, EINVAL, "%s: takes no value", o->name);
+    rc = o->set(cfg, val, e);
+    return rc ? err_prefix(e, rc, "%s", o->name) : 0;
+}
+
+int option_list(const struct option_desc *tab, size_t n, const char *list,
+                int (*first)(void *cfg, const char *val, struct err *e), void *cfg, struct err *e)
+{
+    char *copy = strdup(list), *rest = copy;
+    int rc;
+
+    if (!copy)
+        return err_set(e, ENOMEM, "no memory");
+    rc = first(cfg, next_item(&rest), e);
+    while (rest && !rc)
+        rc = set_item(tab, n, next_item(&rest), cfg, e);
+    free(copy);
+    return rc;
 }
 
 void option_help(const struct option_desc *tab, size_t n, FILE *out)
@@ -91,7 +159,7 @@ static int parse_digits(const char *s, const char **end, uint64_t *val)
 
 int option_size(const char *s, uint64_t *bytes, struct err *e)
 {
-    static const char units[] = "KMG";
+    static const char units[] = "KMGT";
     const char *end = s, *u;
     uint64_t v = 0;
     unsigned shift = 0;

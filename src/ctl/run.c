@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -12,15 +13,20 @@
 #include "base/trace.h"
 #include "base/util.h"
 #include "ctl/cli.h"
+#include "ctl/netopt.h"
+#include "ctl/diskopt.h"
 #include "ctl/option.h"
 #include "ctl/signals.h"
 #include "engine/engine.h"
 #include "machine/machine.h"
 
 #define NS_PER_S 1000000000ull
+#define FILES_LIMIT 16384u
 
 struct run_cfg {
     struct machine_cfg m;
+    struct netdev_cfg nets[MACHINE_NETS_MAX];
+    struct machine_disk disks[MACHINE_DISKS_MAX];
     const char *engine;
     uint64_t timeout; /* ns, 0 = none */
     const char *trace;
@@ -83,12 +89,87 @@ static int set_append(void *cfg, const char *val, struct err *e)
     return 0;
 }
 
-static int set_serial(void *cfg, const char *val, struct err *e)
+static int check_chardev(const char *val, struct err *e)
 {
-    ((struct run_cfg *)cfg)->m.serial = val;
     if (strcmp(val, "stdio") != 0 && strcmp(val, "none") != 0 &&
         (strncmp(val, "file:", 5) != 0 || !val[5]))
         return err_set(e, EINVAL, "'%s' is none of stdio, file:PATH, none", val);
+    return 0;
+}
+
+static int set_serial(void *cfg, const char *val, struct err *e)
+{
+    ((struct run_cfg *)cfg)->m.serial = val;
+    return check_chardev(val, e);
+}
+
+static int set_console(void *cfg, const char *val, struct err *e)
+{
+    ((struct run_cfg *)cfg)->m.console = val;
+    return check_chardev(val, e);
+}
+
+static int set_disk(void *cfg, const char *val, struct err *e)
+{
+    struct run_cfg *c = cfg;
+    int rc;
+
+    if (c->m.ndisks == MACHINE_DISKS_MAX)
+        return err_set(e, EINVAL, "a machine has at most %u", MACHINE_DISKS_MAX);
+    rc = diskopt_parse(&c->disks[c->m.ndisks], val, e);
+    c->m.ndisks += !rc;
+    return rc;
+}
+
+static int set_rng(void *cfg, const char *val, struct err *e)
+{
+    ((struct run_cfg *)cfg)->m.rng = true;
+    return 0;
+}
+
+static int set_net(void *cfg, const char *val, struct err *e)
+{
+    struct run_cfg *c = cfg;
+    int rc;
+
+    if (c->m.nnets == MACHINE_NETS_MAX)
+        return err_set(e, EINVAL, "a machine has at most %u", MACHINE_NETS_MAX);
+    rc = netopt_parse(&c->nets[c->m.nnets], val, e);
+    c->m.nnets += !rc;
+    return rc;
+}
+
+/* DIR:TAG[:ro]; a colon in DIR is no harm. */
+static int set_share(void *cfg, const char *val, struct err *e)
+{
+    struct machine_cfg *m = &((struct run_cfg *)cfg)->m;
+    struct machine_share *s = &m->shares[m->nshares];
+    size_t len = strlen(val);
+
+    if (m->nshares == MACHINE_SHARES_MAX)
+        return err_set(e, EINVAL, "a machine has at most %u", MACHINE_SHARES_MAX);
+    s->readonly = len > 3 && !strcmp(val + len - 3, ":ro");
+    if (s->readonly)
+        len -= 3;
+
+    const char *colon = memrchr(val, ':', len);
+    if (!colon || colon == val)
+        return err_set(e, EINVAL, "'%s' is not DIR:TAG[:ro]", val);
+
+    size_t dir = (size_t)(colon - val), tag = len - dir - 1;
+    if (dir >= sizeof(s->dir))
+        return err_set(e, ENAMETOOLONG, "the path is too long");
+    if (!tag || tag > VIRTIO_FS_TAG_MAX)
+        return err_set(e, EINVAL, "the tag in '%s' is not of 1 to %u bytes", val,
+                       VIRTIO_FS_TAG_MAX);
+    memcpy(s->dir, val, dir);
+    memcpy(s->tag, colon + 1, tag);
+    s->dir[dir] = s->tag[tag] = '\0';
+    for (unsigned i = 0; i < m->nshares; i++) {
+        if (!strcmp(m->shares[i].tag, s->tag))
+            return err_set(e, EINVAL, "the tag '%s' is there twice", s->tag);
+    }
+    m->nshares++;
     return 0;
 }
 
@@ -134,17 +215,31 @@ static const struct option_desc options[] = {
     {"kernel", "FILE",
      "Linux kernel: a bzImage (payload gzip, xz, lzma, zstd, lz4 or not\n"
      "compressed) or an ELF file (vmlinux, or any kernel with a PVH entry).\n"
-     "Required.",
+     "Default: what the first disk would boot, looked up in its ext4 file\n"
+     "systems as GRUB does, with its initial RAM file system.",
      set_kernel},
-    {"initrd", "FILE", "Initial RAM file system.", set_initrd},
+    {"initrd", "FILE", "Initial RAM file system, for --kernel.", set_initrd},
     {"append", "TEXT",
      "The whole kernel command line, instead of the default\n"
-     "console=ttyS0.",
+     "console=ttyS0; with a disk's own kernel: more of it.",
      set_append},
     {"serial", "stdio|file:PATH|none",
      "Where the first serial port (ttyS0, COM1) is connected. On stdio a\n"
-     "terminal is raw: Ctrl-A X leaves, Ctrl-A H prints help. Default: stdio.",
+     "terminal is raw: Ctrl-A X leaves, Ctrl-A H prints help. Default: stdio,\n"
+     "or none with --console stdio.",
      set_serial},
+    {"console", "stdio|file:PATH|none",
+     "Add a virtio console (hvc0), connected as --serial says. Default: no\n"
+     "such device.",
+     set_console},
+    {"disk", diskopt_arg, diskopt_help, set_disk},
+    {"rng", NULL, "Add a virtio entropy device that the host's generator feeds.", set_rng},
+    {"net", netopt_arg, netopt_help, set_net},
+    {"share", "DIR:TAG[:ro]",
+     "Share a host directory with the guest, which mounts it by its tag:\n"
+     "mount -t virtiofs TAG /mnt. With :ro the guest can change nothing.\n"
+     "May be given up to 8 times.",
+     set_share},
     {"no-reboot", NULL, "End, with status 0, when the guest reboots.", set_no_reboot},
     {"timeout", "SECONDS",
      "End, with status 4, if the guest has not ended by itself after this\n"
@@ -160,7 +255,8 @@ static const struct option_desc options[] = {
 
 static void help(void)
 {
-    printf("usage: ring3 run --kernel FILE [OPTION]...\n\n"
+    printf("usage: ring3 run --kernel FILE [OPTION]...\n"
+           "       ring3 run --disk FILE [OPTION]...\n\n"
            "Runs a virtual machine until the guest powers off.\n\n"
            "options:\n");
     option_help(options, ARRAY_LEN(options), stdout);
@@ -195,6 +291,10 @@ static void on_signal(void *arg, int signo)
 
     if (signo == SIGUSR1) {
         machine_power_button(r->m);
+        return;
+    }
+    if (signo == SIGWINCH) {
+        machine_terminal_resized(r->m);
         return;
     }
     r->signo = signo;
@@ -315,14 +415,51 @@ out:
     return status;
 }
 
+/* Standard input and output are for one of them. */
+static int choose_consoles(struct machine_cfg *m, struct err *e)
+{
+    bool console = m->console && !strcmp(m->console, "stdio");
+
+    if (!m->serial)
+        m->serial = console ? "none" : "stdio";
+    if (console && !strcmp(m->serial, "stdio"))
+        return err_set(e, EINVAL, "--console: --serial has stdio already");
+    return 0;
+}
+
+/* Shares and sockets are of use to guests that open many files. */
+static void raise_files_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < MIN(limit.rlim_max, FILES_LIMIT)) {
+        limit.rlim_cur = MIN(limit.rlim_max, FILES_LIMIT);
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+/* A kernel given, or the first disk's own. */
+static int choose_kernel(struct machine_cfg *m, struct err *e)
+{
+    if (m->boot.kernel)
+        return 0;
+    if (!m->ndisks)
+        return err_set(e, EINVAL, "--kernel: no kernel given, nor a --disk that has one");
+    if (m->boot.initrd)
+        return err_set(e, EINVAL, "--initrd: goes with --kernel; the disk has its own");
+    m->boot.image = m->disks[0].path;
+    m->boot.image_format = m->disks[0].o.format;
+    return 0;
+}
+
 static int run_configured(struct run *r, struct err *e)
 {
     int status, rc;
 
-    if (!r->cfg.m.boot.kernel) {
-        err_set(e, EINVAL, "--kernel: no kernel given");
+    if (choose_kernel(&r->cfg.m, e))
         return CLI_USAGE;
-    }
+    if (choose_consoles(&r->cfg.m, e))
+        return CLI_USAGE;
     if (r->cfg.trace) {
         rc = trace_enable(&r->trace, r->cfg.trace, e);
         if (rc) {
@@ -340,11 +477,52 @@ static int run_configured(struct run *r, struct err *e)
         err_set(e, EINVAL, "--check: is for one vCPU, not %u", r->cfg.m.cpus);
         return CLI_USAGE;
     }
+    raise_files_limit();
     if (loop_new(&r->loop, e))
         return CLI_FAILED;
     r->cfg.m.loop = r->loop;
     status = run_machine(r, e);
     loop_free(r->loop);
+    return status;
+}
+
+static void free_cfg(struct run_cfg *c)
+{
+    for (unsigned i = 0; i < c->m.nnets; i++)
+        netopt_free(&c->nets[i]);
+    for (unsigned i = 0; i < c->m.ndisks; i++)
+        diskopt_free(&c->disks[i]);
+}
+
+/* With r configured by default. */
+static int parse_and_run(struct run *r, int argc, char **argv)
+{
+    struct err e = {""};
+    bool want_help;
+    int status;
+
+    if (option_parse(options, ARRAY_LEN(options), argc, argv, &r->cfg, &want_help, &e))
+        return cli_usage("run", &e);
+    if (want_help) {
+        help();
+        return cli_printed();
+    }
+    if (r->cfg.trace && !strcmp(r->cfg.trace, "help")) {
+        trace_list(stdout);
+        return cli_printed();
+    }
+    log_init(&r->log, r->cfg.level, STDERR_FILENO);
+    trace_init(&r->trace, &r->log);
+    r->cfg.m.log = &r->log;
+    r->cfg.m.trace = &r->trace;
+    r->cfg.m.ended = on_ended;
+    r->cfg.m.arg = r;
+
+    status = run_configured(r, &e);
+    if (r->signo)
+        signals_die(r->signo);
+    if (e.msg[0])
+        fprintf(stderr, "ring3: %s\n", e.msg);
     return status;
 }
 
@@ -354,37 +532,16 @@ int cli_run(int argc, char **argv)
         .cfg = {.m = {.name = "vm",
                       .cpus = 1,
                       .memory = 512 * MIB,
-                      .boot = {.cmdline = "console=ttyS0"},
-                      .serial = "stdio"},
+                      .boot = {.cmdline = "console=ttyS0"}},
                 .engine = "auto",
                 .level = LOG_WARN},
         .timeout_fd = -1,
     };
-    struct err e = {""};
-    bool want_help;
     int status;
 
-    if (option_parse(options, ARRAY_LEN(options), argc, argv, &r.cfg, &want_help, &e))
-        return cli_usage("run", &e);
-    if (want_help) {
-        help();
-        return cli_printed();
-    }
-    if (r.cfg.trace && !strcmp(r.cfg.trace, "help")) {
-        trace_list(stdout);
-        return cli_printed();
-    }
-    log_init(&r.log, r.cfg.level, STDERR_FILENO);
-    trace_init(&r.trace, &r.log);
-    r.cfg.m.log = &r.log;
-    r.cfg.m.trace = &r.trace;
-    r.cfg.m.ended = on_ended;
-    r.cfg.m.arg = &r;
-
-    status = run_configured(&r, &e);
-    if (r.signo)
-        signals_die(r.signo);
-    if (e.msg[0])
-        fprintf(stderr, "ring3: %s\n", e.msg);
+    r.cfg.m.nets = r.cfg.nets;
+    r.cfg.m.disks = r.cfg.disks;
+    status = parse_and_run(&r, argc, argv);
+    free_cfg(&r.cfg);
     return status;
 }

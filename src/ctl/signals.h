@@ -1,5 +1,5 @@
 /*
- * SIGINT, SIGTERM, SIGHUP and SIGUSR1 as events of a loop. While a struct signals lives they are blocked in
+ * SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGWINCH as events of a loop. While a struct signals lives they are blocked in
  * the calling thread and all it creates, so that nothing is left half done when one arrives.
  */
 #ifndef RING3_CTL_SIGNALS_H

@@ -57,6 +57,7 @@ struct io_ops {
     void (*write)(struct device *d, uint64_t off, unsigned size, uint64_t val);
     uint8_t min_size, max_size; /* 0 means 1 and 8 */
     bool unaligned;
+    bool unlocked; /* read and write are called without the device's lock, and may take it */
 };
 
 struct device_class {

@@ -10,6 +10,7 @@
 #include "back/chardev.h"
 #include "dev/platform/acpi.h"
 #include "machine/env.h"
+#include "machine/disks.h"
 #include "machine/memory.h"
 #include "machine/pc.h"
 
@@ -204,6 +205,8 @@ static void end(struct machine *m, enum machine_end how, int status, const struc
     if (why)
         m->result.error = *why;
     chardev_flush(m->serial, FLUSH_MS);
+    if (m->console)
+        chardev_flush(m->console, FLUSH_MS);
     machine_quiesce(m);
     for (uint32_t i = 0; i < m->ncpu; i++)
         if (m->cpu[i].v.insns)
@@ -275,6 +278,13 @@ static void on_action(void *arg, uint32_t events)
         end(m, MACHINE_STOPPED, 0, NULL);
         break;
     }
+}
+
+void machine_terminal_resized(struct machine *m)
+{
+    chardev_resized(m->serial);
+    if (m->console)
+        chardev_resized(m->console);
 }
 
 const struct machine_result *machine_result(const struct machine *m) { return &m->result; }
@@ -400,6 +410,36 @@ static int make_vcpus(struct machine *m, const struct machine_cfg *cfg, struct e
     return 0;
 }
 
+/* An address of our own, the same each time for machines of the same name. */
+static void choose_mac(const struct machine *m, unsigned card, uint8_t mac[NET_MAC_LEN])
+{
+    uint32_t hash = 2166136261u; /* FNV-1a */
+
+    for (const char *p = m->name; *p; p++)
+        hash = (hash ^ (uint8_t)*p) * 16777619u;
+    hash = hash * 16777619u ^ hash >> 24;
+    memcpy(mac, (uint8_t[]){0x52, 0x54, 0x00, (uint8_t)(hash >> 16), (uint8_t)(hash >> 8),
+                            (uint8_t)(hash + card)},
+           NET_MAC_LEN);
+}
+
+static int make_nets(struct machine *m, const struct machine_cfg *cfg, struct err *e)
+{
+    static const uint8_t none[NET_MAC_LEN];
+
+    for (; m->nnets < cfg->nnets; m->nnets++) {
+        struct netdev_cfg net = cfg->nets[m->nnets];
+        int rc;
+
+        if (!memcmp(net.mac, none, sizeof(none)))
+            choose_mac(m, m->nnets, net.mac);
+        rc = netdev_open(&m->net[m->nnets], &net, m->log, e);
+        if (rc)
+            return err_prefix(e, rc, "--net");
+    }
+    return 0;
+}
+
 static int build(struct machine *m, const struct machine_cfg *cfg, struct err *e)
 {
     const struct cpuid_cfg cpuid = {.cpus = cfg->cpus, .tsc_khz = TSC_KHZ, .kvm_leaves = true};
@@ -440,8 +480,17 @@ static int build(struct machine *m, const struct machine_cfg *cfg, struct err *e
     if (rc)
         return rc;
     /* After the kernel is known to be good: this touches the terminal or truncates a file. */
+    rc = make_nets(m, cfg, e);
+    if (rc)
+        return rc;
     rc = chardev_open(&m->serial, cfg->serial, &host, e);
-    return rc ? err_prefix(e, rc, "--serial") : pc_make_devices(m, e);
+    if (rc)
+        return err_prefix(e, rc, "--serial");
+    rc = cfg->console ? chardev_open(&m->console, cfg->console, &host, e) : 0;
+    if (rc)
+        return err_prefix(e, rc, "--console");
+    rc = disks_open(m, cfg, e);
+    return rc ? rc : pc_make_devices(m, cfg, e);
 }
 
 int machine_new(struct machine **out, const struct machine_cfg *cfg, struct err *e)
@@ -499,7 +548,11 @@ void machine_free(struct machine *m)
     for (uint32_t i = 0; i < m->nstarted; i++)
         pthread_join(m->cpu[i].thread, NULL);
     free_devices(m);
+    disks_close(m);
+    chardev_free(m->console);
     chardev_free(m->serial);
+    for (unsigned i = 0; i < m->nnets; i++)
+        netdev_free(m->net[i]);
     for (uint32_t i = 0; i < m->ncpu; i++)
         vcpu_fini(&m->cpu[i]);
     if (m->engine)

@@ -12,11 +12,14 @@
 #ifndef RING3_MACHINE_MACHINE_H
 #define RING3_MACHINE_MACHINE_H
 
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "back/net/net.h"
+#include "back/block/block.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -26,6 +29,7 @@
 #include "cpu/cpuid.h"
 #include "dev/bus.h"
 #include "dev/device.h"
+#include "dev/virtio/fs.h"
 #include "engine/engine.h"
 #include "irq/ioapic.h"
 #include "irq/lapic.h"
@@ -37,7 +41,24 @@ struct chardev;
 struct pci_bus;
 
 #define MACHINE_CPUS_MAX 255u
+#define MACHINE_NETS_MAX 8u
+#define MACHINE_DISKS_MAX 16u
 #define MACHINE_MEMORY_MIN (2 * MIB)
+
+struct machine_disk {
+    char *path;
+    char *serial; /* or NULL */
+    struct block_options o;
+    unsigned queues; /* 0: one a vCPU */
+};
+
+#define MACHINE_SHARES_MAX 8u
+
+struct machine_share {
+    char dir[PATH_MAX];
+    char tag[VIRTIO_FS_TAG_MAX + 1];
+    bool readonly;
+};
 
 struct machine_cfg {
     const char *name;
@@ -47,6 +68,14 @@ struct machine_cfg {
     uint64_t memory;      /* bytes, a multiple of 4 KiB */
     struct boot_cfg boot; /* strings are copied */
     const char *serial;   /* chardev name: "stdio", "file:PATH", "none" */
+    const char *console;  /* of the virtio console, likewise; NULL: there is none */
+    bool rng;             /* virtio entropy device */
+    const struct netdev_cfg *nets; /* network cards; a MAC of zeros is chosen by the machine */
+    unsigned nnets;                /* 0..MACHINE_NETS_MAX */
+    const struct machine_disk *disks; /* virtio disks, in the order of their slots */
+    unsigned ndisks;                  /* 0..MACHINE_DISKS_MAX */
+    struct machine_share shares[MACHINE_SHARES_MAX]; /* directories for the guest */
+    unsigned nshares;
     bool no_reboot;       /* a reset by the guest ends the machine */
     struct log *log;      /* log, trace and loop outlive the machine */
     struct trace *trace;
@@ -99,7 +128,10 @@ struct machine {
     struct pic *pic;
     struct apic_bus *apics;
     struct ioapic *ioapic;
-    struct chardev *serial;
+    struct chardev *serial, *console; /* console: NULL without one */
+    struct netdev *net[MACHINE_NETS_MAX];
+    unsigned nnets;
+    struct blockdev *disk[MACHINE_DISKS_MAX];
 
     struct vm vm;
     const struct engine_ops *engine; /* set once its vm_init succeeded */
@@ -136,6 +168,8 @@ void machine_stop(struct machine *m);
 /* Presses and releases the power button (ACPI 6.5 §4.8.3.1.1.1); what follows is the guest's affair.
  * From the loop's thread. */
 void machine_power_button(struct machine *m);
+/* The terminal behind the serial port or the console has another size. From the loop's thread. */
+void machine_terminal_resized(struct machine *m);
 const struct machine_result *machine_result(const struct machine *m);
 
 /* Stops vCPUs, devices and the clock; on return nothing changes guest-visible state any more.

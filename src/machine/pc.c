@@ -2,6 +2,8 @@
 #include "machine/pc.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <sys/resource.h>
 
 #include "dev/pci/pcihost.h"
 #include "dev/platform/acpi.h"
@@ -11,6 +13,11 @@
 #include "dev/platform/pit.h"
 #include "dev/platform/rtc.h"
 #include "dev/platform/uart.h"
+#include "dev/virtio/blk.h"
+#include "dev/virtio/console.h"
+#include "dev/virtio/net.h"
+#include "dev/virtio/fs.h"
+#include "dev/virtio/rng.h"
 #include "machine/acpi_tables.h"
 #include "machine/machine.h"
 #include "machine/memory.h"
@@ -30,6 +37,10 @@
 #define PCI_CFG_PORT 0xcf8
 #define DEBUG_EXIT_PORT 0xf4
 #define PCI_INTX_GSI 16
+#define SHARE_FDS_MOST 4096u /* descriptors that one share may use */
+/* Slots of the PCI bus between the host bridge, 0, and the ISA bridge, 31. */
+#define FIRST_SLOT 1u
+#define LAST_SLOT 30u
 
 /* ---- interrupts ---- */
 
@@ -91,6 +102,7 @@ struct wiring {
     struct machine *m;
     struct err *e;
     int rc;
+    unsigned slot; /* the next free one of the PCI bus */
 };
 
 static struct device *add(struct wiring *w, const struct device_class *cls, const char *id,
@@ -117,18 +129,83 @@ static void mmio(struct wiring *w, uint64_t gpa, uint64_t size, struct device *d
         w->rc = -ENODEV;
 }
 
+/* A virtio device's place. */
+static struct virtio_slot next_slot(struct wiring *w)
+{
+    if (w->slot > LAST_SLOT && !w->rc)
+        w->rc = err_set(w->e, ENOSPC, "more than %u PCI devices", LAST_SLOT - FIRST_SLOT + 1);
+    return (struct virtio_slot){w->m->pci, PCI_DEVFN(w->slot++, 0)};
+}
+
+static void on_msi(void *machine, uint64_t addr, uint32_t data)
+{
+    apic_bus_msi(((struct machine *)machine)->apics, addr, data);
+}
+
 static int make_pci_bus(struct machine *m, struct err *e)
 {
-    struct pci_bus_cfg cfg = {.ctx = &m->ctx, .pio = m->pio};
+    struct pci_bus_cfg cfg = {.ctx = &m->ctx, .pio = m->pio, .msi = on_msi, .msi_owner = m};
 
     for (int i = 0; i < PCI_INTX_LINES; i++)
         cfg.intx[i] = gsi(m, PCI_INTX_GSI + i);
     return pci_bus_new(&m->pci, &cfg, e);
 }
 
-int pc_make_devices(struct machine *m, struct err *e)
+static void disks(struct wiring *w, const struct machine_cfg *cfg)
 {
-    struct wiring w = {m, e, make_pci_bus(m, e)};
+    for (unsigned i = 0; i < cfg->ndisks; i++) {
+        const struct machine_disk *d = &cfg->disks[i];
+        unsigned queues = d->queues ? d->queues : MIN(cfg->cpus, VIRTIO_BLK_QUEUES_MAX);
+        char id[16];
+
+        snprintf(id, sizeof(id), "disk%u", i);
+        add(w, &virtio_blk_class, id,
+            &(struct virtio_blk_cfg){next_slot(w), w->m->disk[i], d->serial, queues});
+    }
+}
+
+/* Half of the descriptors that the process may have are for what guests open in shares. */
+static unsigned share_fds(unsigned nshares)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return SHARE_FDS_MIN;
+    return (unsigned)MIN(limit.rlim_cur / 2 / nshares, SHARE_FDS_MOST);
+}
+
+static void add_share(struct wiring *w, unsigned i, const struct machine_share *s, unsigned nshares)
+{
+    char id[16];
+
+    snprintf(id, sizeof(id), "share%u", i);
+    add(w, &virtio_fs_class, id,
+        &(struct virtio_fs_cfg){
+            next_slot(w), s->tag, {s->dir, s->readonly, share_fds(nshares)}});
+}
+
+/* Virtio devices, in the order of their slots. */
+static void virtio_devices(struct wiring *w, const struct machine_cfg *cfg)
+{
+    disks(w, cfg);
+    if (w->m->console)
+        add(w, &virtio_console_class, "console",
+            &(struct virtio_console_cfg){next_slot(w), w->m->console});
+    if (cfg->rng)
+        add(w, &virtio_rng_class, "rng", &(struct virtio_rng_cfg){next_slot(w), VIRTIO_RNG_RATE});
+    for (unsigned k = 0; k < w->m->nnets; k++) {
+        char id[16];
+
+        snprintf(id, sizeof(id), "net%u", k);
+        add(w, &virtio_net_class, id, &(struct virtio_net_cfg){next_slot(w), w->m->net[k]});
+    }
+    for (unsigned i = 0; i < cfg->nshares; i++)
+        add_share(w, i, &cfg->shares[i], cfg->nshares);
+}
+
+int pc_make_devices(struct machine *m, const struct machine_cfg *cfg, struct err *e)
+{
+    struct wiring w = {.m = m, .e = e, .rc = make_pci_bus(m, e), .slot = FIRST_SLOT};
     struct device *d;
 
     d = add(&w, &irqchip_class, "irqchip",
@@ -166,6 +243,8 @@ int pc_make_devices(struct machine *m, struct err *e)
 
     d = add(&w, &debugexit_class, "debugexit", NULL);
     ports(&w, DEBUG_EXIT_PORT, 4, d, &debugexit_ops);
+
+    virtio_devices(&w, cfg);
     return w.rc;
 }
 

@@ -73,7 +73,8 @@ static void *pattern(size_t n)
 static int boot(struct fixture *f, const char *kernel, const char *initrd, const char *cmdline,
                 enum boot_protocol protocol)
 {
-    const struct boot_cfg cfg = {kernel, initrd, cmdline, protocol};
+    const struct boot_cfg cfg = {
+        .kernel = kernel, .initrd = initrd, .cmdline = cmdline, .protocol = protocol};
     struct boot *b;
     int rc;
 
@@ -302,7 +303,7 @@ static void loads_again(void **state)
     struct fixture *f = *state;
     struct blob k = elf(PREF, 0x1000, 0, PREF, false);
     char *kp = file_write("k", k.p, k.len);
-    const struct boot_cfg cfg = {kp, NULL, "", BOOT_AUTO};
+    const struct boot_cfg cfg = {.kernel = kp, .cmdline = ""};
     uint64_t first = 0;
     struct boot *b;
 

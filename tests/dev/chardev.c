@@ -85,7 +85,8 @@ static struct chardev_host host_of(struct fixture *f)
 
 static void attach(struct fixture *f)
 {
-    chardev_attach(f->chr, &(struct chardev_front){on_receive, on_writable, f});
+    chardev_attach(f->chr, &(struct chardev_front){
+                                .receive = on_receive, .writable = on_writable, .arg = f});
 }
 
 static void open_pipes(struct fixture *f)
@@ -635,7 +636,8 @@ static void test_flood_leaves_the_loop_alive(void **state)
     struct chardev_host host = host_of(f);
 
     assert_int_equal(chardev_open(&f->chr, "file:/dev/null", &host, NULL), 0);
-    chardev_attach(f->chr, &(struct chardev_front){on_receive, overfill, f});
+    chardev_attach(f->chr, &(struct chardev_front){
+                                .receive = on_receive, .writable = overfill, .arg = f});
     overfill(f);
     for (int i = 0; i < 10; i++)
         turn(f);

@@ -21,12 +21,22 @@ static void fake_accept_input(struct chardev *base)
 
 static int fake_flush(struct chardev *base, unsigned timeout_ms) { return 0; }
 
+static bool fake_size(struct chardev *base, uint16_t *columns, uint16_t *rows)
+{
+    struct fakechr *c = container_of(base, struct fakechr, base);
+
+    *columns = c->columns;
+    *rows = c->rows;
+    return c->columns && c->rows;
+}
+
 static void fake_free(struct chardev *base) {}
 
 static const struct chardev_ops fake_ops = {
     .write = fake_write,
     .accept_input = fake_accept_input,
     .flush = fake_flush,
+    .size = fake_size,
     .free = fake_free,
 };
 

@@ -9,6 +9,7 @@ struct fakechr {
     uint8_t out[4096];
     size_t len, room; /* takes no more than room bytes in all */
     unsigned accepts; /* calls of chardev_accept_input */
+    uint16_t columns, rows; /* 0: no terminal */
 };
 
 void fakechr_init(struct fakechr *c);

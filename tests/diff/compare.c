@@ -42,18 +42,16 @@ static bool same_x87(const struct x87_state *a, const struct x87_state *b)
     return !memcmp(&x, &y, sizeof(x));
 }
 
-/* DPPS and DPPD find exceptions in several steps of their own; VCVTPS2PH does not flush to zero,
- * which would tell exact underflow. The inexact flag of an unmasked overflow or underflow says
- * whether the result, its exponent wrapped, is exact; an engine that computes with the exception
- * masked cannot know (SDM vol. 1 §11.5.2). */
+/* DPPS and DPPD find exceptions in several steps of their own. The inexact flag of an unmasked
+ * overflow or underflow says whether the result, its exponent wrapped, is exact; an engine that
+ * computes with the exception masked cannot know (SDM vol. 1 §11.5.2). */
 static uint32_t mxcsr_unknown(const struct outcome *o, const struct insn *i)
 {
     uint32_t raised = o->s.mxcsr & ~(o->s.mxcsr >> 7) & 0x18;
 
     if (o->vector != X_XM)
         return 0;
-    if (i->id == INSN_DPPS || i->id == INSN_DPPD || i->id == INSN_VDPPS || i->id == INSN_VDPPD ||
-        i->id == INSN_VCVTPS2PH)
+    if (i->id == INSN_DPPS || i->id == INSN_DPPD || i->id == INSN_VDPPS || i->id == INSN_VDPPD)
         return 0x3f;
     return raised ? 0x20 : 0;
 }
@@ -95,14 +93,6 @@ static bool uses_fs(const struct test_case *t, const struct outcome *o)
     return false;
 }
 
-/* Tiny results are no exception that an engine can see here if they are exact: the instruction does not
- * flush to zero. */
-static bool exact_underflow(const struct outcome *silicon, const struct insn *i)
-{
-    return silicon->vector == X_XM && i->id == INSN_VCVTPS2PH &&
-           (silicon->s.mxcsr & ~(silicon->s.mxcsr >> 7) & 0x3f) == 0x10;
-}
-
 /* The registers are equal, the upper half of RCX apart when a string instruction that counts in ECX
  * has faulted: some processors have cleared it by then. */
 static bool same_gprs(const struct test_case *t, const struct outcome *a, const struct outcome *b,
@@ -130,7 +120,7 @@ const char *compare(const struct test_case *t, const struct outcome *a, const st
 
     if (a->vector < 0 || overwrites_itself(t, a) || overwrites_itself(t, b))
         return NULL;
-    if (uses_fs(t, a) || (faulted && exact_underflow(a, &i)))
+    if (uses_fs(t, a))
         return NULL;
     if (wraps_at_4g(t, a) && (b->vector == X_GP || b->vector == X_SS))
         return NULL;

@@ -11,6 +11,10 @@
  * Unless said otherwise the functions below want the device's lock held, except in init. The bus's
  * own mutex guards only the INTx lines and is taken last before the irq controllers'. Functions are
  * added while no vCPU runs.
+ *
+ * What decides about a function's interrupts (the INTx bit of the status register, the command
+ * register, MSI-X) is guarded by the function's irq_lock as well, taken after the device's lock and before
+ * the bus's, so that threads of a device may raise interrupts without the device's lock.
  */
 #ifndef RING3_DEV_PCI_PCI_H
 #define RING3_DEV_PCI_PCI_H
@@ -22,6 +26,7 @@
 #include "dev/device.h"
 
 #define PCI_CFG_SIZE 256
+#define PCI_CFG_SIZE_EXPRESS 4096
 #define PCI_BARS 6
 #define PCI_INTX_LINES 4
 #define PCI_DEVFN(slot, fn) ((uint8_t)((slot) << 3 | (fn)))
@@ -60,11 +65,18 @@ struct pci_func_state {
 
 extern const struct state_desc pci_func_state_desc;
 
-enum pci_bar_kind { PCI_BAR_NONE, PCI_BAR_IO, PCI_BAR_MEM32, PCI_BAR_MEM64, PCI_BAR_UPPER };
+enum pci_bar_kind {
+    PCI_BAR_NONE,
+    PCI_BAR_IO,
+    PCI_BAR_MEM32,
+    PCI_BAR_MEM64,
+    PCI_BAR_MEM64_PREFETCH,
+    PCI_BAR_UPPER /* the high half of the 64-bit one before */
+};
 
 struct pci_bar {
-    enum pci_bar_kind kind; /* PCI_BAR_UPPER: the high half of the 64-bit one before */
-    uint64_t size;          /* bytes, a power of two */
+    enum pci_bar_kind kind;
+    uint64_t size; /* bytes, a power of two */
     const struct io_ops *ops;
     bool mapped;
     uint64_t addr;         /* where, while mapped */
@@ -74,6 +86,8 @@ struct pci_bar {
 struct pci_func {
     struct device *dev;
     struct pci_func_state *s; /* inside dev's state */
+    pthread_mutex_t irq_lock;
+    bool express; /* has the extended configuration space, without capabilities in it: zeroes */
     struct pci_bus *bus;      /* once on one */
     uint8_t devfn;
     uint8_t init[PCI_CFG_SIZE];  /* contents after reset */
@@ -82,6 +96,9 @@ struct pci_func {
     uint8_t own[PCI_CFG_SIZE];   /* bits that only the device changes; saved as part of the state */
     unsigned cap_last, cap_end;  /* the last capability, and the end of it; 0: none yet */
     struct pci_bar bar[PCI_BARS];
+    /* Called before a guest reads [off, off+size), so that registers can be brought up to date. NULL:
+     * nothing to do. */
+    void (*reading)(struct pci_func *f, unsigned off, unsigned size);
     /* Called after a guest wrote [off, off+size), masks applied and BARs moved. NULL: nothing to
      * do. */
     void (*written)(struct pci_func *f, unsigned off, unsigned size);
@@ -110,13 +127,17 @@ uint8_t pci_func_cap(struct pci_func *f, uint8_t id, uint8_t len);
  */
 void pci_func_reg(struct pci_func *f, unsigned off, unsigned size, uint32_t value, uint32_t wmask);
 
+/* In init: the capability of a PCI Express root complex integrated endpoint (PCI Express Base 2.0
+ * §7.8), and with it the extended configuration space. */
+void pci_func_express(struct pci_func *f);
+
 /* In the device's reset, quiesce-safe resume and fini. Resume takes nothing but writable and own
  * bits from the (possibly loaded) state, and maps BARs and drives INTx accordingly. */
 void pci_func_reset(struct pci_func *f);
 void pci_func_resume(struct pci_func *f);
 void pci_func_fini(struct pci_func *f); /* lock not held */
 
-uint32_t pci_func_read(const struct pci_func *f, unsigned off, unsigned size);
+uint32_t pci_func_read(struct pci_func *f, unsigned off, unsigned size);
 void pci_func_write(struct pci_func *f, unsigned off, unsigned size, uint32_t val);
 
 static inline uint16_t pci_func_command(const struct pci_func *f)
@@ -124,7 +145,8 @@ static inline uint16_t pci_func_command(const struct pci_func *f)
     return (uint16_t)(f->s->cfg[PCI_COMMAND] | f->s->cfg[PCI_COMMAND + 1] << 8);
 }
 
-/* Drives the INTx pin; what the guest sees of it depends on the command register. */
+/* Drives the INTx pin; what the guest sees of it depends on the command register. Any thread, with
+ * or without the device's lock. */
 void pci_func_intx(struct pci_func *f, bool level);
 
 /* ---- the bus ---- */
@@ -134,6 +156,9 @@ struct pci_bus_cfg {
     struct pio_bus *pio; /* where I/O BARs are mapped; NULL: they are not */
     struct irq
         intx[PCI_INTX_LINES]; /* level-triggered; pin p of slot n drives line (n + p - 1) % 4 */
+    /* A message signalled interrupt: a store to addr. Any thread. NULL: goes nowhere. */
+    void (*msi)(void *owner, uint64_t addr, uint32_t data);
+    void *msi_owner;
 };
 
 /* Bus 0, the only one. */
@@ -142,6 +167,9 @@ void pci_bus_free(struct pci_bus *b); /* after its functions' devices */
 
 /* Puts f at devfn. -EBUSY if that is taken. Called in the device's init. */
 int pci_bus_add(struct pci_bus *b, struct pci_func *f, uint8_t devfn, struct err *e);
+
+/* Sends a message signalled interrupt. Any thread. */
+void pci_bus_msi(struct pci_bus *b, uint64_t addr, uint32_t data);
 
 /* A configuration access of 1, 2 or 4 bytes, naturally aligned; off up to 4095. Absent functions
  * and registers beyond a function's space read as all ones. `host` is the device whose lock the

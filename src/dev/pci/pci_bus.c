@@ -74,6 +74,12 @@ void pci_bus_intx(struct pci_bus *b, uint8_t devfn, unsigned pin, bool level)
     pthread_mutex_unlock(&b->lock);
 }
 
+void pci_bus_msi(struct pci_bus *b, uint64_t addr, uint32_t data)
+{
+    if (b->cfg.msi)
+        b->cfg.msi(b->cfg.msi_owner, addr, data);
+}
+
 /* A function answers at bus 0 only. A function other than 0 of a device is not looked for by guests
  * unless function 0 has the multi-function bit; that is the devices' business. */
 static struct pci_func *lookup(struct pci_bus *b, unsigned busno, uint8_t devfn)

@@ -8,6 +8,7 @@
 
 #define BAR_IO 0x1
 #define BAR_MEM64 0x4
+#define BAR_PREFETCH 0x8
 
 #define CAP_NEXT 1
 
@@ -35,6 +36,7 @@ void pci_func_init(struct pci_func *f, struct device *dev, struct pci_func_state
                    const struct pci_ids *ids)
 {
     *f = (struct pci_func){.dev = dev, .s = s};
+    pthread_mutex_init(&f->irq_lock, NULL);
     pci_func_reg(f, PCI_VENDOR_ID, 2, ids->vendor, 0);
     pci_func_reg(f, PCI_DEVICE_ID, 2, ids->device, 0);
     pci_func_reg(f, PCI_REVISION, 1, ids->revision, 0);
@@ -71,9 +73,11 @@ void pci_func_bar(struct pci_func *f, unsigned n, enum pci_bar_kind kind, uint64
         f->wmask[PCI_COMMAND] |= PCI_COMMAND_MEMORY;
         break;
     case PCI_BAR_MEM64:
+    case PCI_BAR_MEM64_PREFETCH:
         assert(n + 1 < PCI_BARS && f->bar[n + 1].kind == PCI_BAR_NONE);
         f->bar[n + 1].kind = PCI_BAR_UPPER;
-        pci_func_reg(f, off, 4, BAR_MEM64, (uint32_t)mask & ~15u);
+        pci_func_reg(f, off, 4, BAR_MEM64 | (kind == PCI_BAR_MEM64 ? 0 : BAR_PREFETCH),
+                     (uint32_t)mask & ~15u);
         pci_func_reg(f, off + 4, 4, 0, (uint32_t)(mask >> 32));
         f->wmask[PCI_COMMAND] |= PCI_COMMAND_MEMORY;
         break;
@@ -93,6 +97,28 @@ uint8_t pci_func_cap(struct pci_func *f, uint8_t id, uint8_t len)
     f->cap_last = at;
     f->cap_end = (unsigned)ALIGN_UP(at + len, 4);
     return (uint8_t)at;
+}
+
+/* PCI Express Base 2.0 §7.8: what an endpoint has that sits in the root complex, without a link. */
+#define CAP_EXPRESS 0x10
+#define EXPRESS_SIZE 0x3c
+#define EXPRESS_CAPS 2
+#define EXPRESS_DEVICE_CAPS 4
+#define EXPRESS_DEVICE_CONTROL 8
+#define EXPRESS_VERSION 2
+#define EXPRESS_INTEGRATED (9 << 4)
+#define DEVICE_CAPS_ROLE_BASED BIT(15) /* error reporting, which 1.1 and later require */
+#define DEVICE_CONTROL_INIT 0x2810     /* relaxed ordering, no snoop, read requests of 512 bytes */
+#define DEVICE_CONTROL_WRITABLE 0x78ff /* all but what the capabilities lack */
+
+void pci_func_express(struct pci_func *f)
+{
+    unsigned cap = pci_func_cap(f, CAP_EXPRESS, EXPRESS_SIZE);
+
+    pci_func_reg(f, cap + EXPRESS_CAPS, 2, EXPRESS_VERSION | EXPRESS_INTEGRATED, 0);
+    pci_func_reg(f, cap + EXPRESS_DEVICE_CAPS, 4, DEVICE_CAPS_ROLE_BASED, 0);
+    pci_func_reg(f, cap + EXPRESS_DEVICE_CONTROL, 2, DEVICE_CONTROL_INIT, DEVICE_CONTROL_WRITABLE);
+    f->express = true;
 }
 
 /* ---- BARs ---- */
@@ -126,6 +152,7 @@ static bool bar_wanted(const struct pci_func *f, unsigned n, uint64_t *addr)
             return false;
         break;
     case PCI_BAR_MEM64:
+    case PCI_BAR_MEM64_PREFETCH:
         *addr = (cfg_dword(f, PCI_BAR0 + 4 * n) & ~15u) |
                 (uint64_t)cfg_dword(f, PCI_BAR0 + 4 * n + 4) << 32;
         limit = BIT(physmap_width(f->dev->ctx->map));
@@ -197,6 +224,7 @@ static void bars_update(struct pci_func *f)
 
 /* ---- INTx ---- */
 
+/* irq_lock held, as for all that changes what this looks at. */
 static void intx_update(struct pci_func *f)
 {
     unsigned pin = f->init[PCI_INT_PIN];
@@ -209,22 +237,28 @@ static void intx_update(struct pci_func *f)
 
 void pci_func_intx(struct pci_func *f, bool level)
 {
+    pthread_mutex_lock(&f->irq_lock);
     if (level)
         f->s->cfg[PCI_STATUS] |= PCI_STATUS_INTX;
     else
         f->s->cfg[PCI_STATUS] &= (uint8_t)~PCI_STATUS_INTX;
     intx_update(f);
+    pthread_mutex_unlock(&f->irq_lock);
 }
 
 /* ---- configuration space ---- */
 
-uint32_t pci_func_read(const struct pci_func *f, unsigned off, unsigned size)
+uint32_t pci_func_read(struct pci_func *f, unsigned off, unsigned size)
 {
     uint32_t v = 0;
 
     if (off + size > PCI_CFG_SIZE)
-        return UINT32_MAX;
+        return f->express && off + size <= PCI_CFG_SIZE_EXPRESS ? 0 : UINT32_MAX;
+    if (f->reading)
+        f->reading(f, off, size);
+    pthread_mutex_lock(&f->irq_lock);
     memcpy(&v, f->s->cfg + off, size);
+    pthread_mutex_unlock(&f->irq_lock);
     return v;
 }
 
@@ -232,6 +266,7 @@ void pci_func_write(struct pci_func *f, unsigned off, unsigned size, uint32_t va
 {
     if (off + size > PCI_CFG_SIZE)
         return;
+    pthread_mutex_lock(&f->irq_lock);
     for (unsigned i = 0; i < size; i++) {
         uint8_t *reg = &f->s->cfg[off + i];
         uint8_t v = (uint8_t)(val >> 8 * i);
@@ -239,8 +274,9 @@ void pci_func_write(struct pci_func *f, unsigned off, unsigned size, uint32_t va
         *reg = (uint8_t)((*reg & ~f->wmask[off + i]) | (v & f->wmask[off + i]));
         *reg &= (uint8_t) ~(v & f->w1c[off + i]);
     }
-    bars_update(f);
     intx_update(f);
+    pthread_mutex_unlock(&f->irq_lock);
+    bars_update(f);
     if (f->written)
         f->written(f, off, size);
 }
@@ -249,20 +285,24 @@ void pci_func_write(struct pci_func *f, unsigned off, unsigned size, uint32_t va
 
 void pci_func_reset(struct pci_func *f)
 {
+    pthread_mutex_lock(&f->irq_lock);
     memcpy(f->s->cfg, f->init, PCI_CFG_SIZE);
-    bars_update(f);
     intx_update(f);
+    pthread_mutex_unlock(&f->irq_lock);
+    bars_update(f);
 }
 
 void pci_func_resume(struct pci_func *f)
 {
+    pthread_mutex_lock(&f->irq_lock);
     for (unsigned i = 0; i < PCI_CFG_SIZE; i++) {
         uint8_t live = f->wmask[i] | f->w1c[i] | f->own[i];
 
         f->s->cfg[i] = (uint8_t)((f->s->cfg[i] & live) | (f->init[i] & ~live));
     }
-    bars_update(f);
     intx_update(f);
+    pthread_mutex_unlock(&f->irq_lock);
+    bars_update(f);
 }
 
 void pci_func_fini(struct pci_func *f)
@@ -271,4 +311,5 @@ void pci_func_fini(struct pci_func *f)
         bar_unmap(f, n);
     if (f->bus)
         pci_bus_del(f->bus, f);
+    pthread_mutex_destroy(&f->irq_lock);
 }

@@ -538,7 +538,8 @@ static int uart_init(struct device *d, const void *cfg, struct err *e)
         return rc;
     u->chr = c->chr;
     if (u->chr)
-        chardev_attach(u->chr, &(struct chardev_front){uart_receive, uart_writable, u});
+        chardev_attach(u->chr, &(struct chardev_front){
+                                 .receive = uart_receive, .writable = uart_writable, .arg = u});
     return 0;
 }
 

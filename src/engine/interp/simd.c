@@ -71,6 +71,23 @@ static bool signals_underflow(const struct insn *i)
     return !(i->map == 2 && i->opcode >= 0x4c && i->opcode <= 0x4f);
 }
 
+/* VCVTPS2PH keeps denormal results whatever MXCSR.FZ says: has it made one? */
+static bool half_denormal(const struct cpu *c, const struct insn *i, const void *mem)
+{
+    const struct opnd *o = &i->op[0];
+    const uint8_t *p = o->kind == OP_REG ? (const uint8_t *)c->s.zmm[o->reg] : mem;
+    bool masked = (i->prefix & PFX_EVEX) && i->evex_aaa;
+
+    for (unsigned n = 0; n < o->size / 2u; n++) {
+        uint16_t h;
+
+        memcpy(&h, p + 2 * n, 2);
+        if ((h & 0x3ff) && !(h & 0x7c00) && !(masked && !(c->s.k[i->evex_aaa] >> n & 1)))
+            return true;
+    }
+    return false;
+}
+
 /*
  * The guest has unmasked some exception: run masked, see what was raised, and take it back if that
  * would have faulted (SDM vol. 1 §11.5.2 and 11.5.3). Unmasked underflow is signalled for every
@@ -89,7 +106,10 @@ static void run_unmasked(struct cpu *c, const struct insn *i, stub_fn stub, void
     }
     copy_dests(c, i, &before, false);
     uint32_t raised = run_masked(c, stub, mem, ue ? guest & ~MXCSR_FZ : guest);
-    if (ue && !(raised & MXCSR_UE)) {
+    if (ue && i->id == INSN_VCVTPS2PH) {
+        if (half_denormal(c, i, mem))
+            raised |= MXCSR_UE;
+    } else if (ue && !(raised & MXCSR_UE)) {
         copy_dests(c, i, &after, false);
         copy_dests(c, i, &before, true);
         raised |= run_masked(c, stub, mem, guest | MXCSR_FZ) & MXCSR_UE;

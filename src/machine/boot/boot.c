@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -10,6 +11,7 @@
 #include "machine/boot/bzimage.h"
 #include "machine/boot/elf.h"
 #include "machine/boot/entry.h"
+#include "machine/boot/image.h"
 #include "machine/boot/unpack.h"
 
 /* No kernel file is larger; anything that is would only waste memory before it is refused. */
@@ -26,6 +28,8 @@ struct source {
 struct boot {
     struct source kernel, initrd;
     char *cmdline;
+    char *image, *image_format; /* the files are on a disk; else NULL */
+    char *append;               /* what the user adds to the disk's command line */
     enum boot_protocol protocol;
 };
 
@@ -109,10 +113,17 @@ int boot_open(struct boot **out, const struct boot_cfg *cfg, struct err *e)
     b->kernel.fd = b->initrd.fd = -1;
     b->protocol = cfg->protocol;
     b->cmdline = strdup(cfg->cmdline);
-    rc = b->cmdline ? 0 : err_set(e, ENOMEM, "no memory");
-    if (!rc)
+    b->append = strdup(cfg->cmdline);
+    rc = b->cmdline && b->append ? 0 : err_set(e, ENOMEM, "no memory");
+    if (!cfg->kernel) {
+        b->image = strdup(cfg->image);
+        b->image_format = cfg->image_format ? strdup(cfg->image_format) : NULL;
+        if (!b->image || (cfg->image_format && !b->image_format))
+            rc = err_set(e, ENOMEM, "no memory");
+    }
+    if (!rc && cfg->kernel)
         rc = source_open(&b->kernel, "--kernel", cfg->kernel, e);
-    if (!rc && cfg->initrd)
+    if (!rc && cfg->kernel && cfg->initrd)
         rc = source_open(&b->initrd, "--initrd", cfg->initrd, e);
     if (rc) {
         boot_close(b);
@@ -129,7 +140,40 @@ void boot_close(struct boot *b)
     source_close(&b->kernel);
     source_close(&b->initrd);
     free(b->cmdline);
+    free(b->append);
+    free(b->image);
+    free(b->image_format);
     free(b);
+}
+
+/* The disk's command line, what the user adds, and the one console there is unless they name others. */
+static char *join_cmdline(const char *disk, const char *user)
+{
+    bool console = strstr(disk, "console=") || strstr(user, "console=");
+    char *s;
+
+    return asprintf(&s, "%s%s%s%s", disk, *disk && *user ? " " : "", user,
+                    console ? "" : " console=ttyS0") < 0
+               ? NULL
+               : s;
+}
+
+/* Reads kernel and initrd from the disk; they are then files like others, in memory. */
+static int take_from_disk(struct boot *b, const struct memory_layout *mem, struct err *e)
+{
+    struct boot_files f;
+    int rc = boot_image_find(b->image, b->image_format, mem->total, &f, e);
+
+    if (rc)
+        return err_prefix(e, rc, "--disk");
+    source_close(&b->kernel);
+    source_close(&b->initrd);
+    free(b->cmdline);
+    b->kernel = (struct source){"--disk", f.kernel_name, f.kernel};
+    b->initrd = (struct source){"--disk", strdup("initrd"), f.initrd};
+    b->cmdline = join_cmdline(f.cmdline, b->append);
+    free(f.cmdline);
+    return b->initrd.path && b->cmdline ? 0 : err_set(e, ENOMEM, "no memory");
 }
 
 /* A kernel while it is being loaded. */
@@ -299,6 +343,9 @@ int boot_load(struct boot *b, struct physmap *map, const struct memory_layout *m
 
     if (!k)
         return err_set(e, ENOMEM, "no memory");
+    rc = b->image ? take_from_disk(b, mem, e) : 0;
+    if (rc)
+        goto out;
     rc = load_kernel(b, k, map, mem, e);
     if (rc) {
         source_err(&b->kernel, rc, e);

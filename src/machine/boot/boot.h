@@ -21,10 +21,13 @@
 enum boot_protocol { BOOT_AUTO, BOOT_LINUX64, BOOT_PVH };
 
 struct boot_cfg {
-    const char *kernel;  /* path */
+    const char *kernel;  /* path, or NULL: what the disk has */
     const char *initrd;  /* path or NULL */
-    const char *cmdline; /* "" for none */
+    const char *cmdline; /* "" for none; added to the disk's own */
     enum boot_protocol protocol;
+    /* A disk image to look in when kernel is NULL: at every reset anew, for the guest may have installed another.
+     * Whoever else has it open must have flushed it then. format: "raw", "qcow2" or NULL. */
+    const char *image, *image_format;
 };
 
 /* The guest's view of physical memory, as E820 and PVH both number it. */
@@ -58,7 +61,7 @@ struct memory_layout {
 
 struct boot;
 
-/* Opens the files. Errors name the option and the file: "--kernel: FILE: reason". */
+/* Opens the files, unless they are on the disk. Errors name the option and the file: "--kernel: FILE: reason". */
 int boot_open(struct boot **out, const struct boot_cfg *cfg, struct err *e);
 void boot_close(struct boot *b); /* NULL is allowed */
 

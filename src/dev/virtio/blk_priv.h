@@ -1,0 +1,59 @@
+/* The virtio block device as blk.c (device, thread) and blk_req.c (requests) share it. */
+#ifndef RING3_DEV_VIRTIO_BLK_PRIV_H
+#define RING3_DEV_VIRTIO_BLK_PRIV_H
+
+#include <pthread.h>
+
+#include "base/log.h"
+#include "dev/virtio/blk.h"
+
+#define BLK_QUEUE_SIZE 256u
+/* A header and a status descriptor go with the data's. */
+#define BLK_SEG_MAX (BLK_QUEUE_SIZE - 2)
+#define BLK_BATCH 64u
+
+/* As much as one discard or write-zeroes request may cover, in sectors: a guest's mkfs discards a
+ * whole disk, and the thread does something else between two of them. */
+#define BLK_DISCARD_SECTORS (1u << 22)
+
+struct virtio_blk_state {
+    struct virtio_state virtio;
+    uint8_t writeback; /* config.writeback as the driver set it */
+    uint8_t pad[7];
+};
+
+struct blk_req;
+
+struct virtio_blk {
+    struct virtio v;
+    struct virtio_blk_state s;
+    struct virtio_blk_config config;
+    struct blockdev *disk;
+    char serial[VIRTIO_BLK_ID_BYTES];
+    bool sync; /* no thread: the disk is used with the device's lock held */
+    bool may_cache; /* the user allows a write cache */
+    struct log_limit errors;
+
+    /* Of whoever owns the queues. */
+    struct blk_req *spare;
+    uint64_t pushed; /* queues with chains pushed and not notified */
+
+    /* The thread. Any vCPU sets bits; the rest is guarded by lock. */
+    _Atomic uint64_t kicked;  /* queues */
+    _Atomic bool run;         /* the thread may own the queues */
+    _Atomic bool writeback;   /* what the disk is to be */
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool started, parked, end;
+    enum virtio_stop why;
+};
+
+/* Owner of the queues only. Takes what is in the queues of the mask and starts it; true if there was
+ * anything. */
+bool blk_req_take(struct virtio_blk *b, uint64_t queues);
+/* Raises the interrupts of queues with chains pushed; returns those queues. */
+uint64_t blk_req_notify(struct virtio_blk *b);
+void blk_req_free_spare(struct virtio_blk *b);
+
+#endif

@@ -1,0 +1,104 @@
+/* Snapshots: what is written is read back, and the image stays as it was. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "kit.h"
+
+#define SIZE (24ull << 20) /* several leaves of the overlay's bits */
+
+static uint64_t rng(uint64_t *s)
+{
+    *s ^= *s << 13;
+    *s ^= *s >> 7;
+    *s ^= *s << 17;
+    return *s;
+}
+
+static void check_all(struct blockdev *d, const uint8_t *model, uint8_t *buf)
+{
+    assert_int_equal(kit_read(d, 0, buf, SIZE), 0);
+    assert_memory_equal(buf, model, SIZE);
+}
+
+/* Random writes and zeros against a copy in memory. */
+static void test_random(void **state)
+{
+    uint8_t *model = malloc(SIZE), *buf = malloc(SIZE);
+    uint64_t seed = 88172645463325252;
+    struct blockdev *d;
+    struct kit k;
+
+    (void)state;
+    assert_true(model && buf);
+    kit_init(&k);
+    k.o.snapshot = true;
+    kit_file(&k, SIZE, 1);
+    kit_fill(1, 0, model, SIZE);
+    d = kit_open(&k);
+    assert_false(block_info(d)->ro);
+    for (int i = 0; i < 2000; i++) {
+        uint64_t at = rng(&seed) % (SIZE / 512) * 512;
+        uint64_t len = MIN((rng(&seed) % 64 + 1) * 512, SIZE - at);
+
+        if (i % 100 == 99)
+            len = MIN(len * 256, SIZE - at); /* whole leaves */
+        switch (rng(&seed) % 4) {
+        case 0:
+            assert_int_equal(kit_do(d, BLOCK_WRITE_ZEROES, i & 1, at, NULL, len), 0);
+            memset(model + at, 0, len);
+            break;
+        case 1:
+            assert_int_equal(kit_read(d, at, buf, len), 0);
+            assert_memory_equal(buf, model + at, len);
+            break;
+        default:
+            kit_fill((uint64_t)i, at, model + at, len);
+            assert_int_equal(kit_write(d, at, model + at, len), 0);
+        }
+    }
+    check_all(d, model, buf);
+    assert_int_equal(kit_do(d, BLOCK_FLUSH, 0, 0, NULL, 0), 0);
+    kit_fill(7, 0, model, SIZE);
+    assert_int_equal(kit_write(d, 0, model, SIZE), 0);
+    check_all(d, model, buf);
+    assert_int_equal(block_close(d), 0);
+
+    kit_read_file(&k, 0, buf, SIZE);
+    kit_check(1, 0, buf, SIZE);
+    d = kit_open(&k);
+    assert_int_equal(kit_read(d, 0, buf, SIZE), 0);
+    kit_check(1, 0, buf, SIZE);
+    assert_int_equal(block_close(d), 0);
+    kit_fini(&k);
+    free(model);
+    free(buf);
+}
+
+/* An ro disk stays ro. */
+static void test_ro(void **state)
+{
+    struct kit k;
+    struct blockdev *d;
+    uint8_t buf[512] = {0};
+
+    (void)state;
+    kit_init(&k);
+    k.o.snapshot = k.o.ro = true;
+    kit_file(&k, 65536, 1);
+    d = kit_open(&k);
+    assert_int_equal(kit_write(d, 0, buf, 512), -EROFS);
+    block_close(d);
+    kit_fini(&k);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_random),
+        cmocka_unit_test(test_ro),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

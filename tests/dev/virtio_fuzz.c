@@ -1,0 +1,438 @@
+/*
+ * A hostile driver against every virtio device, meant to run under AddressSanitizer and UBSan: random and
+ * malformed chains, loops, huge lengths, indices that jump, rings that move, resets, pauses and loads
+ * while requests are in flight. Nothing may crash, hang or leak; what a good driver asks of the device
+ * afterwards must work.
+ *
+ * Without arguments: a fixed number of steps from a fixed seed, for `make test`.
+ *     virtio-fuzz [STEPS [SEED [NAME]]]
+ * runs longer, from another seed, or one device only; the seed is printed with a failure.
+ *
+ * A new device is one row in `rows`.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fakechr.h"
+#include "virtio_probe.h"
+
+#include "base/util.h"
+#include "dev/virtio/console.h"
+#include "dev/virtio/rng.h"
+
+#define HANG_S 120 /* without a step */
+
+struct world {
+    struct vdrv d;
+    struct fakechr chr;
+    unsigned queues;
+    uint64_t seed;
+};
+
+struct fuzz_row {
+    const char *name;
+    /* Makes the device (vdrv_attach). */
+    void (*make)(struct world *w);
+    /* Something happens on the host's side. NULL: nothing does. */
+    void (*host)(struct world *w);
+    /* The device is freed; what it stood on may go. NULL: nothing to do. */
+    void (*drop)(struct world *w);
+};
+
+static uint64_t rnd(struct world *w)
+{
+    uint64_t z = w->seed += 0x9e3779b97f4a7c15;
+
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+    z = (z ^ z >> 27) * 0x94d049bb133111eb;
+    return z ^ z >> 31;
+}
+
+static uint64_t rnd_arg(void *w) { return rnd(w); }
+
+/* ---- devices ---- */
+
+static void make_probe(struct world *w)
+{
+    vdrv_attach(&w->d, &probe_class, &(struct probe_cfg){vdrv_slot(&w->d)});
+}
+
+/* Takes, keeps, uses and puts back in any order. */
+static void host_probe(struct world *w)
+{
+    struct probe *p = probe_of(&w->d);
+    struct virtq *q = &p->v.vq[0];
+    struct virtq_chain *c;
+    uint8_t buf[64];
+
+    device_lock(w->d.dev);
+    while (p->nheld < ARRAY_LEN(p->held) && rnd(w) % 8 && virtq_pop(q, &c) > 0) {
+        virtq_read(c, rnd(w) % 64, buf, sizeof(buf));
+        virtq_write(c, rnd(w) % 64, buf, sizeof(buf));
+        if (rnd(w) % 4)
+            p->held[p->nheld++] = c;
+        else
+            virtq_unpop(q, c);
+    }
+    while (p->nheld && rnd(w) % 8) {
+        unsigned i = (unsigned)(rnd(w) % p->nheld);
+
+        virtq_push(q, p->held[i], (uint32_t)rnd(w));
+        p->held[i] = p->held[--p->nheld];
+    }
+    if (rnd(w) & 1)
+        virtq_notify(q);
+    if (rnd(w) % 4 == 0)
+        virtq_kicks(q, rnd(w) & 1);
+    if (rnd(w) % 64 == 0)
+        virtio_config_changed(&p->v);
+    device_unlock(w->d.dev);
+}
+
+static void make_rng(struct world *w)
+{
+    vdrv_attach(&w->d, &virtio_rng_class,
+                &(struct virtio_rng_cfg){vdrv_slot(&w->d), VIRTIO_RNG_RATE});
+}
+
+static void make_console(struct world *w)
+{
+    fakechr_init(&w->chr);
+    vdrv_attach(&w->d, &virtio_console_class,
+                &(struct virtio_console_cfg){vdrv_slot(&w->d), &w->chr.base});
+}
+
+static void host_console(struct world *w)
+{
+    const struct chardev_front *front = &w->chr.base.front;
+    uint8_t buf[300] = "input";
+
+    switch (rnd(w) % 4) {
+    case 0:
+        w->chr.len = 0;
+        w->chr.room = rnd(w) % sizeof(w->chr.out);
+        front->writable(front->arg);
+        break;
+    case 1:
+        front->resized(front->arg);
+        break;
+    default:
+        front->receive(front->arg, buf, 1 + rnd(w) % sizeof(buf));
+        break;
+    }
+}
+
+static const struct fuzz_row rows[] = {
+    {"probe", make_probe, host_probe, NULL},
+    {"rng", make_rng, NULL, NULL},
+    {"console", make_console, host_console, NULL},
+};
+
+/* ---- the driver ---- */
+
+static uint64_t steps = 200000, first_seed = 1;
+static const char *only;
+
+/* Mostly in RAM, sometimes at its end, and sometimes anything. */
+static uint64_t rnd_address(struct world *w)
+{
+    switch (rnd(w) % 16) {
+    case 0:
+        return rnd(w);
+    case 1:
+        return VDRV_RAM - rnd(w) % 32;
+    case 2:
+        return ~0ull - rnd(w) % 32;
+    case 3:
+        return w->d.common + rnd(w) % 0x4000;
+    default:
+        return MIB + rnd(w) % (VDRV_RAM - 2 * MIB);
+    }
+}
+
+static uint32_t rnd_length(struct world *w)
+{
+    switch (rnd(w) % 32) {
+    case 0:
+        return 0;
+    case 1:
+        return UINT32_MAX - (uint32_t)(rnd(w) % 16);
+    case 2:
+        return (uint32_t)rnd(w) >> rnd(w) % 32;
+    case 3:
+        return PAGE_SIZE;
+    default:
+        return 1 + (uint32_t)(rnd(w) % 64);
+    }
+}
+
+/* A plausible descriptor; tables of indirect ones are filled with such, too. */
+static struct vdrv_desc rnd_desc(struct world *w, unsigned size, bool packed, unsigned depth)
+{
+    static const uint16_t some_flags[] = {0, 1, 2, 3, 1, 2, 3, 4, 5, 6, 0xffff};
+    unsigned flags = some_flags[rnd(w) % ARRAY_LEN(some_flags)];
+    unsigned next = (unsigned)(rnd(w) % 8 ? rnd(w) % size : rnd(w));
+    struct vdrv_desc d = {rnd_address(w), rnd_length(w), 0, 0};
+
+    if (flags & 4 && depth < 2 && rnd(w) % 4) {
+        unsigned n = 1 + (unsigned)(rnd(w) % 8);
+        struct vdrv_desc *t;
+
+        d.addr = MIB + rnd(w) % (VDRV_RAM - 2 * MIB);
+        d.addr &= ~15ull;
+        d.len = 16 * n;
+        t = vdrv_ptr(&w->d, d.addr);
+        for (unsigned i = 0; i < n; i++)
+            t[i] = rnd_desc(w, n, packed, depth + 1);
+    }
+    d.a = (uint16_t)(packed ? next : flags);
+    d.b = (uint16_t)(packed ? flags : next);
+    return d;
+}
+
+/* Descriptors at random places of the ring, and some made available. */
+static void bad_chains(struct world *w, struct vdrv_queue *q)
+{
+    struct vdrv_desc *ring = vdrv_ptr(&w->d, q->desc);
+    uint16_t *avail = vdrv_ptr(&w->d, q->driver);
+
+    for (unsigned n = 1 + (unsigned)(rnd(w) % q->size); n; n--) {
+        unsigned i = (unsigned)(rnd(w) % q->size);
+
+        ring[i] = rnd_desc(w, q->size, q->packed, 0);
+        if (q->packed)
+            ring[i].b = (uint16_t)((ring[i].b & 0x7f7f) | (rnd(w) & 0x8080));
+        else
+            avail[2 + rnd(w) % q->size] = (uint16_t)(rnd(w) % 8 ? i : rnd(w));
+    }
+    if (rnd(w) % 4 == 0)
+        avail[0] = (uint16_t)rnd(w);
+    if (!q->packed)
+        avail[1] = (uint16_t)(rnd(w) % 16 ? avail[1] + 1u : rnd(w));
+    else if (rnd(w) % 4 == 0)
+        avail[1] = (uint16_t)(rnd(w) % 4);
+}
+
+static void bad_bytes(struct world *w, struct vdrv_queue *q)
+{
+    const uint64_t areas[] = {q->desc, q->driver, q->device};
+    uint8_t *p = vdrv_ptr(&w->d, areas[rnd(w) % 3]);
+
+    for (unsigned n = (unsigned)(rnd(w) % 8); n; n--)
+        p[rnd(w) % (16 * q->size)] = (uint8_t)rnd(w);
+}
+
+/* What a good driver may count on is checked by virtio_driver.c. */
+static void good_chains(struct world *w, struct vdrv_queue *q)
+{
+    struct vdrv_sg sg[8];
+
+    while (vdrv_used(q, NULL))
+        ;
+    for (unsigned n = 1 + (unsigned)(rnd(w) % 8); n; n--) {
+        unsigned nout = (unsigned)(rnd(w) % 4), nin = (unsigned)(rnd(w) % 4) + !nout;
+        uint64_t at = vdrv_alloc(&w->d, 64 * (nout + nin), 1);
+
+        for (unsigned i = 0; i < nout + nin; i++)
+            sg[i] = (struct vdrv_sg){at + 64 * i, 1 + (uint32_t)(rnd(w) % 64)};
+        for (unsigned i = 0; i < 16; i++)
+            memset(vdrv_ptr(&w->d, at + i), (int)(rnd(w) % 8), 1);
+        if (vdrv_add(q, sg, nout, nin, q) < 0)
+            break;
+    }
+}
+
+static void kick(struct world *w)
+{
+    vdrv_write(&w->d, w->d.notify + 4 * (rnd(w) % 8 ? rnd(w) % w->queues : rnd(w) % 1024), 2, 0);
+}
+
+static void start(struct world *w)
+{
+    static const unsigned sizes[] = {1, 2, 4, 8, 16, 64, 128};
+    uint64_t optional = VDRV_PACKED | VDRV_EVENT_IDX | VDRV_INDIRECT, features;
+
+    w->d.free = MIB;
+    features = (vdrv_offered(&w->d) & ~optional & rnd(w) & 0xffffffff) | (rnd(w) & optional);
+    vdrv_reset(&w->d);
+    vdrv_set(&w->d, VC_STATUS, 1, 3);
+    features |= BIT(VIRTIO_F_VERSION_1);
+    for (unsigned i = 0; i < 2; i++) {
+        vdrv_set(&w->d, VC_DRIVER_FEATURE_SELECT, 4, i);
+        vdrv_set(&w->d, VC_DRIVER_FEATURE, 4, features >> 32 * i);
+    }
+    vdrv_set(&w->d, VC_STATUS, 1, 11);
+    if (!(vdrv_status(&w->d) & VIRTIO_FEATURES_OK)) /* one that needs another: the plain set does */
+        vdrv_negotiate(&w->d, features & (optional | BIT(VIRTIO_F_VERSION_1)));
+    w->d.features = features;
+    for (unsigned i = 0; i < w->queues; i++) {
+        unsigned size = sizes[rnd(w) % ARRAY_LEN(sizes)];
+
+        vdrv_queue(&w->d, i, MIN(size, w->d.v->queue_size));
+    }
+    vdrv_set(&w->d, VC_CONFIG_VECTOR, 2, vdrv_config_vector(&w->d));
+    vdrv_set(&w->d, VC_STATUS, 1, 15);
+}
+
+static void registers(struct world *w)
+{
+    static const uint8_t sizes[] = {1, 2, 4, 8};
+    unsigned size = sizes[rnd(w) % 4];
+    uint64_t at[] = {w->d.common, w->d.isr, w->d.config, w->d.notify, w->d.msix};
+    uint64_t addr = at[rnd(w) % ARRAY_LEN(at)];
+
+    if (!addr) /* has no configuration space */
+        addr = w->d.common;
+    addr += rnd(w) % (rnd(w) % 4 ? 64 : 0x1000);
+    if (rnd(w) & 1)
+        vdrv_read(&w->d, addr, size);
+    else
+        vdrv_write(&w->d, addr, size, rnd(w) % 4 ? rnd(w) % 64 : rnd(w));
+}
+
+static void configuration(struct world *w)
+{
+    unsigned size = 1u << rnd(w) % 3, off = (unsigned)(rnd(w) % 256) & ~(size - 1);
+
+    if (rnd(w) & 1) {
+        vdrv_pci_read(&w->d, off, size);
+        return;
+    }
+    vdrv_pci_write(&w->d, off, size, rnd(w) % 4 ? (uint32_t)rnd(w) % 64 : (uint32_t)rnd(w));
+    vdrv_enable(&w->d);
+}
+
+/* A state of its own with a byte changed, or any that validates. */
+static void load_something(struct world *w)
+{
+    struct device *dev = w->d.dev;
+    const struct state_desc *desc = dev->cls->state;
+    struct sbuf b;
+    struct err e;
+    size_t used;
+
+    sbuf_init(&b);
+    device_quiesce(dev);
+    if (rnd(w) & 1) {
+        void *p = calloc(1, desc->size);
+
+        assert_non_null(p);
+        state_randomise(desc, p, rnd_arg, w);
+        assert_int_equal(state_save(desc, p, &b), 0);
+        free(p);
+    } else {
+        assert_int_equal(device_save(dev, &b), 0);
+    }
+    device_load(dev, b.data, b.len, &used, &e);
+    device_resume(dev);
+    sbuf_free(&b);
+    vdrv_enable(&w->d);
+}
+
+static void step(struct world *w, const struct fuzz_row *row, bool *broken)
+{
+    struct vdrv_queue *q = &w->d.q[rnd(w) % w->queues];
+
+    switch (rnd(w) % 32) {
+    case 0:
+        start(w);
+        *broken = false;
+        break;
+    case 1 ... 4:
+        bad_chains(w, q);
+        *broken = true;
+        kick(w);
+        break;
+    case 5:
+        bad_bytes(w, q);
+        *broken = true;
+        break;
+    case 6 ... 13:
+        if (!*broken && w->d.free < VDRV_RAM - MIB)
+            good_chains(w, q);
+        kick(w);
+        break;
+    case 14 ... 17:
+        kick(w);
+        break;
+    case 18:
+        registers(w);
+        *broken = true;
+        break;
+    case 19:
+        configuration(w);
+        *broken = true;
+        break;
+    case 20:
+        if (rnd(w) % 16)
+            break;
+        load_something(w);
+        *broken = true;
+        break;
+    case 21:
+        device_quiesce(w->d.dev);
+        device_resume(w->d.dev);
+        break;
+    case 22:
+        if (rnd(w) % 8)
+            break;
+        device_reset(w->d.dev, RESET_COLD);
+        *broken = true;
+        vdrv_enable(&w->d);
+        break;
+    case 23:
+        fake_step(&w->d.f, rnd(w) % 100000000);
+        break;
+    default:
+        if (row->host)
+            row->host(w);
+        break;
+    }
+}
+
+static void test_fuzz(void **state)
+{
+    const struct fuzz_row *row = *state;
+    struct world *w;
+    bool broken = false;
+
+    if (only && strcmp(only, row->name))
+        skip();
+    w = calloc(1, sizeof(*w));
+    assert_non_null(w);
+    w->seed = first_seed;
+    vdrv_init(&w->d);
+    w->d.any_msi = true;
+    row->make(w);
+    w->queues = MIN(w->d.v->queues, VDRV_QUEUES);
+    start(w);
+    for (uint64_t i = 0; i < steps; i++) {
+        alarm(HANG_S);
+        step(w, row, &broken);
+    }
+    alarm(0);
+    vdrv_fini(&w->d);
+    if (row->drop)
+        row->drop(w);
+    free(w);
+}
+
+int main(int argc, char **argv)
+{
+    struct CMUnitTest tests[ARRAY_LEN(rows)];
+
+    if (argc > 1)
+        steps = strtoull(argv[1], NULL, 0);
+    if (argc > 2)
+        first_seed = strtoull(argv[2], NULL, 0);
+    if (argc > 3)
+        only = argv[3];
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        tests[i] = (struct CMUnitTest){
+            .name = rows[i].name, .test_func = test_fuzz, .initial_state = (void *)&rows[i]};
+    printf("%llu steps a device, seed %llu\n", (unsigned long long)steps,
+           (unsigned long long)first_seed);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
