@@ -51,7 +51,7 @@ static bool list_block(FILE *out, struct world *w, struct block *b, bool entry)
     bool ok = false;
 
     cache_lock(bt->cache);
-    b->t = bt_translate(bt, c, b);
+    b->t = bt_translate(bt, c, b, NULL);
     cache_unlock(bt->cache);
     if (b->t)
         ok = listing_host(out, bt->tr, entry);

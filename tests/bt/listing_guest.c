@@ -58,6 +58,7 @@ GUEST_ASM(interp_between, "mov rax, [rdi]; rdmsr; mov rdx, [rdi]");
 
 /* ---- registers ---- */
 GUEST_ASM(spilled, "mov r9, r10; add r9, [r11 + 8]; lea r15, [r9 + rcx * 2 + 1]");
+GUEST_ASM(swapped, "mov r9, r10; add r9, [r10 + 8]; add r10, r9; lea r9, [r9 + r10 * 2]; cmp r9, rdi; .byte 0x75, -19");
 GUEST_ASM(high_byte, "mov ah, [rdi]; movzx edx, ch; add bh, al; mov dl, ah");
 GUEST_ASM(div, "xor edx, edx; div rsi; idiv dword ptr [rdi]");
 GUEST_ASM(mul_cx, "imul rcx, rax, 100; mul rcx; cqo");
@@ -106,7 +107,7 @@ const struct snippet snippets[] = {
     LIST(jcc_back, "jcc-back", "a loop: the poll is on the taken path only; CMP and Jcc stay together"),
     LIST(jcc_forward, "jcc-forward", "a forward Jcc is one linked host Jcc, and the block goes on behind it"),
     LIST(jcc_away, "jcc-away", "a Jcc to another page goes by an inline cache, with EFLAGS untouched"),
-    LIST(jmp_back, "jmp-back", "a poll before the jump, then a link"),
+    LIST(jmp_back, "jmp-back", "a poll before the jump, then a link that takes the recipe of INC along; who does not want it finds the flags made"),
     LIST(call_near, "call-near", "a call in the page: return address by bt.vpage, then a link"),
     LIST(call_far, "call-far", "a call to another page goes by an inline cache, and has one for what is returned to; the recipe for the flags is used before"),
     LIST(ret, "ret", "RET reads the target and returns to behind some CALL, which compares"),
@@ -121,6 +122,7 @@ const struct snippet snippets[] = {
     LIST(interp_between, "interp-between", "an instruction of the interpreter's in the middle; nothing is shared across it"),
 
     LIST(spilled, "spilled", "registers without a home pass through scratch registers"),
+    LIST(swapped, "swapped", "registers without a home take the place of others for the length of a loop, taken back in all cold code", .entry = true),
     LIST(high_byte, "high-byte", "AH beside an operand with REX, and CH, whose register is elsewhere, are turned"),
     LIST(div, "div", "division may fault on the host: its cold path is the interpreter"),
     LIST(mul_cx, "mul", "three-operand forms use RCX's home as it is"),

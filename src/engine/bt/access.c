@@ -6,11 +6,11 @@
 
 /* Is the address of the step's memory operand made of registers that have homes, without a segment's
  * base? */
-static bool plain_address(const struct step *s)
+static bool plain_address(const struct tr *t, const struct step *s)
 {
     const struct insn_mem *m = &s->i.mem;
 
-    if (m->base >= 16 || m->seg >= FS || s->i.addrsize != 8 || bt_home[m->base] == BT_SPILLED)
+    if (m->base >= 16 || m->seg >= FS || s->i.addrsize != 8 || t->home[m->base] == BT_SPILLED)
         return false;
     /* AH to BH are had by turning their register, which might be the base. */
     for (unsigned k = 0; k < s->i.nops; k++)
@@ -20,17 +20,17 @@ static bool plain_address(const struct step *s)
 }
 
 /* The base register of an access without an index, or -1. */
-static int base_of(const struct step *s, unsigned which)
+static int base_of(const struct tr *t, const struct step *s, unsigned which)
 {
     if (which)
         return s->how == HOW_LEAVE ? RBP : RSP;
-    return plain_address(s) && s->i.mem.index == REG_NONE ? s->i.mem.base : -1;
+    return plain_address(t, s) && s->i.mem.index == REG_NONE ? s->i.mem.base : -1;
 }
 
 /* An access with an index may share its translation with those of the same base, index and scale. */
-static bool indexed(const struct step *s, unsigned which)
+static bool indexed(const struct tr *t, const struct step *s, unsigned which)
 {
-    return !which && plain_address(s) && s->i.mem.index != REG_NONE;
+    return !which && plain_address(t, s) && s->i.mem.index != REG_NONE;
 }
 
 /* What a step adds to register r if that is a constant. */
@@ -107,11 +107,11 @@ static void analyse_use(struct analysis *an, struct step *s, unsigned which)
     a->group = GROUP_NONE;
     if (!a->used || an->t->b->nogroup)
         return;
-    base = base_of(s, which);
+    base = base_of(an->t, s, which);
     if (base >= 0) {
         join(an, a, &an->open[base], &(struct group){.base = (uint8_t)base, .index = REG_NONE},
              &an->delta[base]);
-    } else if (indexed(s, which)) {
+    } else if (indexed(an->t, s, which)) {
         const struct group *g = an->with_index == GROUP_NONE ? NULL : &an->t->group[an->with_index];
         int32_t none = 0;
 
@@ -266,13 +266,13 @@ static void lookup_stack(struct tr *t, int32_t min, unsigned last, enum bt_site_
     struct emit *e = t->e;
     struct cold *c;
 
-    emit_lea(e, 1, BT_T0, bt_home[RSP], REG_NONE, 0, min);
+    emit_lea(e, 1, BT_T0, t->home[RSP], REG_NONE, 0, min);
     emit_op_gs(e, 0x03, 1, BT_T0, BT_OFF(bt.sp_npage)); /* add */
     emit_alu_ri(e, ALU_CMP, 1, BT_T0, (int32_t)(PAGE_SIZE - 1 - last));
     cold_access(t, emit_jcc(e, CC_A, 0), kind, group, adj, last + 1, retry);
     c = &t->cold[t->ncold - 1];
     c->address = true;
-    c->base = bt_home[RSP];
+    c->base = t->home[RSP];
     c->disp = min;
     t->bt->site[c->site].stack = true;
     emit_load_gs(e, BT_T2, BT_OFF(bt.sp_addend));
@@ -296,7 +296,7 @@ void access_translate(struct tr *t, const struct use *a, bool stack, struct reco
             emit_load_gs(e, BT_T2, g->base == RSP && !by_index ? BT_OFF(bt.sp_addend)
                                                                : BT_OFF(bt.group) + 8u * g->slot);
         t->in_t2 = a->group;
-        *m = (struct recode_mem){.base = bt_home[g->base], .index = BT_T2, .disp = a->disp};
+        *m = (struct recode_mem){.base = t->home[g->base], .index = BT_T2, .disp = a->disp};
         if (by_index) {
             access_address(t, BT_T0);
             *m = (struct recode_mem){.base = BT_T0, .index = BT_T2};
@@ -313,7 +313,7 @@ void access_translate(struct tr *t, const struct use *a, bool stack, struct reco
             g->made = true;
             t->in_t2 = a->group;
         }
-        *m = (struct recode_mem){.base = bt_home[RSP], .index = BT_T2, .disp = a->disp};
+        *m = (struct recode_mem){.base = t->home[RSP], .index = BT_T2, .disp = a->disp};
         return;
     }
     if (g) {
@@ -321,21 +321,21 @@ void access_translate(struct tr *t, const struct use *a, bool stack, struct reco
 
         if (by_index)
             access_address(t, BT_T0);
-        lookup(t, by_index ? BT_T0 : bt_home[g->base], by_index ? g->min - a->disp : g->min, last,
+        lookup(t, by_index ? BT_T0 : t->home[g->base], by_index ? g->min - a->disp : g->min, last,
                write, kind, true, adj, retry);
         emit_load(e, BT_T2, BT_T1, offsetof(struct tlb_entry, addend));
         emit_store_gs(e, BT_OFF(bt.group) + 8u * g->slot, BT_T2);
         g->made = true;
         t->in_t2 = a->group;
         *m = by_index ? (struct recode_mem){.base = BT_T0, .index = BT_T2}
-                      : (struct recode_mem){.base = bt_home[g->base], .index = BT_T2, .disp = a->disp};
+                      : (struct recode_mem){.base = t->home[g->base], .index = BT_T2, .disp = a->disp};
         return;
     }
-    base = stack ? RBP : base_of(t->s, 0);
+    base = stack ? RBP : base_of(t, t->s, 0);
     if (base >= 0 && (int64_t)a->disp + 64 == (int32_t)(a->disp + 64)) {
-        lookup(t, bt_home[base], a->disp, last, write, kind, false, adj, retry);
+        lookup(t, t->home[base], a->disp, last, write, kind, false, adj, retry);
         emit_load(e, BT_T2, BT_T1, offsetof(struct tlb_entry, addend));
-        *m = (struct recode_mem){.base = bt_home[base], .index = BT_T2, .disp = a->disp};
+        *m = (struct recode_mem){.base = t->home[base], .index = BT_T2, .disp = a->disp};
         return;
     }
     access_address(t, BT_T0);

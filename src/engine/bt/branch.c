@@ -7,8 +7,14 @@ static void emit_link(struct tr *t, const uint8_t *op, unsigned n, unsigned off)
     struct bt_link l = {.from = t->t,
                         .level = t->level,
                         .flags = t->fl == FL_CC ? BT_CC : BT_HOST,
+                        .lazy = t->fl == FL_RECIPE,
+                        .swapped = t->swapped,
                         .off = (uint16_t)off};
     struct emit *e = t->e;
+
+    /* Recipes know the registers' places within the block. */
+    if ((t->fl == FL_HOST || t->fl == FL_RECIPE) && t->swapped == (t->t->nswap != 0))
+        l.recipe = t->recipe;
 
     emit_align_rel32(e, n);
     emit_bytes(e, op, n);
@@ -71,6 +77,7 @@ static void jump_t0(struct tr *t, uint32_t site, bool call)
     uint32_t ic = t->bt->nic++;
     struct cold *c;
 
+    homes_leave(t);
     c = tr_cold(t, COLD_MISS, bt_emit_jump(t->e, ic, t->fl == FL_CC ? BT_CC : BT_HOST, call), site);
     c->ic = ic;
     c->pad = call ? emit_pos(t->e) : 0;
@@ -83,13 +90,17 @@ static void go(struct tr *t, int64_t off, enum bt_site_kind kind)
 {
     bool call = kind == BT_SITE_CALL;
 
-    fl_settle(t);
     if (off >= 0 && off < (int64_t)PAGE_SIZE) {
+        if (call) { /* what comes back finds the registers at home */
+            fl_settle(t);
+            homes_leave(t);
+        }
         emit_link(t, (const uint8_t[]){call ? 0xe8 : 0xe9}, 1, (unsigned)off);
         if (call)
             come_back(t);
         return;
     }
+    fl_settle(t);
     emit_load_gs(t->e, BT_T0, BT_OFF(bt.vpage));
     emit_lea(t->e, 1, BT_T0, BT_T0, REG_NONE, 0, (int32_t)off);
     jump_t0(t, tr_site(t, kind, 0), call);
@@ -113,6 +124,7 @@ static void jcc(struct tr *t)
     struct step *s = t->s;
     int64_t to = target(s);
     uint32_t over;
+    bool swapped;
 
     fl_to_host(t);
     if (to > s->off && to < (int64_t)PAGE_SIZE) {
@@ -122,7 +134,9 @@ static void jcc(struct tr *t)
     over = emit_jcc(t->e, s->i.cond ^ 1u, 0);
     if (to >= 0 && to < (int64_t)PAGE_SIZE)
         poll(t, target_site(t, (unsigned)to));
+    swapped = t->swapped;
     go(t, to, BT_SITE_JUMP);
+    t->swapped = swapped;
     emit_fix_here(t->e, over);
 }
 
@@ -130,7 +144,6 @@ static void jmp(struct tr *t)
 {
     int64_t to = target(t->s);
 
-    fl_settle(t);
     if (to >= 0 && to <= t->s->off)
         poll(t, target_site(t, (unsigned)to));
     go(t, to, BT_SITE_JUMP);
@@ -148,7 +161,7 @@ static void push_return(struct tr *t)
     emit8(t->e, 0x89);
     emit_mem(t->e, BT_T1, m.base, m.index, 0, m.disp);
     fl_regs_change(t, BIT(RSP));
-    emit_lea(t->e, 1, bt_home[RSP], bt_home[RSP], REG_NONE, 0, -8);
+    emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, -8);
 }
 
 /* The target of an indirect branch into T0. */
@@ -158,10 +171,10 @@ static void load_target(struct tr *t, bool keep)
     struct recode_mem m;
 
     if (o->kind == OP_REG) {
-        if (bt_home[o->reg] == BT_SPILLED)
+        if (t->home[o->reg] == BT_SPILLED)
             emit_load_gs(t->e, BT_T0, BT_OFF_GPR(o->reg));
         else
-            emit_mov_rr(t->e, BT_T0, bt_home[o->reg]);
+            emit_mov_rr(t->e, BT_T0, t->home[o->reg]);
     } else {
         access_translate(t, &t->s->mem, false, &m);
         emit_rex(t->e, 1, BT_T0, m.index == REG_NONE ? 0 : m.index, m.base);
@@ -184,9 +197,10 @@ static void ret(struct tr *t)
     emit8(t->e, 0x8b);
     emit_mem(t->e, BT_T0, m.base, m.index, 0, m.disp);
     fl_settle(t);
-    emit_lea(t->e, 1, bt_home[RSP], bt_home[RSP], REG_NONE, 0, (int32_t)pop);
+    emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, (int32_t)pop);
     site = tr_site(t, BT_SITE_RET, 0);
     t->bt->site[site].span = (uint16_t)pop;
+    homes_leave(t);
     emit_store_gs_i32(t->e, BT_OFF(bt.ret), site | (t->fl == FL_CC ? 8u : 0) << 8 * BT_RET_FLAGS);
     emit8(t->e, 0xc3);
 }

@@ -4,7 +4,8 @@
  * entered often enough gets a translation (struct tblock), which lives and dies with it.
  *
  * While translated code runs:
- *   - guest registers are in host registers, by bt_home[]; those without one in cpu.s.gpr;
+ *   - guest registers are in host registers, by bt_home[]; those without one in cpu.s.gpr. Within a block some may
+ *     have changed places (homes.c);
  *   - GS base is the struct cpu; host RCX, R9 and R10 are scratch; the host stack is one of its own, for
  *     return addresses alone (returns.h), and calls to C change to the one that bt_enter left;
  *   - the guest's status flags are in the host's EFLAGS ("host") or in cpu.cc ("cc") between blocks,
@@ -22,6 +23,7 @@
 #include "engine/bt/emit.h"
 #include "engine/interp/cache.h"
 #include "engine/interp/interp.h"
+#include "engine/bt/recode.h"
 
 /* Host registers by role. */
 enum { BT_T0 = R10, BT_T1 = RCX, BT_T2 = R9 };
@@ -94,17 +96,41 @@ enum bt_site_kind {
     BT_SITE_VEC /* span: the level wanted */
 };
 
-/* A direct branch to somewhere in the same page, or a call. */
+/* How to compute flags anew from registers that have not changed since (flags.c). */
+struct recipe {
+    enum { RC_NOTHING, RC_AGAIN, RC_ADD, RC_SUB, RC_LOGIC, RC_NEG, RC_INC, RC_DEC,
+           RC_ADD_KEPT, RC_SUB_KEPT /* what was added or subtracted is in bt.operand */ } kind;
+    uint8_t size;
+    uint8_t dst, src;   /* guest registers; src REG_NONE: imm */
+    uint8_t n;          /* bytes of again */
+    uint16_t regs;      /* guest registers that must not change */
+    uint16_t base;      /* those among them that again needs */
+    int32_t imm;
+    uint8_t again[RECODE_MAX + 8]; /* for RC_INC and RC_DEC what makes the CF that they keep; none: it is in cpu.cc */
+};
+
+/* A direct branch to somewhere in the same page, or a call. In a block with swaps it first leads to code that takes them
+ * back, where a second jump goes on; a target with the same swaps is reached without. */
 struct bt_link {
     struct tblock *from, *to; /* to: NULL while not made */
     uint32_t patch;           /* code offset of its rel32 */
     uint32_t unlinked;        /* where that leads while not made */
+    uint32_t patch2, unlinked2; /* of the jump behind the swaps and the recipe, or 0 */
+    struct recipe recipe;     /* makes the flags anew that it arrives with */
+    bool lazy;                /* they are not there before patch2 */
+    bool swapped;             /* nor are the swaps taken back */
     uint32_t next;            /* of the links to the same block, 0 = end */
     uint16_t off;             /* of the target in the page */
     uint8_t flags;            /* arrives with them there, enum bt_flags */
     bool far;                 /* made by an inline cache */
     uint8_t level;            /* arrives with the vector registers live at this level at least */
 };
+
+/* Within a block: `in`, a guest register without a home, is in the home of `out`, and `out` in cpu.s.gpr. */
+struct bt_swap {
+    uint8_t in, out;
+};
+#define BT_SWAPS_MAX 4
 
 struct tblock {
     /* For the jump table and inline caches, with T0 = RIP and T2 = this; after bt_kill the dead stubs', or
@@ -118,6 +144,12 @@ struct tblock {
     uint16_t crossed; /* times that a group did not fit a page */
     uint32_t at[2];  /* code offsets of the ordinary entries */
     uint32_t vat[2]; /* the same behind the check of the vector level */
+    uint32_t inner[2]; /* and with the swaps done */
+    struct bt_swap swap[BT_SWAPS_MAX];
+    uint8_t nswap;
+    bool careless;   /* the flags at the entry do not matter */
+    struct tblock *versions;     /* for links that bring a recipe (bt_version) */
+    const struct recipe *given;  /* this is one of those, for this recipe; only `inner` leads to it */
     uint32_t begin, end; /* its code */
     uint32_t links_in; /* first link to it, 0 = none */
     struct tblock *heir; /* of a dead one: the live translation of the same code, or NULL */
@@ -172,10 +204,12 @@ void bt_code_reset(struct bt *bt);
 static inline const uint8_t *bt_host(const struct bt *bt, uint32_t off) { return bt->rx + off; }
 uint32_t bt_site_add(struct bt *bt, const struct bt_site *s);
 uint32_t bt_link_add(struct bt *bt, const struct bt_link *l);
-/* Makes link n lead to t. Lock held; both live. */
+/* Makes link n lead to t, or a version of it. Lock held; both live. */
 void bt_link_make(struct bt *bt, uint32_t n, struct tblock *t);
 /* Makes link n lead to its target by an inline cache, for a target that another page has a part of. Lock held. */
 void bt_link_far(struct bt *bt, uint32_t n);
+/* Does the link arrive in the state that t's `inner` expects, but for flags? */
+bool bt_link_fits(const struct bt_link *l, const struct tblock *t);
 /* The block was killed: nothing leads to its translation any more. Lock held. */
 void bt_kill(struct bt *bt, struct tblock *t);
 /* t is a new translation of what old was: caches that still lead to old go there. Lock held. */
@@ -193,8 +227,12 @@ typedef uint64_t (*bt_enter_fn)(struct cpu *c, const uint8_t *code);
 uint32_t bt_emit_jump(struct emit *e, uint32_t ic, enum bt_flags flags, bool call);
 
 /* ---- translate.c ---- */
-/* The translation of b, made now; NULL if it cannot have one or there is no room. Lock held. */
-struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b);
+/* The translation of b, made now; NULL if it cannot have one or there is no room. from: a block that leads to it by a
+ * link, or NULL. Lock held. */
+struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b, const struct tblock *from);
+/* t, or what is better for link n: a version of t that begins with the link's recipe for flags, so that they need not be
+ * made for t. Lock held; both live. */
+struct tblock *bt_version(struct bt *bt, struct cpu *c, struct tblock *t, uint32_t n);
 
 /* ---- helper.c ---- */
 typedef const uint8_t *bt_helper(struct cpu *c, uint32_t site);

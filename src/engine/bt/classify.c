@@ -200,7 +200,7 @@ void tr_classify(struct tr *t, struct step *s)
         return;
     if (!copied(i) && tr_level_of(i) == BT_LEVEL_NONE)
         return;
-    if (!copy_can(i))
+    if (!copy_can(t, i))
         return;
     s->how = HOW_COPY;
     if (mem)

@@ -127,18 +127,25 @@ static void patch(struct bt *bt, uint32_t at, uint32_t target)
                      __ATOMIC_RELEASE);
 }
 
+bool bt_link_fits(const struct bt_link *l, const struct tblock *t)
+{
+    /* What the source has checked at its entry holds as long as translated code runs. */
+    return l->level >= t->level && (l->swapped ? homes_same(l->from, t) : !t->nswap);
+}
+
 void bt_link_make(struct bt *bt, uint32_t n, struct tblock *t)
 {
     struct bt_link *l = &bt->link[n];
-    /* What the source has checked at its entry holds as long as translated code runs. */
-    bool checked = l->level >= t->level;
 
     if (l->to)
         return;
     l->to = t;
     l->next = t->links_in;
     t->links_in = n;
-    patch(bt, l->patch, checked ? t->vat[l->flags] : t->at[l->flags]);
+    if (bt_link_fits(l, t) && (!l->lazy || t->given || t->careless))
+        patch(bt, l->patch, t->inner[l->flags]);
+    else
+        patch(bt, l->patch2 ? l->patch2 : l->patch, l->level >= t->level ? t->vat[l->flags] : t->at[l->flags]);
 }
 
 void bt_link_far(struct bt *bt, uint32_t n)
@@ -157,7 +164,7 @@ void bt_link_far(struct bt *bt, uint32_t n)
     emit_mov_ri32(e, BT_T1, BT_FROM_LINK);
     emit_jmp(e, bt->stub.miss[l->flags]);
     l->far = true;
-    patch(bt, l->patch, at);
+    patch(bt, l->patch2 ? l->patch2 : l->patch, at);
 }
 
 static void set_entries(struct tblock *t, const uint8_t *host, const uint8_t *cc)
@@ -183,6 +190,8 @@ void bt_inherit(struct bt *bt, struct tblock *old, struct tblock *t)
 
 void bt_kill(struct bt *bt, struct tblock *t)
 {
+    if (t->versions)
+        bt_kill(bt, t->versions);
     t->live = false;
     set_dead(bt, t);
     for (struct tblock *old = t->heir_of; old; old = old->heir_next) {
@@ -196,6 +205,8 @@ void bt_kill(struct bt *bt, struct tblock *t)
         next = l->next;
         l->to = NULL;
         patch(bt, l->patch, l->unlinked);
+        if (l->patch2)
+            patch(bt, l->patch2, l->unlinked2);
     }
     t->links_in = 0;
 }

@@ -55,12 +55,12 @@ struct binding {
 };
 
 /* mem: what the address takes up, or NULL. False if there are not enough registers. */
-static bool bind(const struct insn *i, const struct recode_mem *mem, struct binding *b)
+static bool bind(const struct tr *t, const struct insn *i, const struct recode_mem *mem, struct binding *b)
 {
     uint8_t room[3];
     unsigned nroom = 0;
 
-    memcpy(b->map.gpr, bt_home, sizeof(b->map.gpr));
+    memcpy(b->map.gpr, t->home, sizeof(b->map.gpr));
     memset(b->map.high, REG_NONE, sizeof(b->map.high));
     b->n = 0;
     b->high = -1;
@@ -79,7 +79,7 @@ static bool bind(const struct insn *i, const struct recode_mem *mem, struct bind
         bool old = o->read || o->size < 4 || i->id == INSN_BSF || i->id == INSN_BSR;
         unsigned n = 0;
 
-        if (o->kind != OP_REG || o->cls != RC_GPR || bt_home[o->reg] != BT_SPILLED)
+        if (o->kind != OP_REG || o->cls != RC_GPR || t->home[o->reg] != BT_SPILLED)
             continue;
         while (n < b->n && b->guest[n] != o->reg)
             n++;
@@ -104,7 +104,7 @@ static bool bind(const struct insn *i, const struct recode_mem *mem, struct bind
 
 /* Re-encodes i. AH to BH cannot be named beside R8 to R15, and CH has no home at all: then their
  * register is turned for the moment. Returns the length, 0 if it cannot be done. */
-static unsigned encode(const struct insn *i, const struct recode_mem *mem, struct binding *b,
+static unsigned encode(const struct tr *t, const struct insn *i, const struct recode_mem *mem, struct binding *b,
                        uint8_t out[RECODE_MAX])
 {
     int high = -1;
@@ -132,12 +132,12 @@ static unsigned encode(const struct insn *i, const struct recode_mem *mem, struc
         (high == RCX && b->rcx))
         return 0;
     b->high = high;
-    b->map.high[high] = bt_home[high];
+    b->map.high[high] = t->home[high];
     return recode(out, i, &b->map, mem);
 }
 
 /* Can it be copied? Tries the worst case of what copy() will do. */
-bool copy_can(const struct insn *i)
+bool copy_can(const struct tr *t, const struct insn *i)
 {
     static const struct recode_mem at = {.base = BT_T0, .index = REG_NONE};
     const struct opnd *m = tr_mem_operand(i);
@@ -146,7 +146,7 @@ bool copy_can(const struct insn *i)
 
     if (m && (!m->size || m->size > 64 || i->mem.vsib || i->addrsize < 4))
         return false;
-    return bind(i, m ? &at : NULL, &b) && encode(i, m ? &at : NULL, &b, out);
+    return bind(t, i, m ? &at : NULL, &b) && encode(t, i, m ? &at : NULL, &b, out);
 }
 
 /* May the host raise a fault in this instruction, its operands being accessible? */
@@ -187,7 +187,7 @@ void copy_translate(struct tr *t)
         return;
     if (mem)
         access_translate(t, &s->mem, false, &m);
-    if (mem && m.index == BT_T2 && (!bind(i, mem, &b) || high_operand(i))) {
+    if (mem && m.index == BT_T2 && (!bind(t, i, mem, &b) || high_operand(i))) {
         emit_lea(t->e, 1, BT_T0, m.base, m.index, 0, m.disp);
         m = (struct recode_mem){.base = BT_T0, .index = REG_NONE};
     }
@@ -199,10 +199,10 @@ void copy_translate(struct tr *t)
         fl_to_host(t);
     before = (struct cold){.fl = t->fl, .recipe = t->recipe};
     fl_regs_change(t, s->writes);
-    bind(i, mem, &b);
-    len = encode(i, mem, &b, out);
+    bind(t, i, mem, &b);
+    len = encode(t, i, mem, &b, out);
     if (b.rcx)
-        emit_mov_rr(t->e, RCX, bt_home[RCX]);
+        emit_mov_rr(t->e, RCX, t->home[RCX]);
     for (unsigned k = 0; k < b.n; k++) {
         if (b.load[k])
             emit_load_gs(t->e, b.tmp[k], BT_OFF_GPR(b.guest[k]));
@@ -210,15 +210,15 @@ void copy_translate(struct tr *t)
             t->in_t2 = GROUP_NONE;
     }
     if (b.high >= 0)
-        emit_rorx(t->e, bt_home[b.high], bt_home[b.high], 8);
+        emit_rorx(t->e, t->home[b.high], t->home[b.high], 8);
     begin = emit_pos(t->e);
     emit_bytes(t->e, out, len);
     if (host_faults(i))
         host_fault(t, begin, &before);
     if (b.high >= 0)
-        emit_rorx(t->e, bt_home[b.high], bt_home[b.high], 56);
+        emit_rorx(t->e, t->home[b.high], t->home[b.high], 56);
     if (b.rcx && (s->writes & BIT(RCX)))
-        emit_mov_rr(t->e, bt_home[RCX], RCX);
+        emit_mov_rr(t->e, t->home[RCX], RCX);
     for (unsigned k = 0; k < b.n; k++)
         if (s->writes & BIT(b.guest[k]))
             emit_store_gs(t->e, BT_OFF_GPR(b.guest[k]), b.tmp[k]);

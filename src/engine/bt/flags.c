@@ -3,7 +3,8 @@
  * them, but address translations in between destroy EFLAGS. So: flags that cannot be seen any more
  * are given up; those that registers can make again (a recipe) are made again when they are needed,
  * or in the cold path of a fault; the rest is put into cpu.cc, once, where it stays, over the ends
- * of blocks too, until other flags take its place.
+ * of blocks too, until other flags take its place. Recipes go along with links, to versions of
+ * blocks that begin with them (bt_version).
  */
 #include "engine/bt/tr.h"
 
@@ -86,7 +87,7 @@ static void alu_sized_imm(struct emit *e, enum emit_alu op, unsigned size, unsig
 static void alu_operand(struct emit *e, enum emit_alu op, unsigned size, unsigned reg, bool to_reg,
                         int32_t imm, bool kept);
 
-void fl_cook(struct emit *e, const struct recipe *r)
+static void cook(struct emit *e, const uint8_t home[16], const struct recipe *r)
 {
     unsigned d;
 
@@ -97,7 +98,7 @@ void fl_cook(struct emit *e, const struct recipe *r)
         emit_bytes(e, r->again, r->n);
         return;
     case RC_LOGIC: /* test dst, dst */
-        d = bt_home[r->dst];
+        d = home[r->dst];
         if (r->size == 2)
             emit8(e, 0x66);
         emit8(e, 0x40 | (r->size == 8) << 3 | (d >> 3) << 2 | d >> 3);
@@ -105,7 +106,7 @@ void fl_cook(struct emit *e, const struct recipe *r)
         emit8(e, 0xc0 | (d & 7) << 3 | (d & 7));
         return;
     case RC_NEG: /* of the negated */
-        emit_mov_rr(e, BT_T1, bt_home[r->dst]);
+        emit_mov_rr(e, BT_T1, home[r->dst]);
         for (unsigned k = 0; k < 2; k++) {
             if (r->size == 2)
                 emit8(e, 0x66);
@@ -116,7 +117,7 @@ void fl_cook(struct emit *e, const struct recipe *r)
         return;
     case RC_ADD_KEPT:
     case RC_SUB_KEPT:
-        emit_mov_rr(e, BT_T1, bt_home[r->dst]);
+        emit_mov_rr(e, BT_T1, home[r->dst]);
         for (unsigned k = 0; k < 2; k++) {
             enum emit_alu op = (r->kind == RC_ADD_KEPT) == (k == 1) ? ALU_ADD : ALU_SUB;
 
@@ -125,9 +126,11 @@ void fl_cook(struct emit *e, const struct recipe *r)
         return;
     case RC_INC:
     case RC_DEC:
-        /* CF is the one in cpu.cc. */
-        emit_unpark(e);
-        emit_lea(e, r->size == 8, BT_T1, bt_home[r->dst], REG_NONE, 0, r->kind == RC_INC ? -1 : 1);
+        if (r->n)
+            emit_bytes(e, r->again, r->n);
+        else
+            emit_unpark(e);
+        emit_lea(e, r->size == 8, BT_T1, home[r->dst], REG_NONE, 0, r->kind == RC_INC ? -1 : 1);
         emit_rex(e, r->size == 8, 0, 0, BT_T1);
         emit8(e, 0xff);
         emit8(e, 0xc0 | (r->kind == RC_DEC) << 3 | (BT_T1 & 7));
@@ -135,17 +138,25 @@ void fl_cook(struct emit *e, const struct recipe *r)
     case RC_ADD:
     case RC_SUB:
         /* Undo it in a scratch register, then do it again. */
-        emit_mov_rr(e, BT_T1, bt_home[r->dst]);
+        emit_mov_rr(e, BT_T1, home[r->dst]);
         for (unsigned k = 0; k < 2; k++) {
             enum emit_alu op = (r->kind == RC_ADD) == (k == 1) ? ALU_ADD : ALU_SUB;
 
             if (r->src == REG_NONE)
                 alu_sized_imm(e, op, r->size, BT_T1, r->imm);
             else
-                alu_sized(e, op, r->size, BT_T1, bt_home[r->src]);
+                alu_sized(e, op, r->size, BT_T1, home[r->src]);
         }
         return;
     }
+}
+
+void fl_cook(struct tr *t, const struct recipe *r) { cook(t->e, t->home, r); }
+
+bool fl_same(const struct recipe *a, const struct recipe *b)
+{
+    return a->kind == b->kind && a->size == b->size && a->dst == b->dst && a->src == b->src && a->imm == b->imm &&
+           a->regs == b->regs && a->base == b->base && a->n == b->n && !memcmp(a->again, b->again, a->n);
 }
 
 void fl_release(struct tr *t)
@@ -167,7 +178,7 @@ void fl_to_host(struct tr *t)
     if (t->fl == FL_CC)
         emit_unpark(t->e);
     else if (t->fl == FL_RECIPE)
-        fl_cook(t->e, &t->recipe);
+        fl_cook(t, &t->recipe);
     t->fl = FL_HOST;
 }
 
@@ -180,21 +191,59 @@ enum bt_flags fl_settle(struct tr *t)
 
 static bool counts(const struct recipe *r) { return r->kind == RC_INC || r->kind == RC_DEC; }
 
+/* Is the next thing to happen to the flags that an access destroys them, or the block's end? */
+static bool parted(const struct tr *t)
+{
+    for (const struct step *n = t->s + 1; n < t->step + t->n; n++) {
+        if (n->mem.used || n->stack.used || n->how == HOW_JMP)
+            return true;
+        if (n->how != HOW_COPY && n->how != HOW_LEA && n->how != HOW_NOP)
+            return false;
+        if (n->fl_read || (n->fl_some && n->i.id != INSN_INC && n->i.id != INSN_DEC))
+            return false;
+    }
+    return true;
+}
+
+/* The recipe for what INC and DEC keep of the flags: a part of their own. False: there is none. */
+static bool base_of(struct tr *t, unsigned reg, struct recipe *r)
+{
+    const struct recipe *old = &t->recipe;
+    struct emit e = {.start = r->again, .p = r->again};
+
+    if (t->fl == FL_CC)
+        return true;
+    if (old->kind == RC_NOTHING || (t->fl != FL_RECIPE && t->fl != FL_HOST))
+        return false;
+    if (counts(old)) {
+        if (t->fl == FL_HOST || (old->base >> reg & 1))
+            return false;
+        r->n = old->n;
+        r->base = old->base;
+        memcpy(r->again, old->again, old->n);
+        return true;
+    }
+    if ((old->regs >> reg & 1) || !parted(t))
+        return false;
+    cook(&e, t->home, old);
+    r->n = (uint8_t)emit_pos(&e);
+    r->base = old->regs;
+    return true;
+}
+
 bool fl_step(struct tr *t)
 {
     const struct insn *i = &t->s->i;
     const struct opnd *o = &i->op[0];
     bool inc = i->id == INSN_INC;
+    struct recipe r = {.kind = inc ? RC_INC : RC_DEC, .size = o->size, .dst = o->reg};
 
     if ((!inc && i->id != INSN_DEC) || o->kind != OP_REG || o->size < 4 ||
-        bt_home[o->reg] == BT_SPILLED || !t->s->need_after ||
-        !(t->fl == FL_CC || (t->fl == FL_RECIPE && counts(&t->recipe))))
+        t->home[o->reg] == BT_SPILLED || !t->s->need_after || !base_of(t, o->reg, &r))
         return false;
-    emit_lea(t->e, o->size == 8, bt_home[o->reg], bt_home[o->reg], REG_NONE, 0, inc ? 1 : -1);
-    t->recipe = (struct recipe){.kind = inc ? RC_INC : RC_DEC,
-                                .size = o->size,
-                                .dst = o->reg,
-                                .regs = (uint16_t)BIT(o->reg)};
+    emit_lea(t->e, o->size == 8, t->home[o->reg], t->home[o->reg], REG_NONE, 0, inc ? 1 : -1);
+    r.regs = r.base | (uint16_t)BIT(o->reg);
+    t->recipe = r;
     t->fl = FL_RECIPE;
     return true;
 }
@@ -215,9 +264,9 @@ void fl_regs_change(struct tr *t, uint16_t regs)
     t->recipe.kind = RC_NOTHING;
 }
 
-static bool pinned(const struct opnd *o)
+static bool pinned(const struct tr *t, const struct opnd *o)
 {
-    return o->kind == OP_REG && o->cls == RC_GPR && bt_home[o->reg] != BT_SPILLED;
+    return o->kind == OP_REG && o->cls == RC_GPR && t->home[o->reg] != BT_SPILLED;
 }
 
 static void set_recipe(struct tr *t, const uint8_t *host, unsigned n)
@@ -226,14 +275,14 @@ static void set_recipe(struct tr *t, const uint8_t *host, unsigned n)
     struct recipe *r = &t->recipe;
     bool imm = i->op[1].kind == OP_IMM && (int64_t)i->imm == (int32_t)i->imm;
 
-    r->kind = RC_NOTHING;
-    if (!pinned(&i->op[0]))
+    *r = (struct recipe){.kind = RC_NOTHING};
+    if (!pinned(t, &i->op[0]))
         return;
     r->size = i->op[0].size;
     r->dst = i->op[0].reg;
     r->src = REG_NONE;
     r->regs = (uint16_t)BIT(r->dst);
-    if (pinned(&i->op[1]) && i->op[1].reg != r->dst) {
+    if (pinned(t, &i->op[1]) && i->op[1].reg != r->dst) {
         r->src = i->op[1].reg;
         r->regs |= (uint16_t)BIT(r->src);
     }
@@ -241,7 +290,7 @@ static void set_recipe(struct tr *t, const uint8_t *host, unsigned n)
     switch (i->id) {
     case INSN_CMP:
     case INSN_TEST:
-        if (!host || !(i->op[1].kind == OP_IMM || pinned(&i->op[1])))
+        if (!host || !(i->op[1].kind == OP_IMM || pinned(t, &i->op[1])))
             return;
         memcpy(r->again, host, n);
         r->n = (uint8_t)n;
@@ -293,17 +342,18 @@ bool fl_keeps(const struct tr *t)
 
     if (!s->need_after || alu_of(i) < 0 || s->mem.write || (i->prefix & PFX_LOCK))
         return false;
-    if (!(pinned(o) || (o->kind == OP_MEM && (pinned(p) || p->kind == OP_IMM))))
+    if (!(pinned(t, o) || (o->kind == OP_MEM && (pinned(t, p) || p->kind == OP_IMM))))
         return false;
     if (p->kind == OP_IMM && (int64_t)i->imm != (int32_t)i->imm)
         return false;
     for (const struct step *n = s + 1; n < t->step + t->n; n++) {
-        if (n->mem.used || n->stack.used)
+        if (n->mem.used || n->stack.used || n->how == HOW_JMP)
             return true;
-        if (n->how <= HOW_HELP || n->how >= HOW_JMP || (n->fl_some && n->how != HOW_JCC))
+        if (n->how <= HOW_HELP || n->how > HOW_JMP || (n->fl_some && n->how != HOW_JCC))
             return false;
     }
-    return false;
+    /* A link takes the recipe along. */
+    return true;
 }
 
 /* op between a register, or an immediate if reg is REG_NONE, and r/m: T1, or gs:[bt.operand]. to_reg: the register
@@ -363,7 +413,7 @@ void fl_operand(struct tr *t, const struct recode_mem *m)
     const enum emit_alu op = (enum emit_alu)alu_of(i);
     bool to_reg = i->op[0].kind == OP_REG;
     const struct opnd *other = &i->op[to_reg ? 0 : 1];
-    unsigned size = i->op[0].size, reg = other->kind == OP_REG ? bt_home[other->reg] : REG_NONE;
+    unsigned size = i->op[0].size, reg = other->kind == OP_REG ? t->home[other->reg] : REG_NONE;
     struct recipe *r = &t->recipe;
 
     load_operand(t->e, size, m);

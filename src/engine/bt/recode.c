@@ -90,6 +90,13 @@ static bool in_place(const struct recode_map *m, unsigned uses)
     return true;
 }
 
+unsigned recode_hidden(const struct insn *i)
+{
+    unsigned uses = hidden_uses[i->id] & ~NO_FORM;
+
+    return i->id == INSN_IMUL && i->nops > 1 ? 0 : uses;
+}
+
 static bool hidden_in_place(const struct insn *i, const struct recode_map *m)
 {
     unsigned uses = hidden_uses[i->id];

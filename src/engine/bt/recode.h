@@ -50,4 +50,8 @@ struct recode_map {
 unsigned recode(uint8_t out[RECODE_MAX], const struct insn *i, const struct recode_map *m,
                 const struct recode_mem *mem);
 
+/* General registers among RAX to RBX, bit n for number n, that i uses without an operand that says so. They must be in
+ * their places. */
+unsigned recode_hidden(const struct insn *i);
+
 #endif

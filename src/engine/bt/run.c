@@ -27,7 +27,7 @@ static struct bt *bt_of(const struct cpu *c) { return c->shared->bt; }
 
 /* ---- finding code ---- */
 
-static struct tblock *translate(struct cpu *c, struct block *b)
+static struct tblock *translate(struct cpu *c, struct block *b, uint32_t link, uint64_t flushes)
 {
     struct bt *bt = bt_of(c);
     struct tblock *t;
@@ -35,7 +35,7 @@ static struct tblock *translate(struct cpu *c, struct block *b)
     cache_lock(bt->cache);
     t = b->t;
     if (!t && b->live) {
-        t = bt_translate(bt, c, b);
+        t = bt_translate(bt, c, b, link && bt->flushes == flushes ? bt->link[link].from : NULL);
         if (t)
             __atomic_store_n(&b->t, t, __ATOMIC_RELEASE);
         else if (!cache_full(bt->cache))
@@ -45,8 +45,9 @@ static struct tblock *translate(struct cpu *c, struct block *b)
     return t;
 }
 
-/* The translation to run at c->s.rip, or NULL with the interpreter's block there in *b. */
-static struct tblock *find(struct cpu *c, struct block **b)
+/* The translation to run at c->s.rip, or NULL with the interpreter's block there in *b. link: what led here, or 0;
+ * flushes: bt.flushes then. */
+static struct tblock *find(struct cpu *c, struct block **b, uint32_t link, uint64_t flushes)
 {
     struct tblock *t = bt_jumps_find(c, c->s.rip);
 
@@ -58,7 +59,7 @@ static struct tblock *find(struct cpu *c, struct block **b)
         return NULL;
     t = (*b)->t;
     if (!t && ++(*b)->heat >= c->shared->threshold)
-        t = translate(c, *b);
+        t = translate(c, *b, link, flushes);
     if (!t || !t->live)
         return NULL;
     bt_jumps_add(c, t, t->b->gpa2 != ~0ull, jump_slot(c->jc, c->s.rip)->key == c->gkey);
@@ -115,7 +116,7 @@ static void ungroup(struct cpu *c, struct tblock *t)
 
     cache_lock(bt->cache);
     if (t->live) {
-        bt_kill(bt, t);
+        bt_kill(bt, t->b->t); /* t may be a version */
         t->b->nogroup = true;
         t->b->t = NULL;
     }
@@ -156,7 +157,7 @@ static void make_link(struct cpu *c, uint32_t n, uint64_t flushes, struct tblock
     if (bt->flushes == flushes && t->live && l->from->live && (t->b->gpa ^ l->from->b->gpa) >> PAGE_SHIFT == 0) {
         /* A second page may be another one in another address space. */
         if (t->b->gpa2 == ~0ull)
-            bt_link_make(bt, n, t);
+            bt_link_make(bt, n, bt_version(bt, c, t, n));
         else
             bt_link_far(bt, n);
     }
@@ -190,7 +191,7 @@ static void bt_run_some(struct cpu *c)
         if (!code) {
             struct block *b;
 
-            t = find(c, &b);
+            t = find(c, &b, link, flushes);
             if (!t) {
                 interp_run_from(c, b->op + (b->live && c->bits == CPU_64));
                 return;

@@ -13,18 +13,6 @@ enum fl_place {
     FL_NONE    /* nowhere: nobody will look */
 };
 
-/* How to compute flags anew from registers that have not changed since (flags.c). */
-struct recipe {
-    enum { RC_NOTHING, RC_AGAIN, RC_ADD, RC_SUB, RC_LOGIC, RC_NEG, RC_INC, RC_DEC,
-           RC_ADD_KEPT, RC_SUB_KEPT /* what was added or subtracted is in bt.operand */ } kind;
-    uint8_t size;
-    uint8_t dst, src;   /* guest registers; src REG_NONE: imm */
-    uint16_t regs;      /* guest registers that must not change */
-    int32_t imm;
-    uint8_t again[RECODE_MAX + 8];
-    uint8_t n;          /* bytes of again */
-};
-
 /* Accesses through one base register that share an address translation. */
 struct group {
     uint8_t base, index, scale; /* guest registers; index REG_NONE: none, as mostly */
@@ -88,6 +76,7 @@ struct cold {
     struct recipe recipe;
     uint32_t ic;        /* COLD_MISS, COLD_BACK */
     uint32_t pad;       /* COLD_MISS: of a call, where that comes back to, or 0 */
+    bool swapped;
     bool address;       /* COLD_ACCESS: T0 must be made, base + disp */
     uint8_t base;
     int32_t disp;
@@ -112,7 +101,19 @@ struct tr {
     unsigned ncold;
     uint32_t body;      /* code offset behind the entry for flags in EFLAGS */
     uint8_t level;      /* the vector registers are live at this level here */
+    uint8_t home[16];   /* bt_home[] with the block's swaps */
+    bool swapped;       /* they are done here */
 };
+
+/* ---- homes.c ---- */
+/* Decides which registers change places, and fills in the homes. from: as for bt_translate. */
+void homes_choose(struct tr *t, const struct tblock *from);
+/* The same swaps as another translation of the same block. */
+void homes_like(struct tr *t, const struct tblock *other);
+/* Emits the swaps and what takes them back; EFLAGS stay. No-ops if that is so already. */
+void homes_enter(struct tr *t);
+void homes_leave(struct tr *t);
+bool homes_same(const struct tblock *a, const struct tblock *b);
 
 /* ---- flags.c ---- */
 /* Which flags before each step somebody may see; fills need. */
@@ -135,8 +136,9 @@ void fl_regs_change(struct tr *t, uint16_t regs);
 /* The step has been emitted: where its flags are, and how to get them back. host: its re-encoded
  * form, n bytes, if running it again would only set flags. */
 void fl_written(struct tr *t, const uint8_t *host, unsigned n);
+bool fl_same(const struct recipe *a, const struct recipe *b);
 /* Emits a recipe: EFLAGS from registers. T1 is used. */
-void fl_cook(struct emit *e, const struct recipe *r);
+void fl_cook(struct tr *t, const struct recipe *r);
 
 /* ---- access.c ---- */
 /* Finds accesses that can share a translation. */
@@ -159,7 +161,7 @@ const struct opnd *tr_mem_operand(const struct insn *i); /* NULL: none */
 /* Guest registers that an instruction writes without naming them. */
 uint16_t copy_writes(const struct insn *i);
 /* Can it be re-encoded whatever form its address takes? */
-bool copy_can(const struct insn *i);
+bool copy_can(const struct tr *t, const struct insn *i);
 void copy_translate(struct tr *t);
 
 /* ---- branch.c ---- */

@@ -9,7 +9,7 @@ struct cold *tr_cold(struct tr *t, int kind, uint32_t from, uint32_t site)
 {
     struct cold *c = &t->cold[t->ncold++];
 
-    *c = (struct cold){.kind = kind, .from = from, .site = site, .fl = t->fl, .recipe = t->recipe};
+    *c = (struct cold){.kind = kind, .from = from, .site = site, .fl = t->fl, .recipe = t->recipe, .swapped = t->swapped};
     return c;
 }
 
@@ -23,8 +23,8 @@ uint32_t tr_site(struct tr *t, enum bt_site_kind kind, unsigned span)
 
 unsigned tr_reg(struct tr *t, unsigned r, unsigned tmp)
 {
-    if (bt_home[r] != BT_SPILLED)
-        return bt_home[r];
+    if (t->home[r] != BT_SPILLED)
+        return t->home[r];
     emit_load_gs(t->e, tmp, BT_OFF_GPR(r));
     return tmp;
 }
@@ -34,7 +34,7 @@ unsigned tr_reg(struct tr *t, unsigned r, unsigned tmp)
 static void lea(struct tr *t)
 {
     const struct insn *i = &t->s->i;
-    unsigned r = i->op[0].reg, home = bt_home[r];
+    unsigned r = i->op[0].reg, home = t->home[r];
 
     fl_regs_change(t, t->s->writes);
     access_address(t, BT_T0);
@@ -58,15 +58,15 @@ static bool lea_direct(struct tr *t)
 {
     const struct insn *i = &t->s->i;
     const struct insn_mem *m = &i->mem;
-    unsigned home = bt_home[i->op[0].reg];
+    unsigned home = t->home[i->op[0].reg];
 
     if (home == BT_SPILLED || i->opsize == 2 || m->base == REG_RIP || m->base == REG_NONE ||
-        bt_home[m->base] == BT_SPILLED ||
-        (m->index != REG_NONE && bt_home[m->index] == BT_SPILLED))
+        t->home[m->base] == BT_SPILLED ||
+        (m->index != REG_NONE && t->home[m->index] == BT_SPILLED))
         return false;
     fl_regs_change(t, t->s->writes);
-    emit_lea(t->e, i->opsize == 8 && i->addrsize == 8, home, bt_home[m->base],
-             m->index == REG_NONE ? REG_NONE : bt_home[m->index], m->scale, (int32_t)m->disp);
+    emit_lea(t->e, i->opsize == 8 && i->addrsize == 8, home, t->home[m->base],
+             m->index == REG_NONE ? REG_NONE : t->home[m->index], m->scale, (int32_t)m->disp);
     return true;
 }
 
@@ -99,12 +99,12 @@ static void push(struct tr *t)
         emit_to_mem(t, 0x89, tr_reg(t, o->reg, BT_T1), &m);
     }
     fl_regs_change(t, BIT(RSP));
-    emit_lea(t->e, 1, bt_home[RSP], bt_home[RSP], REG_NONE, 0, -8);
+    emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, -8);
 }
 
 static void pop(struct tr *t)
 {
-    unsigned r = t->s->i.op[0].reg, home = bt_home[r];
+    unsigned r = t->s->i.op[0].reg, home = t->home[r];
     struct recode_mem m;
 
     access_translate(t, &t->s->stack, true, &m);
@@ -113,7 +113,7 @@ static void pop(struct tr *t)
     if (home == BT_SPILLED)
         emit_store_gs(t->e, BT_OFF_GPR(r), BT_T1);
     if (r != RSP)
-        emit_lea(t->e, 1, bt_home[RSP], bt_home[RSP], REG_NONE, 0, 8);
+        emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, 8);
 }
 
 static void leave(struct tr *t)
@@ -123,8 +123,8 @@ static void leave(struct tr *t)
     access_translate(t, &t->s->stack, true, &m);
     fl_regs_change(t, t->s->writes);
     emit_to_mem(t, 0x8b, BT_T1, &m);
-    emit_lea(t->e, 1, bt_home[RSP], bt_home[RBP], REG_NONE, 0, 8);
-    emit_mov_rr(t->e, bt_home[RBP], BT_T1);
+    emit_lea(t->e, 1, t->home[RSP], t->home[RBP], REG_NONE, 0, 8);
+    emit_mov_rr(t->e, t->home[RBP], BT_T1);
 }
 
 /* Before vector instructions up to `level`; flags stay in EFLAGS. */
@@ -164,7 +164,7 @@ static enum fl_place wants(const struct tr *t, unsigned k)
             return FL_CC;
         /* INC and DEC need not compute flags (fl_step). */
         if (s->i.id == INSN_INC || s->i.id == INSN_DEC)
-            return s->i.op[0].size >= 4 && bt_home[s->i.op[0].reg] != BT_SPILLED ? FL_CC : FL_HOST;
+            return s->i.op[0].size >= 4 && t->home[s->i.op[0].reg] != BT_SPILLED ? FL_CC : FL_HOST;
         if (s->fl_read || s->fl_some || s->how == HOW_JCC)
             return FL_HOST;
         if (s->how >= HOW_JMP)
@@ -186,6 +186,7 @@ static void leave_to_c(struct tr *t)
     enum bt_flags flags;
 
     flags = fl_settle(t);
+    homes_leave(t);
     emit_mov_ri32(e, BT_T1, n);
     if (t->s->how == HOW_HELP) {
         emit_mov_ri64(e, BT_T0, (uintptr_t)t->s->help);
@@ -206,6 +207,7 @@ static void leave_to_c(struct tr *t)
     if (k + 1 < t->n) {
         t->s++;
         vec_check(t, level_from(t, k + 1));
+        homes_enter(t);
         t->s--;
     } else if (ends && t->s->how == HOW_HELP) {
         branch_fall(t, t->s->off + i->len);
@@ -244,6 +246,26 @@ static void step(struct tr *t)
 
 /* ---- off the straight path ---- */
 
+/* A link that has taken the swaps back and made the flags. */
+static void second_jump(struct tr *t, struct bt_link *l)
+{
+    emit_align_rel32(t->e, 1);
+    emit8(t->e, 0xe9);
+    l->patch2 = emit_rel32(t->e, 0);
+    emit_fix_here(t->e, l->patch2);
+    l->unlinked2 = emit_pos(t->e);
+}
+
+/* C comes back with all registers at home. */
+static void come_back(struct tr *t, struct bt_site *s)
+{
+    uint32_t retry = s->retry;
+
+    s->retry = emit_pos(t->e);
+    homes_enter(t);
+    emit_jmp(t->e, retry);
+}
+
 static void cold(struct tr *t, const struct cold *c)
 {
     const struct bt_stubs *s = &t->bt->stub;
@@ -257,14 +279,20 @@ static void cold(struct tr *t, const struct cold *c)
     if (c->kind == COLD_LINK)
         t->bt->link[c->site].unlinked = emit_pos(e);
     if (c->fl == FL_RECIPE)
-        fl_cook(e, &c->recipe);
+        fl_cook(t, &c->recipe);
     if (c->address)
         emit_lea(e, 1, BT_T0, c->base, REG_NONE, 0, c->disp);
+    t->swapped = c->swapped;
+    homes_leave(t);
+    if (c->kind == COLD_LINK && (c->swapped || c->fl == FL_RECIPE))
+        second_jump(t, &t->bt->link[c->site]);
     if (c->kind != COLD_BACK)
         emit_mov_ri32(e, BT_T1, c->site);
     switch (c->kind) {
     case COLD_ACCESS:
         emit_jmp(e, s->refill[in]);
+        if (c->swapped)
+            come_back(t, &t->bt->site[c->site]);
         break;
     case COLD_INTERP:
         emit_jmp(e, s->interp[in]);
@@ -311,10 +339,13 @@ static void checked_entry(struct tr *t, enum bt_flags f)
     t->level = 0;
     t->fl = f == BT_HOST ? FL_HOST : FL_CC;
     t->recipe.kind = RC_NOTHING;
+    t->swapped = false;
     table_entry(t, f);
     b->at[f] = emit_pos(t->e);
     vec_check(t, b->level);
     b->vat[f] = emit_pos(t->e);
+    homes_enter(t);
+    b->inner[f] = emit_pos(t->e);
 }
 
 /* The way in with flags in EFLAGS, followed by the block. */
@@ -325,12 +356,30 @@ static void entries(struct tr *t)
 
     b->level = level_from(t, 0);
     b->likes = want == FL_CC ? BT_CC : BT_HOST;
+    b->careless = want == FL_NONE;
     checked_entry(t, BT_HOST);
     if (want == FL_CC)
         fl_release(t);
     if (want == FL_NONE)
         t->fl = FL_NONE;
     t->body = emit_pos(t->e);
+}
+
+/* The only way into a version. */
+static void version_entry(struct tr *t, uint8_t level)
+{
+    struct tblock *b = t->t;
+
+    t->s = t->step;
+    t->level = b->level = level;
+    t->fl = FL_RECIPE;
+    t->recipe = *b->given;
+    t->swapped = b->nswap != 0;
+    t->body = emit_pos(t->e);
+    for (unsigned k = 0; k < 2; k++) {
+        b->at[k] = b->vat[k] = b->inner[k] = t->body;
+        b->entry[k] = bt_host(t->bt, t->bt->stub.dead[k]);
+    }
 }
 
 /* The other one, behind it. */
@@ -342,6 +391,7 @@ static void other_entry(struct tr *t)
         for (unsigned k = 0; k < 2; k++) {
             b->at[k] = b->at[BT_HOST];
             b->vat[k] = b->vat[BT_HOST];
+            b->inner[k] = b->inner[BT_HOST];
             b->entry[k] = b->entry[BT_HOST];
         }
         return;
@@ -350,7 +400,10 @@ static void other_entry(struct tr *t)
     if (wants(t, 0) == FL_HOST)
         fl_to_host(t);
     else
-        b->vat[BT_CC] = t->body;
+        b->inner[BT_CC] = t->body;
+    /* What does nothing need not be passed. */
+    if (!b->nswap)
+        b->vat[BT_CC] = b->inner[BT_CC];
     if (!b->level)
         b->at[BT_CC] = b->vat[BT_CC];
     emit_jmp(t->e, t->body);
@@ -418,7 +471,9 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
+/* main: what to make a version of, for this recipe. */
+static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const struct tblock *from,
+                           const struct tblock *main, const struct recipe *given)
 {
     uint64_t began = now_ns();
     struct tr *t = bt->tr;
@@ -436,16 +491,24 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
     t->s = NULL;
     t->in_t2 = GROUP_NONE;
     t->ncold = 0;
+    memcpy(t->home, bt_home, sizeof(t->home));
     if (!t->n || !decode(t))
         return NULL;
     tb = t->t = cache_alloc(bt->cache, sizeof(*tb));
-    *tb = (struct tblock){.b = b, .live = true};
+    *tb = (struct tblock){.b = b, .live = true, .given = given};
     while (emit_pos(t->e) & 15)
         emit8(t->e, 0xcc);
     tb->begin = emit_pos(t->e);
+    if (main)
+        homes_like(t, main);
+    else
+        homes_choose(t, from);
     fl_analyse(t);
     access_analyse(t);
-    entries(t);
+    if (main)
+        version_entry(t, main->level);
+    else
+        entries(t);
     for (unsigned k = 0; k < t->n; k++) {
         t->s = &t->step[k];
         t->s->host = emit_pos(t->e);
@@ -459,13 +522,15 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
             uint32_t site = tr_site(t, BT_SITE_PLAIN, 0);
 
             bt->site[site].off = (uint16_t)end;
+            homes_leave(t);
             emit_mov_ri32(t->e, BT_T1, site);
             emit_jmp(t->e, bt->stub.interp[flags]);
         } else {
             branch_fall(t, end);
         }
     }
-    other_entry(t);
+    if (!main)
+        other_entry(t);
     tb->end = emit_pos(t->e);
     bt->bytes += tb->end - tb->begin;
     cold_paths(t);
@@ -473,4 +538,28 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b)
     bt->insns += t->n;
     bt->nanoseconds += now_ns() - began;
     return tb;
+}
+
+struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b, const struct tblock *from)
+{
+    return make(bt, c, b, from, NULL, NULL);
+}
+
+/* Of one block. */
+#define VERSIONS_MAX 3
+
+struct tblock *bt_version(struct bt *bt, struct cpu *c, struct tblock *t, uint32_t n)
+{
+    const struct bt_link *l = &bt->link[n];
+    struct tblock **pv = &t->versions;
+
+    if (l->recipe.kind == RC_NOTHING || t->careless || (!l->lazy && t->likes == BT_HOST) || !bt_link_fits(l, t))
+        return t;
+    for (unsigned k = 0; *pv; k++, pv = &(*pv)->versions)
+        if (fl_same((*pv)->given, &l->recipe))
+            return *pv;
+        else if (k + 1 == VERSIONS_MAX)
+            return t;
+    *pv = make(bt, c, t->b, NULL, t, &l->recipe);
+    return *pv ? *pv : t;
 }
