@@ -188,18 +188,17 @@ static bool direct_target(const struct host_insn *h, uint64_t *to)
     return true;
 }
 
-static bool decode(struct listing *l)
+static bool decode(struct listing *l, uint32_t begin, uint32_t end)
 {
-    const struct tblock *tb = l->t->t;
     ZydisDecoder d;
 
     ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-    for (uint32_t off = tb->begin; off < tb->end; l->n++) {
+    for (uint32_t off = begin; off < end; l->n++) {
         struct host_insn *h = &l->insn[l->n];
 
-        if (l->n == HOST_MAX || ZYAN_FAILED(ZydisDecoderDecodeFull(&d, bt_host(l->t->bt, off),
-                                                                   tb->end - off, &h->z, h->op))) {
-            fprintf(stderr, "host code at +%#x does not decode\n", off - tb->begin);
+        if (l->n == HOST_MAX || ZYAN_FAILED(ZydisDecoderDecodeFull(&d, bt_host(l->t->bt, off), end - off,
+                                                                   &h->z, h->op))) {
+            fprintf(stderr, "host code at +%#x does not decode\n", off - begin);
             return false;
         }
         h->off = off;
@@ -208,12 +207,12 @@ static bool decode(struct listing *l)
     return true;
 }
 
-/* Cold code lies behind the rest: it begins where the first of its branches leads. */
+/* Cold code lies apart, and nothing was translated since: it begins where the first of its branches leads. */
 static void find_cold(struct listing *l)
 {
     const struct bt *bt = l->t->bt;
 
-    l->cold = l->t->t->end;
+    l->cold = bt->cold;
     for (unsigned k = 0; k < l->t->ncold; k++) {
         const struct cold *c = &l->t->cold[k];
         uint32_t to;
@@ -567,7 +566,7 @@ static void print_entries(const struct listing *l, uint32_t off)
 static void print_block(struct listing *l, bool entry)
 {
     const struct tblock *tb = l->t->t;
-    uint32_t from = entry ? tb->begin : l->t->body, other = l->cold;
+    uint32_t from = entry ? tb->begin : l->t->body, other = tb->end;
     unsigned step = 0, hot = 0;
 
     if (!entry && tb->entry[BT_CC] != tb->entry[BT_HOST])
@@ -589,7 +588,7 @@ static void print_block(struct listing *l, bool entry)
         print_host(l);
     }
     fprintf(l->out, "%u host instructions in %u bytes, and %u bytes of cold code\n", hot,
-            other - from, tb->end - l->cold);
+            other - from, l->t->bt->cold - l->cold);
 }
 
 bool listing_host(FILE *out, const struct tr *t, bool entry)
@@ -606,9 +605,9 @@ bool listing_host(FILE *out, const struct tr *t, bool entry)
     formatter(&l->f);
     ZydisFormatterSetHook(&l->f, ZYDIS_FORMATTER_FUNC_FORMAT_OPERAND_MEM, (const void **)&l->mem);
     ZydisFormatterSetHook(&l->f, ZYDIS_FORMATTER_FUNC_FORMAT_OPERAND_IMM, (const void **)&l->imm);
-    ok = decode(l);
+    find_cold(l);
+    ok = decode(l, t->t->begin, t->t->end) && decode(l, l->cold, t->bt->cold);
     if (ok) {
-        find_cold(l);
         find_labels(l);
         print_block(l, entry);
         ok = !l->unnamed;
