@@ -13,7 +13,7 @@ static void emit_link(struct tr *t, const uint8_t *op, unsigned n, unsigned off)
     struct emit *e = t->e;
 
     /* Recipes know the registers' places within the block. */
-    if ((t->fl == FL_HOST || t->fl == FL_RECIPE) && t->swapped == (t->t->nswap != 0))
+    if (off <= t->step[0].off && (t->fl == FL_HOST || t->fl == FL_RECIPE) && t->swapped == (t->t->nswap != 0))
         l.recipe = t->recipe;
 
     emit_align_rel32(e, n);
@@ -91,10 +91,11 @@ static void go(struct tr *t, int64_t off, enum bt_site_kind kind)
     bool call = kind == BT_SITE_CALL;
 
     if (off >= 0 && off < (int64_t)PAGE_SIZE) {
-        if (call) { /* what comes back finds the registers at home */
+        /* Only loops are worth versions of their target (bt_version). */
+        if (off > t->step[0].off || call)
             fl_settle(t);
+        if (call) /* what comes back finds the registers at home */
             homes_leave(t);
-        }
         emit_link(t, (const uint8_t[]){call ? 0xe8 : 0xe9}, 1, (unsigned)off);
         if (call)
             come_back(t);
