@@ -93,7 +93,7 @@ const char *image_human(uint64_t bytes, char *buf, size_t len)
 
 int image_open(struct image *i, const char *path, const struct block_node_options *o, struct err *e)
 {
-    int rc = block_aio_new(&i->aio, BLOCK_AIO_URING, e);
+    int rc = block_aio_new(&i->aio, BLOCK_AIO_SYNC, e);
 
     i->node = NULL;
     if (rc) {

@@ -87,6 +87,7 @@ struct copy {
     unsigned n, pending;
     int rc;
     uint64_t grain; /* zeros are looked for in pieces of this */
+    uint64_t data_end; /* up to here the source said that it has data: asking is slow */
     int percent;
 };
 
@@ -130,10 +131,12 @@ static int find_data(struct copy *c, uint64_t *offset)
     for (c->n = 0; c->n < CHUNKS && *offset < c->src->size;) {
         uint64_t end = MIN(ALIGN_DOWN(*offset, CHUNK) + CHUNK, c->src->size);
         uint64_t len = c->src->size - *offset;
-        int rc = block_node_status(c->src, *offset, &len);
+        int rc = *offset < c->data_end ? BLOCK_DATA : block_node_status(c->src, *offset, &len);
 
         if (rc < 0)
             return rc;
+        if (rc == BLOCK_DATA && *offset >= c->data_end)
+            c->data_end = *offset + len;
         /* Chunks begin at multiples of the grain, so that clusters are whole. */
         if (rc == BLOCK_ZERO && *offset + len < c->src->size)
             len = ALIGN_DOWN(*offset + len, c->grain) - *offset;
