@@ -28,7 +28,8 @@ int image_parse_cluster_size(const char *val, uint32_t *bits, struct err *e)
 
     if (rc)
         return rc;
-    if (size & (size - 1) || size < BIT(QCOW2_CLUSTER_BITS_MIN) || size > BIT(QCOW2_CLUSTER_BITS_MAX))
+    if (size & (size - 1) || size < BIT(QCOW2_CLUSTER_BITS_MIN) ||
+        size > BIT(QCOW2_CLUSTER_BITS_MAX))
         return err_set(e, EINVAL, "'%s' is not a power of two from 512 to 2M", val);
     *bits = (uint32_t)__builtin_ctzll(size);
     return 0;
