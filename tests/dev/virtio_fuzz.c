@@ -1,8 +1,8 @@
 /*
- * A hostile driver against every virtio device, meant to run under AddressSanitizer and UBSan: random and
- * malformed chains, loops, huge lengths, indices that jump, rings that move, resets, pauses and loads
- * while requests are in flight. Nothing may crash, hang or leak; what a good driver asks of the device
- * afterwards must work.
+ * A hostile driver against every virtio device, meant to run under AddressSanitizer and UBSan:
+ * random and malformed chains, loops, huge lengths, indices that jump, rings that move, resets,
+ * pauses and loads while requests are in flight. Nothing may crash, hang or leak; what a good
+ * driver asks of the device afterwards must work.
  *
  * Without arguments: a fixed number of steps from a fixed seed, for `make test`.
  *     virtio-fuzz [STEPS [SEED [NAME]]]
@@ -18,8 +18,12 @@
 #include "fakechr.h"
 #include "virtio_probe.h"
 
+#include "../block/kit.h"
 #include "base/util.h"
+#include "dev/virtio/blk.h"
 #include "dev/virtio/console.h"
+#include "dev/virtio/fs.h"
+#include "dev/virtio/net.h"
 #include "dev/virtio/rng.h"
 
 #define HANG_S 120 /* without a step */
@@ -27,6 +31,9 @@
 struct world {
     struct vdrv d;
     struct fakechr chr;
+    struct kit kit; /* a folder, and perhaps a disk in it */
+    struct blockdev *disk;
+    struct netdev *net;
     unsigned queues;
     uint64_t seed;
 };
@@ -124,15 +131,61 @@ static void host_console(struct world *w)
     }
 }
 
+static void make_disk(struct world *w, enum block_aio_kind aio)
+{
+    kit_init(&w->kit);
+    w->kit.o.aio = aio;
+    kit_file(&w->kit, MIB, 0);
+    w->disk = kit_open(&w->kit);
+    vdrv_attach(&w->d, &virtio_blk_class,
+                &(struct virtio_blk_cfg){.slot = vdrv_slot(&w->d), .disk = w->disk, .queues = 3});
+}
+
+static void make_disk_sync(struct world *w) { make_disk(w, BLOCK_AIO_SYNC); }
+
+static void make_disk_threads(struct world *w) { make_disk(w, BLOCK_AIO_THREADS); }
+
+static void drop_disk(struct world *w)
+{
+    assert_int_equal(block_close(w->disk), 0);
+    kit_fini(&w->kit);
+}
+
+static void make_net(struct world *w)
+{
+    const struct netdev_cfg cfg = {.kind = NETDEV_USER, .mac = {2, 0, 0, 0, 0, 1}, .queues = 2};
+    struct err e;
+
+    if (netdev_open(&w->net, &cfg, &w->d.f.log, &e))
+        fail_msg("%s", e.msg);
+    vdrv_attach(&w->d, &virtio_net_class, &(struct virtio_net_cfg){vdrv_slot(&w->d), w->net});
+}
+
+static void drop_net(struct world *w) { netdev_free(w->net); }
+
+static void make_fs(struct world *w)
+{
+    kit_init(&w->kit);
+    vdrv_attach(&w->d, &virtio_fs_class,
+                &(struct virtio_fs_cfg){
+                    vdrv_slot(&w->d), "tag", {.dir = w->kit.dir, .fds = SHARE_FDS_MIN}});
+}
+
+static void drop_fs(struct world *w) { kit_fini(&w->kit); }
+
 static const struct fuzz_row rows[] = {
     {"probe", make_probe, host_probe, NULL},
     {"rng", make_rng, NULL, NULL},
     {"console", make_console, host_console, NULL},
+    {"blk sync", make_disk_sync, NULL, drop_disk},
+    {"blk threads", make_disk_threads, NULL, drop_disk},
+    {"net", make_net, NULL, drop_net},
+    {"fs", make_fs, NULL, drop_fs},
 };
 
 /* ---- the driver ---- */
 
-static uint64_t steps = 200000, first_seed = 1;
+static uint64_t steps = 100000, first_seed = 1;
 static const char *only;
 
 /* Mostly in RAM, sometimes at its end, and sometimes anything. */
