@@ -28,7 +28,8 @@ int image_parse_cluster_size(const char *val, uint32_t *bits, struct err *e)
 
     if (rc)
         return rc;
-    if (size & (size - 1) || size < BIT(QCOW2_CLUSTER_BITS_MIN) || size > BIT(QCOW2_CLUSTER_BITS_MAX))
+    if (size & (size - 1) || size < BIT(QCOW2_CLUSTER_BITS_MIN) ||
+        size > BIT(QCOW2_CLUSTER_BITS_MAX))
         return err_set(e, EINVAL, "'%s' is not a power of two from 512 to 2M", val);
     *bits = (uint32_t)__builtin_ctzll(size);
     return 0;
@@ -93,7 +94,7 @@ const char *image_human(uint64_t bytes, char *buf, size_t len)
 
 int image_open(struct image *i, const char *path, const struct block_node_options *o, struct err *e)
 {
-    int rc = block_aio_new(&i->aio, BLOCK_AIO_URING, e);
+    int rc = block_aio_new(&i->aio, BLOCK_AIO_SYNC, e);
 
     i->node = NULL;
     if (rc) {

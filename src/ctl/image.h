@@ -23,8 +23,8 @@ struct image_command {
     int min_args, max_args;
     /* What bad usage and failures exit with. */
     int usage_status;
-    /* Runs it with a struct of its own for the options (size bytes, zeroed). Returns the exit status;
-     * a negative errno stands for CLI_FAILED with the message of e. */
+    /* Runs it with a struct of its own for the options (size bytes, zeroed). Returns the exit
+     * status; a negative errno stands for CLI_FAILED with the message of e. */
     int (*fn)(void *cfg, const char **args, int nargs, struct err *e);
     size_t cfg_size;
 };
@@ -63,8 +63,8 @@ struct image_target {
 };
 int image_target_begin(struct image_target *t, const char *path, bool force, struct err *e);
 bool image_target_cancelled(const struct image_target *t);
-/* Gives the file its name, or removes it if rc is not 0. Returns rc, or what went wrong. If a signal
- * was waiting the process ends by it in here. */
+/* Gives the file its name, or removes it if rc is not 0. Returns rc, or what went wrong. If a
+ * signal was waiting the process ends by it in here. */
 int image_target_end(struct image_target *t, int rc, struct err *e);
 
 /* Makes an empty raw image. 0, or negative errno with e set. */

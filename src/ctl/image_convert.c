@@ -1,5 +1,5 @@
-/* ring3 image convert: copies what a disk holds into a new image. Rounds of reading several chunks at
- * once, then writing what of them is not zeros. */
+/* ring3 image convert: copies what a disk holds into a new image. Rounds of reading several chunks
+ * at once, then writing what of them is not zeros. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,14 +86,12 @@ struct copy {
     struct chunk chunk[CHUNKS];
     unsigned n, pending;
     int rc;
-    uint64_t grain; /* zeros are looked for in pieces of this */
+    uint64_t grain;    /* zeros are looked for in pieces of this */
+    uint64_t data_end; /* up to here the source said that it has data: asking is slow */
     int percent;
 };
 
-static bool is_zero(const uint8_t *p, size_t n)
-{
-    return p[0] == 0 && !memcmp(p, p + 1, n - 1);
-}
+static bool is_zero(const uint8_t *p, size_t n) { return p[0] == 0 && !memcmp(p, p + 1, n - 1); }
 
 static void transferred(struct block_req *r, int rc)
 {
@@ -108,8 +106,12 @@ static void start(struct copy *c, struct block_node *n, enum block_op op, struct
                   uint64_t at, uint64_t len)
 {
     k->iov = (struct iovec){k->buf + at, len};
-    k->req = (struct block_req){.op = op, .offset = k->offset + at, .len = len, .iov = &k->iov,
-                                .niov = 1, .done = transferred};
+    k->req = (struct block_req){.op = op,
+                                .offset = k->offset + at,
+                                .len = len,
+                                .iov = &k->iov,
+                                .niov = 1,
+                                .done = transferred};
     c->pending++;
     block_node_submit(n, &k->req);
 }
@@ -130,10 +132,12 @@ static int find_data(struct copy *c, uint64_t *offset)
     for (c->n = 0; c->n < CHUNKS && *offset < c->src->size;) {
         uint64_t end = MIN(ALIGN_DOWN(*offset, CHUNK) + CHUNK, c->src->size);
         uint64_t len = c->src->size - *offset;
-        int rc = block_node_status(c->src, *offset, &len);
+        int rc = *offset < c->data_end ? BLOCK_DATA : block_node_status(c->src, *offset, &len);
 
         if (rc < 0)
             return rc;
+        if (rc == BLOCK_DATA && *offset >= c->data_end)
+            c->data_end = *offset + len;
         /* Chunks begin at multiples of the grain, so that clusters are whole. */
         if (rc == BLOCK_ZERO && *offset + len < c->src->size)
             len = ALIGN_DOWN(*offset + len, c->grain) - *offset;
@@ -249,8 +253,8 @@ static int copy_all(struct copy *c, const struct image_target *t, struct err *e)
 static int copy(const struct convert_cfg *cfg, struct image *src, struct block_node *dst,
                 const struct image_target *t, struct err *e)
 {
-    struct copy c = {.cfg = cfg, .src = src->node, .dst = dst, .aio = src->aio, .grain = GRAIN,
-                     .percent = -1};
+    struct copy c = {
+        .cfg = cfg, .src = src->node, .dst = dst, .aio = src->aio, .grain = GRAIN, .percent = -1};
     int rc = 0;
 
     if (!strcmp(cfg->to, "qcow2"))
@@ -332,7 +336,8 @@ static int run(void *cfg, const char **args, int nargs, struct err *e)
 const struct image_command image_convert = {
     .name = "convert",
     .args = "SOURCE TARGET",
-    .help = "Copies what the disk of SOURCE holds, its backing files' part included, into a new image.\n"
+    .help = "Copies what the disk of SOURCE holds, its backing files' part included, into a new "
+            "image.\n"
             "Zeros take no space there. Snapshots inside of SOURCE are not copied.\n",
     .options = options,
     .noptions = ARRAY_LEN(options),

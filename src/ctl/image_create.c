@@ -171,7 +171,8 @@ static int run(void *cfg, const char **args, int nargs, struct err *e)
 const struct image_command image_create = {
     .name = "create",
     .args = "FILE [SIZE]",
-    .help = "Makes an image of a disk that reads as zeros, or as the backing file. SIZE is a number of\n"
+    .help = "Makes an image of a disk that reads as zeros, or as the backing file. SIZE is a "
+            "number of\n"
             "bytes, or with K, M, G or T of KiB to TiB; by default the backing file's size.\n",
     .options = options,
     .noptions = ARRAY_LEN(options),

@@ -41,10 +41,7 @@ static const struct option_desc options[] = {
     {"json", NULL, "Print JSON, with the names that qemu-img info --output=json has.", set_json},
 };
 
-static const char *compat(const struct info *i)
-{
-    return i->h.version == 2 ? "0.10" : "1.1";
-}
+static const char *compat(const struct info *i) { return i->h.version == 2 ? "0.10" : "1.1"; }
 
 static const char *compression(const struct info *i)
 {

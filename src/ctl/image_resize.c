@@ -71,7 +71,8 @@ static int run(void *cfg, const char **args, int nargs, struct err *e)
 const struct image_command image_resize = {
     .name = "resize",
     .args = "FILE SIZE",
-    .help = "Changes the size of an image's disk to SIZE, or by SIZE if that begins with '+'. What is new\n"
+    .help = "Changes the size of an image's disk to SIZE, or by SIZE if that begins with '+'. What "
+            "is new\n"
             "reads as zeros. Partitions and file systems in it keep their sizes.\n",
     .options = options,
     .noptions = ARRAY_LEN(options),

@@ -81,10 +81,7 @@ static int pending_signal(void)
     return 0;
 }
 
-bool image_target_cancelled(const struct image_target *t)
-{
-    return t->temp && pending_signal();
-}
+bool image_target_cancelled(const struct image_target *t) { return t->temp && pending_signal(); }
 
 /* The name must be durable, too: what it replaces may have been the only copy. */
 static int sync_folder(const char *path, struct err *e)

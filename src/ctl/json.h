@@ -1,5 +1,5 @@
-/* Prints JSON (RFC 8259), indented. The caller's calls give the structure; commas, quotes and escapes
- * are added here. */
+/* Prints JSON (RFC 8259), indented. The caller's calls give the structure; commas, quotes and
+ * escapes are added here. */
 #ifndef RING3_CTL_JSON_H
 #define RING3_CTL_JSON_H
 

@@ -2,12 +2,12 @@
  * A writer to be killed, and what must be found afterwards.
  *
  * usage: qcow2_crash write IMAGE STATE SEED     writes and flushes until it is killed
- *        qcow2_crash full IMAGE STATE KIB       writes until the image may not grow any more, by KIB
- *        qcow2_crash verify IMAGE STATE 0
+ *        qcow2_crash full IMAGE STATE KIB       writes until the image may not grow any more, by
+ * KIB qcow2_crash verify IMAGE STATE 0
  *
  * STATE is a file that is mapped: for each block of the disk the number of the last write that was
- * submitted, of the last that was acknowledged, and of the last that was flushed. A kill leaves it as
- * it was at that moment.
+ * submitted, of the last that was acknowledged, and of the last that was flushed. A kill leaves it
+ * as it was at that moment.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -30,7 +30,8 @@
 
 struct state {
     uint64_t number;
-    /* Before a write is submitted `submitted` has its number, so that it is never behind the disk. */
+    /* Before a write is submitted `submitted` has its number, so that it is never behind the disk.
+     */
     uint64_t submitted[BLOCKS_MAX], done[BLOCKS_MAX], flushed[BLOCKS_MAX];
 };
 
@@ -103,8 +104,12 @@ static void start(struct blockdev *d, struct op *o, enum block_op kind)
 
     o->busy = true;
     o->iov = (struct iovec){o->buf, o->n * BLOCK};
-    *r = (struct block_req){.op = kind, .offset = o->first * BLOCK, .len = o->n * BLOCK,
-                            .iov = &o->iov, .niov = 1, .done = on_done};
+    *r = (struct block_req){.op = kind,
+                            .offset = o->first * BLOCK,
+                            .len = o->n * BLOCK,
+                            .iov = &o->iov,
+                            .niov = 1,
+                            .done = on_done};
     block_submit(d, &r, 1);
 }
 

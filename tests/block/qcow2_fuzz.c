@@ -58,8 +58,11 @@ static void use(const char *path, bool ro)
 
         if (len > near)
             break;
-        *r = (struct block_req){.op = kinds[rnd(ARRAY_LEN(kinds))], .len = len, .done = on_done,
-                                .offset = rnd((near - len) / 512 + 1) * 512, .iov = &op.iov,
+        *r = (struct block_req){.op = kinds[rnd(ARRAY_LEN(kinds))],
+                                .len = len,
+                                .done = on_done,
+                                .offset = rnd((near - len) / 512 + 1) * 512,
+                                .iov = &op.iov,
                                 .niov = 1};
         op.iov.iov_len = len;
         if (r->op == BLOCK_FLUSH)
@@ -100,9 +103,25 @@ static void examine(const char *path, enum qcow2_repair repair)
 /* Values that mean something: offsets of other tables, ends, large numbers. */
 static void damage(uint8_t *p, size_t n)
 {
-    static const uint64_t values[] = {0, 1, 0x10000, 0x20000, 0x30000, 0x40000, 512, 1024, 4096, 8192,
-                                      UINT64_MAX, BIT(63), BIT(62), BIT(55), BIT(63) | 0x10000,
-                                      BIT(63) | 0x30000, BIT(62) | 0x40000, INT64_MAX, 0x100000001};
+    static const uint64_t values[] = {0,
+                                      1,
+                                      0x10000,
+                                      0x20000,
+                                      0x30000,
+                                      0x40000,
+                                      512,
+                                      1024,
+                                      4096,
+                                      8192,
+                                      UINT64_MAX,
+                                      BIT(63),
+                                      BIT(62),
+                                      BIT(55),
+                                      BIT(63) | 0x10000,
+                                      BIT(63) | 0x30000,
+                                      BIT(62) | 0x40000,
+                                      INT64_MAX,
+                                      0x100000001};
     size_t cluster = BIT(qcow2_be32(p + 20) % 22), tables = MIN(n, cluster * 6);
 
     for (uint64_t k = rnd(6) + 1; k > 0; k--) {

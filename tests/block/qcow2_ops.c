@@ -77,9 +77,11 @@ static void choose(struct op *ops, unsigned n, uint64_t size)
     uint64_t k = rnd(100);
     unsigned tries = 0;
 
-    r->op = k < 35 ? BLOCK_READ : k < 82 ? BLOCK_WRITE : k < 88 ? BLOCK_DISCARD
-            : k < 95               ? BLOCK_WRITE_ZEROES
-                                   : BLOCK_FLUSH;
+    r->op = k < 35   ? BLOCK_READ
+            : k < 82 ? BLOCK_WRITE
+            : k < 88 ? BLOCK_DISCARD
+            : k < 95 ? BLOCK_WRITE_ZEROES
+                     : BLOCK_FLUSH;
     r->flags = r->op == BLOCK_WRITE_ZEROES && rnd(2) ? BLOCK_REQ_UNMAP : 0;
     if (r->op == BLOCK_FLUSH)
         return;
@@ -127,8 +129,8 @@ static bool all_zero(const uint8_t *p, uint64_t n) { return p[0] == 0 && !memcmp
 /* What a discard leaves is undefined: each sector is as it was, or zeros. */
 static void settle_discard(struct blockdev *d, const struct op *o, uint8_t *model)
 {
-    struct op r = {.req = {.op = BLOCK_READ, .offset = o->req.offset, .len = o->req.len,
-                           .done = on_done}};
+    struct op r = {
+        .req = {.op = BLOCK_READ, .offset = o->req.offset, .len = o->req.len, .done = on_done}};
     struct block_req *p = &r.req;
 
     prepare(&r);
@@ -183,8 +185,8 @@ static void batch(struct blockdev *d, uint8_t *model, uint64_t size)
 static void check_all(struct blockdev *d, const uint8_t *model, uint64_t size)
 {
     for (uint64_t at = 0; at < size; at += MIB) {
-        struct op o = {.req = {.op = BLOCK_READ, .offset = at, .len = MIN(MIB, size - at),
-                               .done = on_done}};
+        struct op o = {
+            .req = {.op = BLOCK_READ, .offset = at, .len = MIN(MIB, size - at), .done = on_done}};
         struct block_req *r = &o.req;
 
         prepare(&o);
@@ -198,9 +200,8 @@ static void check_all(struct blockdev *d, const uint8_t *model, uint64_t size)
 
 int main(int argc, char **argv)
 {
-    static const char *const engines[] = {[BLOCK_AIO_URING] = "io_uring",
-                                          [BLOCK_AIO_THREADS] = "threads",
-                                          [BLOCK_AIO_SYNC] = "sync"};
+    static const char *const engines[] = {
+        [BLOCK_AIO_URING] = "io_uring", [BLOCK_AIO_THREADS] = "threads", [BLOCK_AIO_SYNC] = "sync"};
     struct block_options o = {.format = "qcow2"};
     struct blockdev *d;
     struct err e = {""};

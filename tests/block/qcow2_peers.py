@@ -374,6 +374,78 @@ def case_fuzzlong():
     case_fuzz(15000)
 
 
+def refused(text, *args):
+    out = image(*args, status=1)
+    if text not in out or out.count('\n') != 1:
+        sys.exit(f'expected one line with "{text}": {args}\n{out}')
+
+
+def patched(path, offset, data):
+    with open(path, 'r+b') as f:
+        f.seek(offset)
+        f.write(data)
+
+
+def case_refuse():
+    """What cannot be supported is named; nothing chooses a host's file behind the user's back."""
+    qemu_create('good.qcow2', MIB)
+
+    def bad(text, *patches):
+        run('cp', 'good.qcow2', 'bad.qcow2')
+        for offset, data in patches:
+            patched('bad.qcow2', offset, data)
+        refused(text, 'convert', '--from', 'qcow2', 'bad.qcow2', 'out')
+        assert not os.path.exists('out')
+
+    bad('encrypted (AES)', (35, b'\1'))
+    bad('encrypted (LUKS)', (35, b'\2'))
+    bad('bit 40', (74, b'\1'))
+    # A name that the image's own table gives (the first row's bit is changed to 9).
+    bad('dirty bit', (78, b'\2'), (112 + 8 + 1, b'\x09'))
+    bad('compression type', (104, b'\1'))
+    bad('version 4', (4, b'\0\0\0\4'))
+    bad('2^22', (20, b'\0\0\0\x16'))
+    bad('L1 table', (36, b'\0\0\0\0'))
+    bad('L1 table', (36, b'\x7f\0\0\0'))
+    bad('beyond the end', (40, b'\0\x10\0\0\0\0\0\0'))
+    bad('not aligned', (40, b'\0\0\0\0\0\3\0\1'))
+    bad('refcount table', (56, b'\x10\0\0\0'))
+    bad('too wide', (96, b'\0\0\0\7'))
+    bad('length', (100, b'\0\0\0\x69'))
+    bad('snapshots', (60, b'\0\x10\0\0'))
+    qemu_create('e.qcow2', MIB, 'extended_l2=on')
+    refused('extended L2', 'convert', 'e.qcow2', 'out')
+    qemu_create('d.qcow2', MIB, 'data_file=d.data')
+    refused('external data file', 'convert', 'd.qcow2', 'out')
+    # Backing files: a loop, too many, other protocols.
+    qemu_create('x.qcow2', MIB)
+    qemu_create('y.qcow2', MIB, backing=('x.qcow2', 'qcow2'))
+    run('qemu-img', 'rebase', '-u', '-b', 'y.qcow2', '-F', 'qcow2', 'x.qcow2')
+    refused('form a loop', 'convert', 'x.qcow2', 'out')
+    for name in ('nbd://localhost/x', 'json:{"driver":"raw"}', 'ssh://h/x'):
+        run('qemu-img', 'rebase', '-u', '-b', name, '-F', 'raw', 'x.qcow2')
+        refused('not a path', 'convert', 'x.qcow2', 'out')
+    # A raw base in which a guest has written a header that names a file of the host.
+    blank('secret', MIB)
+    qemu_create('guest.raw', MIB, backing=('secret', 'raw'))
+    qemu_create('over.qcow2', MIB, backing=('guest.raw', 'qcow2'))
+    with open('over.qcow2', 'r+b') as f:  # the format that the overlay states is taken away
+        head = f.read(4096)
+        at = head.index(bytes.fromhex('e2792aca'))
+        f.seek(at)
+        f.write(bytes.fromhex('12345678'))
+    refused('does not state', 'convert', 'over.qcow2', 'out')
+    # Existing files are kept.
+    blank('out', 512)
+    refused('--force', 'convert', 'good.qcow2', 'out')
+    refused('--force', 'create', 'out', '1M')
+    assert os.path.getsize('out') == 512
+    image('resize', 'good.qcow2', '512K', status=1)
+    image('convert', 'good.qcow2', status=2)
+    image('check', 'good.qcow2', 'x', status=1)
+    assert not [name for name in os.listdir('.') if '.part-' in name]
+
+
 def case_info():
     qemu_create('base.qcow2', 8 * MIB)
     qemu_create('a.qcow2', 8 * MIB, 'compat=1.1,lazy_refcounts=on', ('base.qcow2', 'qcow2'))

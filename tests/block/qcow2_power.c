@@ -1,9 +1,9 @@
 /*
  * Power loss. The program's own writes to an image are recorded (the linker sends its pwritev,
- * fdatasync, fallocate and ftruncate here), while random requests run. Afterwards states of the disk
- * after a power loss are made up: everything before a sync is there, of what came later any part, in
- * any order, down to single sectors. In each the image must be free of corruption, and hold what had
- * been flushed when the power failed.
+ * fdatasync, fallocate and ftruncate here), while random requests run. Afterwards states of the
+ * disk after a power loss are made up: everything before a sync is there, of what came later any
+ * part, in any order, down to single sectors. In each the image must be free of corruption, and
+ * hold what had been flushed when the power failed.
  *
  * usage: qcow2_power RING3-IMAGE WORK-FOLDER SEED LOSSES
  */
@@ -43,7 +43,7 @@ static uint64_t rng;
 /* What the disk may hold: each sector is stamped with the number of the write it comes from. */
 static uint32_t (*flushed)[SECTORS]; /* at each FLUSHED */
 static size_t nflushed;
-static uint32_t now[SECTORS];        /* acknowledged */
+static uint32_t now[SECTORS]; /* acknowledged */
 static uint32_t stamp;
 
 static uint64_t rnd(uint64_t n)
@@ -143,8 +143,13 @@ static int submit(struct blockdev *d, enum block_op kind, uint64_t offset, uint6
     struct op o = {.iov = {buf, len}};
     struct block_req *r = &o.req;
 
-    o.req = (struct block_req){.op = kind, .flags = BLOCK_REQ_UNMAP, .offset = offset, .len = len,
-                               .iov = &o.iov, .niov = buf ? 1 : 0, .done = on_done};
+    o.req = (struct block_req){.op = kind,
+                               .flags = BLOCK_REQ_UNMAP,
+                               .offset = offset,
+                               .len = len,
+                               .iov = &o.iov,
+                               .niov = buf ? 1 : 0,
+                               .done = on_done};
     block_submit(d, &r, 1);
     while (!o.done) {
         block_wait(d);
@@ -156,7 +161,8 @@ static int submit(struct blockdev *d, enum block_op kind, uint64_t offset, uint6
 static void one(struct blockdev *d)
 {
     static uint8_t buf[DISK];
-    uint64_t len = (rnd(3) ? rnd(40) + 1 : rnd(700) + 1), first = rnd(SECTORS - len + 1), k = rnd(20);
+    uint64_t len = (rnd(3) ? rnd(40) + 1 : rnd(700) + 1), first = rnd(SECTORS - len + 1),
+             k = rnd(20);
     int rc;
 
     if (rnd(4) == 0) {
@@ -225,7 +231,8 @@ static void apply_some(uint8_t *file, uint64_t *size, const struct event *x)
     }
 }
 
-/* The file as it may be when the power fails after `events` of them; what had been flushed, or -1. */
+/* The file as it may be when the power fails after `events` of them; what had been flushed, or -1.
+ */
 static ssize_t make_state(uint8_t *file, uint64_t *size, size_t events)
 {
     size_t synced = 0;

@@ -11,10 +11,7 @@
 #define L2_CACHE_BYTES (16 * MIB)
 #define REFBLOCK_CACHE_BYTES (4 * MIB)
 
-static bool probe(const uint8_t *head, size_t n)
-{
-    return qcow2_header_probe(head, n);
-}
+static bool probe(const uint8_t *head, size_t n) { return qcow2_header_probe(head, n); }
 
 const struct qcow2_header *qcow2_header_of(const struct block_node *n)
 {
@@ -219,8 +216,9 @@ static int open_backing(struct qcow2 *q, const struct block_node_options *o, str
     /* A guest may have written a raw image's first bytes: what was taken for qcow2 by looking names
      * no other files. The image that the user named is his affair. */
     if (o->depth && !o->format)
-        return err_set(e, EPERM, "its backing file is not opened, as the image above does not state "
-                                 "this image's format");
+        return err_set(e, EPERM,
+                       "its backing file is not opened, as the image above does not state "
+                       "this image's format");
     rc = qcow2_backing_path(block_file_path(q->file), q->h.backing, path, sizeof(path), e);
     if (rc)
         return rc;
@@ -228,10 +226,14 @@ static int open_backing(struct qcow2 *q, const struct block_node_options *o, str
     bo.ro = true;
     bo.depth++;
     rc = block_node_open(&q->backing, q->node.aio, path, &bo, NULL, e);
+    if (rc == -ELOOP) /* once, not with the whole chain of names */
+        return err_set(e, ELOOP, "its backing files form a loop, or there are more than %u",
+                       BLOCK_NODE_DEPTH_MAX);
     return rc ? err_prefix(e, rc, "backing file") : 0;
 }
 
-/* What only those who write need: everything in its place and the header's bits as they should be. */
+/* What only those who write need: everything in its place and the header's bits as they should be.
+ */
 static int open_for_writing(struct qcow2 *q, struct err *e)
 {
     int64_t size = block_file_size(q->file);
@@ -239,8 +241,9 @@ static int open_for_writing(struct qcow2 *q, struct err *e)
     int rc;
 
     if (q->h.incompatible & QCOW2_INCOMPAT_CORRUPT)
-        return err_set(e, EROFS, "the image is marked corrupt; it can be read, or repaired by 'ring3 "
-                                 "image check --repair all'");
+        return err_set(e, EROFS,
+                       "the image is marked corrupt; it can be read, or repaired by 'ring3 "
+                       "image check --repair all'");
     if (size < 0)
         return err_set(e, (int)-size, "cannot tell its size");
     rc = qcow2_meta_load(q, e);

@@ -23,17 +23,17 @@ enum qcow2_preallocation {
 };
 
 struct qcow2_create_options {
-    uint64_t size;              /* of the disk, bytes; a multiple of BLOCK_SECTOR */
-    uint32_t cluster_bits;      /* 0: the default */
+    uint64_t size;         /* of the disk, bytes; a multiple of BLOCK_SECTOR */
+    uint32_t cluster_bits; /* 0: the default */
     bool lazy_refcounts;
     enum qcow2_compression compression; /* of the clusters that convert -c writes */
-    const char *backing;        /* as it is to stand in the header; NULL: none */
-    const char *backing_format; /* needed with a backing file */
+    const char *backing;                /* as it is to stand in the header; NULL: none */
+    const char *backing_format;         /* needed with a backing file */
     enum qcow2_preallocation preallocation;
 };
 
-/* Makes a new file, which must not exist, an image. 0, or negative errno with e set; what was made of
- * the file stays then. */
+/* Makes a new file, which must not exist, an image. 0, or negative errno with e set; what was made
+ * of the file stays then. */
 int qcow2_create(struct block_aio *aio, const char *path, const struct qcow2_create_options *o,
                  struct err *e);
 
@@ -53,7 +53,7 @@ int qcow2_backing_path(const char *image, const char *backing, char *out, size_t
 int qcow2_read_header(struct block_file *f, struct qcow2_header *h, struct err *e);
 
 struct qcow2_check {
-    uint64_t corruptions, leaks;             /* found and still there */
+    uint64_t corruptions, leaks; /* found and still there */
     uint64_t corruptions_fixed, leaks_fixed;
     uint64_t total_clusters, allocated_clusters, compressed_clusters, fragmented_clusters;
     uint64_t image_end; /* where the last used cluster ends */

@@ -1,8 +1,8 @@
 /*
- * Writes to clusters of a qcow2 image that have to be allocated first, or copied as a snapshot shares
- * them. New clusters are taken in a row; what the request does not cover of the first and the last
- * is read from where it was and written together with the data. The L2 table changes when the data
- * are written.
+ * Writes to clusters of a qcow2 image that have to be allocated first, or copied as a snapshot
+ * shares them. New clusters are taken in a row; what the request does not cover of the first and
+ * the last is read from where it was and written together with the data. The L2 table changes when
+ * the data are written.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -27,8 +27,8 @@ struct qcow2_alloc {
     struct qcow2_table *l2; /* pinned */
     uint64_t guest, n;      /* first cluster, as an offset; clusters */
     uint64_t host;
-    bool in_place;          /* host was preallocated, is not ours to free */
-    uint64_t at, len;       /* of the data, in the request */
+    bool in_place;    /* host was preallocated, is not ours to free */
+    uint64_t at, len; /* of the data, in the request */
     struct edge edge[2];
     unsigned reads;
     int rc;
@@ -114,8 +114,12 @@ static void alloc_submit(struct qcow2_alloc *a)
     n += qcow2_op_iov(a->op, a->at, a->len, a->iov + n);
     if (a->edge[TAIL].buf)
         a->iov[n++] = (struct iovec){a->edge[TAIL].buf, a->edge[TAIL].len};
-    a->write = (struct block_req){.op = BLOCK_WRITE, .offset = offset, .iov = a->iov, .niov = n,
-                                  .len = block_iov_len(a->iov, n), .done = alloc_written};
+    a->write = (struct block_req){.op = BLOCK_WRITE,
+                                  .offset = offset,
+                                  .iov = a->iov,
+                                  .niov = n,
+                                  .len = block_iov_len(a->iov, n),
+                                  .done = alloc_written};
     block_file_submit(q->file, &a->write);
 }
 
@@ -148,8 +152,7 @@ static bool reads_zero(const struct qcow2 *q, uint64_t entry, uint64_t offset)
 
     if (!qcow2_entry_decode(entry, q->h.cluster_bits, q->h.version, &c))
         return false;
-    return c.kind == QCOW2_ZEROS ||
-           (c.kind == QCOW2_UNALLOCATED && qcow2_backing_zero(q, offset));
+    return c.kind == QCOW2_ZEROS || (c.kind == QCOW2_UNALLOCATED && qcow2_backing_zero(q, offset));
 }
 
 /*
@@ -174,8 +177,11 @@ static int edge_init(struct qcow2_alloc *a, int which, uint64_t offset, uint64_t
     memset(x->buf + there, 0, len - there);
     if (there) {
         x->iov = (struct iovec){x->buf, there};
-        x->read = (struct block_req){.op = BLOCK_READ, .offset = offset, .len = there,
-                                     .iov = &x->iov, .niov = 1,
+        x->read = (struct block_req){.op = BLOCK_READ,
+                                     .offset = offset,
+                                     .len = there,
+                                     .iov = &x->iov,
+                                     .niov = 1,
                                      .done = which == HEAD ? head_read : tail_read};
         a->reads++;
     }
@@ -191,8 +197,8 @@ static uint64_t run_length(const struct qcow2 *q, const struct qcow2_table *t, u
     struct qcow2_cluster c;
 
     for (; n < max && i + n < BIT(q->l2_bits); n++) {
-        if (!qcow2_entry_decode(qcow2_l2_entry(t, i + (uint32_t)n), q->h.cluster_bits,
-                                q->h.version, &c))
+        if (!qcow2_entry_decode(qcow2_l2_entry(t, i + (uint32_t)n), q->h.cluster_bits, q->h.version,
+                                &c))
             break;
         if (n == 0)
             *first = c;

@@ -180,8 +180,12 @@ int qcow2_cache_get(struct qcow2_cache *c, uint32_t index, uint64_t offset, stru
             return -ENOMEM;
         x->loading = true;
         x->iov = (struct iovec){x->data, c->q->cluster};
-        x->req = (struct block_req){.op = BLOCK_READ, .offset = offset, .len = c->q->cluster,
-                                    .iov = &x->iov, .niov = 1, .done = loaded};
+        x->req = (struct block_req){.op = BLOCK_READ,
+                                    .offset = offset,
+                                    .len = c->q->cluster,
+                                    .iov = &x->iov,
+                                    .niov = 1,
+                                    .done = loaded};
         block_file_submit(c->q->file, &x->req);
     }
     qcow2_park(&x->waiters, w);

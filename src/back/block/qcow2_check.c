@@ -84,7 +84,7 @@ static bool is_aligned(const struct qcow2_checker *c, uint64_t offset)
 struct l1_walk {
     struct qcow2_checker *c;
     const char *name;
-    bool active; /* the one whose flags are to be right */
+    bool active;        /* the one whose flags are to be right */
     uint64_t guest_end; /* next host offset of a file that is not fragmented */
 };
 
@@ -221,7 +221,8 @@ static int count_bitmaps(struct qcow2_checker *c)
         rc = block_file_read(c->f, h->bitmap_dir_offset + at, fixed, sizeof(fixed));
         if (!rc)
             rc = count_bitmap(c, qcow2_be64(fixed), qcow2_be32(fixed + 8));
-        at += ALIGN_UP(sizeof(fixed) + qcow2_be32(fixed + 20) + (uint64_t)qcow2_be16(fixed + 18), 8);
+        at +=
+            ALIGN_UP(sizeof(fixed) + qcow2_be32(fixed + 20) + (uint64_t)qcow2_be16(fixed + 18), 8);
     }
     return rc;
 }
@@ -286,8 +287,8 @@ static void compare_block(struct qcow2_checker *c, uint64_t first)
             continue;
         *(count > refs ? &c->leaked_counts : &c->wrong_counts) += 1;
         qcow2_checker_report(c, count > refs, "%s cluster %llu: refcount %llu, references %u",
-                             count > refs ? "leaked" : "corrupt",
-                             (unsigned long long)(first + i), (unsigned long long)count, refs);
+                             count > refs ? "leaked" : "corrupt", (unsigned long long)(first + i),
+                             (unsigned long long)count, refs);
     }
 }
 

@@ -15,9 +15,9 @@ struct qcow2_checker {
     uint32_t l2_bits, refblock_bits;
     uint64_t *reftable; /* host byte order */
     uint32_t reftable_entries;
-    bool rebuild;       /* the refcount structures themselves are damaged */
+    bool rebuild;                         /* the refcount structures themselves are damaged */
     uint64_t wrong_counts, leaked_counts; /* findings that new refcount structures would fix */
-    uint32_t **pages;   /* references found, by cluster */
+    uint32_t **pages;                     /* references found, by cluster */
     uint64_t npages;
     uint8_t *l2, *block; /* a cluster each */
 };
@@ -32,8 +32,8 @@ void qcow2_checker_sub(struct qcow2_checker *c, uint64_t cluster);
 void qcow2_checker_report(struct qcow2_checker *c, bool leak, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Sets the refcounts of a block, which is in c->block and is the file's at offset, to the references
- * found: only down for LEAKS. Counts what it fixes and writes the block. */
+/* Sets the refcounts of a block, which is in c->block and is the file's at offset, to the
+ * references found: only down for LEAKS. Counts what it fixes and writes the block. */
 int qcow2_repair_block(struct qcow2_checker *c, enum qcow2_repair repair, uint64_t first,
                        uint64_t offset);
 /* Makes a new refcount table with blocks behind all that is in use. */

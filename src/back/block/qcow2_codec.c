@@ -4,12 +4,14 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#define WINDOW_WRITE 12       /* log2; what other readers expect at most */
-#define ZSTD_WINDOW_MAX 23    /* log2: a hostile frame could ask for much more memory */
+#define WINDOW_WRITE 12    /* log2; what other readers expect at most */
+#define ZSTD_WINDOW_MAX 23 /* log2: a hostile frame could ask for much more memory */
 
 static int unpack_zlib(const uint8_t *in, size_t inlen, uint8_t *out, size_t outlen)
 {
-    z_stream z = {.next_in = (uint8_t *)in, .avail_in = (uInt)inlen, .next_out = out,
+    z_stream z = {.next_in = (uint8_t *)in,
+                  .avail_in = (uInt)inlen,
+                  .next_out = out,
                   .avail_out = (uInt)outlen};
 
     if (inflateInit2(&z, -MAX_WBITS) != Z_OK)
@@ -50,12 +52,12 @@ int qcow2_codec_unpack(enum qcow2_compression type, const uint8_t *in, size_t in
 
 static int64_t pack_zlib(const uint8_t *in, size_t inlen, uint8_t *out, size_t cap)
 {
-    z_stream z = {.next_in = (uint8_t *)in, .avail_in = (uInt)inlen, .next_out = out,
-                  .avail_out = (uInt)cap};
+    z_stream z = {
+        .next_in = (uint8_t *)in, .avail_in = (uInt)inlen, .next_out = out, .avail_out = (uInt)cap};
     int rc;
 
-    if (deflateInit2(&z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -WINDOW_WRITE, 9,
-                     Z_DEFAULT_STRATEGY) != Z_OK)
+    if (deflateInit2(&z, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -WINDOW_WRITE, 9, Z_DEFAULT_STRATEGY) !=
+        Z_OK)
         return -ENOMEM;
     rc = deflate(&z, Z_FINISH);
     deflateEnd(&z);

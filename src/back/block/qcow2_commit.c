@@ -33,8 +33,8 @@ static struct qcow2_segment *segment_new(struct qcow2 *q, enum qcow2_stage stage
     }
     s->q = q;
     s->iov = (struct iovec){s->buf, len};
-    s->req = (struct block_req){.op = BLOCK_WRITE, .offset = offset, .len = len, .iov = &s->iov,
-                                .niov = 1};
+    s->req = (struct block_req){
+        .op = BLOCK_WRITE, .offset = offset, .len = len, .iov = &s->iov, .niov = 1};
     s->next = q->commit.segments[stage];
     q->commit.segments[stage] = s;
     return s;
@@ -59,10 +59,7 @@ static int take_table(struct qcow2_table *t, enum qcow2_stage stage)
     return 0;
 }
 
-static bool is_dirty(const struct qcow2_table *t)
-{
-    return t->dirty_lo != t->dirty_hi;
-}
+static bool is_dirty(const struct qcow2_table *t) { return t->dirty_lo != t->dirty_hi; }
 
 static int take_tables(struct qcow2_cache *c, enum qcow2_stage stage)
 {
@@ -256,7 +253,8 @@ static void synced(struct block_req *r, int rc)
     struct qcow2 *q = container_of(r, struct qcow2, commit.sync);
 
     if (rc) {
-        /* The kernel may have dropped what it could not write: trying again would only look good. */
+        /* The kernel may have dropped what it could not write: trying again would only look good.
+         */
         q->sync_error = rc;
         q->commit.rc = rc;
     }

@@ -52,23 +52,22 @@ static int write_tables(struct block_file *f, const struct layout *l)
         for (uint64_t i = 0; i < l->blocks; i++)
             qcow2_put64(table + i * 8, (1 + l->reftable + i) * l->cluster);
         for (uint64_t c = 0; c < total; c++)
-            qcow2_refcount_store(blocks + c / per_block * l->cluster, c % per_block,
-                                 REFCOUNT_ORDER, 1);
+            qcow2_refcount_store(blocks + c / per_block * l->cluster, c % per_block, REFCOUNT_ORDER,
+                                 1);
         rc = block_file_write(f, l->cluster, table, l->reftable * l->cluster);
     }
     if (!rc)
         rc = block_file_write(f, (1 + l->reftable) * l->cluster, blocks, l->blocks * l->cluster);
     if (!rc && l->l1)
-        rc = block_file_write(f, (1 + l->reftable + l->blocks) * l->cluster, l1,
-                              l->l1 * l->cluster);
+        rc =
+            block_file_write(f, (1 + l->reftable + l->blocks) * l->cluster, l1, l->l1 * l->cluster);
     free(table);
     free(blocks);
     free(l1);
     return rc;
 }
 
-static int check_options(const struct qcow2_create_options *o, uint32_t cluster_bits,
-                         struct err *e)
+static int check_options(const struct qcow2_create_options *o, uint32_t cluster_bits, struct err *e)
 {
     if (cluster_bits < QCOW2_CLUSTER_BITS_MIN || cluster_bits > QCOW2_CLUSTER_BITS_MAX)
         return err_set(e, EINVAL, "the cluster size must be a power of two from 512 to 2M");
@@ -171,8 +170,8 @@ static int prealloc_step(void *arg, struct qcow2_waiter *w)
     struct prealloc *p = arg;
     struct qcow2 *q = p->q;
     uint32_t i = qcow2_l2_index(q, p->offset);
-    uint64_t want = MIN(BIT(q->l2_bits) - i,
-                        (p->end - p->offset + q->cluster - 1) >> q->h.cluster_bits);
+    uint64_t want =
+        MIN(BIT(q->l2_bits) - i, (p->end - p->offset + q->cluster - 1) >> q->h.cluster_bits);
     uint64_t host, n;
     struct qcow2_table *t;
     bool fresh;
@@ -208,8 +207,9 @@ int qcow2_preallocate(struct block_node *n, bool reserve, struct err *e)
         rc = qcow2_settle(q);
     if (!rc && !block_file_info(q->file)->is_blockdev) {
         size = block_file_size(q->file);
-        rc = size < 0 ? (int)size
-             : (uint64_t)size < q->fresh ? block_file_truncate(q->file, q->fresh) : 0;
+        rc = size < 0                    ? (int)size
+             : (uint64_t)size < q->fresh ? block_file_truncate(q->file, q->fresh)
+                                         : 0;
     }
     return rc ? err_set(e, -rc, "cannot preallocate: %s", strerrordesc_np(-rc)) : 0;
 }

@@ -1,6 +1,6 @@
 /*
- * Entries of qcow2's tables and the arithmetic on them (QEMU's docs/interop/qcow2.txt, "Host cluster
- * management" and "Cluster mapping"). Pure.
+ * Entries of qcow2's tables and the arithmetic on them (QEMU's docs/interop/qcow2.txt, "Host
+ * cluster management" and "Cluster mapping"). Pure.
  */
 #ifndef RING3_BACK_BLOCK_QCOW2_FORMAT_H
 #define RING3_BACK_BLOCK_QCOW2_FORMAT_H

@@ -87,8 +87,8 @@ static void punched(struct block_req *r, int rc)
 
     /* A host that cannot make holes keeps the space; the cluster is free nevertheless. */
     for (uint64_t i = 0; i < p->n; i++) {
-        uint64_t count = qcow2_refcount_load(p->t->data, (p->cluster + i) & (BIT(q->refblock_bits) - 1),
-                                             q->h.refcount_order);
+        uint64_t count = qcow2_refcount_load(
+            p->t->data, (p->cluster + i) & (BIT(q->refblock_bits) - 1), q->h.refcount_order);
 
         if (count)
             qcow2_refcount_set(q, p->t, p->cluster + i, count - 1);
@@ -109,8 +109,10 @@ static void punch(struct qcow2 *q, struct qcow2_table *t, uint64_t cluster, uint
     p->t = t;
     p->cluster = cluster;
     p->n = n;
-    p->req = (struct block_req){.op = BLOCK_DISCARD, .offset = cluster << q->h.cluster_bits,
-                                .len = n << q->h.cluster_bits, .done = punched};
+    p->req = (struct block_req){.op = BLOCK_DISCARD,
+                                .offset = cluster << q->h.cluster_bits,
+                                .len = n << q->h.cluster_bits,
+                                .done = punched};
     qcow2_table_pin(t);
     q->punching++;
     block_file_submit(q->file, &p->req);

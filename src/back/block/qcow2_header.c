@@ -19,14 +19,9 @@ static const struct feature {
     uint8_t type, bit; /* type 0 incompatible, 1 compatible, 2 autoclear */
     char name[FEATURE_NAME];
 } features[] = {
-    {0, 0, "dirty bit"},
-    {0, 1, "corrupt bit"},
-    {0, 2, "external data file"},
-    {0, 3, "compression type"},
-    {0, 4, "extended L2 entries"},
-    {1, 0, "lazy refcounts"},
-    {2, 0, "bitmaps"},
-    {2, 1, "raw external data"},
+    {0, 0, "dirty bit"},        {0, 1, "corrupt bit"},         {0, 2, "external data file"},
+    {0, 3, "compression type"}, {0, 4, "extended L2 entries"}, {1, 0, "lazy refcounts"},
+    {2, 0, "bitmaps"},          {2, 1, "raw external data"},
 };
 
 #define INCOMPAT_KNOWN (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT | QCOW2_INCOMPAT_COMPRESSION)
@@ -112,7 +107,8 @@ static void append(char *text, size_t cap, const char *name, size_t len)
     snprintf(text + n, cap - n, "%s%.*s", n ? ", " : "", (int)len, name);
 }
 
-/* The name of an unknown feature: the image's own table may know it (names may fill their field). */
+/* The name of an unknown feature: the image's own table may know it (names may fill their field).
+ */
 static void append_feature(char *text, size_t cap, const uint8_t *names, size_t len, unsigned bit)
 {
     char number[16];

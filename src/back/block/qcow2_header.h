@@ -42,7 +42,7 @@
 
 /* Byte offsets of the fields that change while an image is in use. */
 #define QCOW2_OFF_SIZE 24
-#define QCOW2_OFF_L1_SIZE 36 /* u32, and the u64 offset right after it */
+#define QCOW2_OFF_L1_SIZE 36  /* u32, and the u64 offset right after it */
 #define QCOW2_OFF_REFTABLE 48 /* u64 offset, and the u32 number of clusters right after it */
 #define QCOW2_OFF_SNAPSHOTS 60
 #define QCOW2_OFF_INCOMPAT 72
@@ -54,7 +54,7 @@ enum qcow2_compression { QCOW2_ZLIB, QCOW2_ZSTD };
 struct qcow2_header {
     uint32_t version;
     uint32_t cluster_bits;
-    uint64_t size; /* of the virtual disk, bytes */
+    uint64_t size;    /* of the virtual disk, bytes */
     uint32_t l1_size; /* entries */
     uint64_t l1_offset;
     uint64_t reftable_offset;
@@ -100,10 +100,7 @@ int qcow2_header_build(const struct qcow2_header *h, uint8_t *buf, struct err *e
 uint64_t qcow2_header_l1_entries(uint64_t size, uint32_t cluster_bits);
 
 /* Big-endian numbers at any alignment. */
-static inline uint16_t qcow2_be16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] << 8 | p[1]);
-}
+static inline uint16_t qcow2_be16(const uint8_t *p) { return (uint16_t)(p[0] << 8 | p[1]); }
 
 static inline uint32_t qcow2_be32(const uint8_t *p)
 {

@@ -8,10 +8,10 @@
  * changed and writes it in stages with a sync between them (qcow2_commit.c):
  *     data, refcount blocks | refcount table | header | L2 tables | L1 table
  * so that after a crash at any point whatever is referenced is also counted and holds what was
- * written. What loses a reference is remembered (qcow2_free.c) and given back only when a commit has
- * made the loss durable and every request that may still use it is done. So a crash leaks clusters
- * at worst. With lazy refcounts the blocks are written at the end, and a dirty bit before the first
- * L2 table makes the next open count anew.
+ * written. What loses a reference is remembered (qcow2_free.c) and given back only when a commit
+ * has made the loss durable and every request that may still use it is done. So a crash leaks
+ * clusters at worst. With lazy refcounts the blocks are written at the end, and a dirty bit before
+ * the first L2 table makes the next open count anew.
  */
 #ifndef RING3_BACK_BLOCK_QCOW2_IMPL_H
 #define RING3_BACK_BLOCK_QCOW2_IMPL_H
@@ -45,10 +45,10 @@ void qcow2_resume(struct qcow2_waitlist *l, int rc);
 
 struct qcow2_table {
     struct qcow2_cache *cache;
-    uint32_t index;            /* in the L1 or the refcount table */
-    uint64_t offset;           /* in the file */
+    uint32_t index;              /* in the L1 or the refcount table */
+    uint64_t offset;             /* in the file */
     uint32_t dirty_lo, dirty_hi; /* bytes to be written; equal: none */
-    unsigned pins;             /* stays in memory while there are any */
+    unsigned pins;               /* stays in memory while there are any */
     bool loading;
     uint8_t *data; /* one cluster, as in the file */
     struct qcow2_waitlist waiters;
@@ -75,21 +75,14 @@ int qcow2_cache_get(struct qcow2_cache *c, uint32_t index, uint64_t offset, stru
 /* Makes sure that one table more fits. -EAGAIN: w waits for a commit to make tables clean. */
 int qcow2_cache_room(struct qcow2_cache *c, struct qcow2_waiter *w);
 /* A new table, all zeros, to be written in full. 0 or -ENOMEM. Room was asked for. */
-int qcow2_cache_new(struct qcow2_cache *c, uint32_t index, uint64_t offset,
-                    struct qcow2_table **t);
+int qcow2_cache_new(struct qcow2_cache *c, uint32_t index, uint64_t offset, struct qcow2_table **t);
 void qcow2_table_dirty(struct qcow2_table *t, uint32_t lo, uint32_t hi);
 /* Drops a table that is clean and unpinned, or forgets the changes of one that is not pinned. */
 void qcow2_cache_drop(struct qcow2_table *t);
 
-static inline void qcow2_table_pin(struct qcow2_table *t)
-{
-    t->pins++;
-}
+static inline void qcow2_table_pin(struct qcow2_table *t) { t->pins++; }
 
-static inline void qcow2_table_unpin(struct qcow2_table *t)
-{
-    t->pins--;
-}
+static inline void qcow2_table_unpin(struct qcow2_table *t) { t->pins--; }
 
 /* ---- qcow2_meta.c: which clusters hold metadata, which no guest data may overwrite ---- */
 
@@ -144,8 +137,8 @@ struct qcow2_segment;
 
 struct qcow2_commit {
     bool active;
-    bool wanted;     /* another one is to follow */
-    bool synced;     /* nothing was written since the last sync */
+    bool wanted;                    /* another one is to follow */
+    bool synced;                    /* nothing was written since the last sync */
     bool reftable_moved, dirty_bit; /* what the header's segments stand for */
     unsigned stage, pending;
     int rc;
@@ -178,25 +171,25 @@ struct qcow2 {
     struct block_file *file;
     struct block_node *backing; /* NULL: none */
     struct qcow2_header h;
-    uint64_t cluster;           /* bytes */
-    uint32_t l2_bits;           /* log2 of the entries of an L2 table */
-    uint32_t refblock_bits;     /* log2 of the entries of a refcount block */
-    bool broken;                /* metadata contradict each other: no more writes */
-    bool lazy;                  /* refcount blocks are written late */
-    bool dirty_on_disk;         /* the header has the dirty bit */
-    int sync_error;             /* a sync failed: what it covered may be lost for good */
+    uint64_t cluster;       /* bytes */
+    uint32_t l2_bits;       /* log2 of the entries of an L2 table */
+    uint32_t refblock_bits; /* log2 of the entries of a refcount block */
+    bool broken;            /* metadata contradict each other: no more writes */
+    bool lazy;              /* refcount blocks are written late */
+    bool dirty_on_disk;     /* the header has the dirty bit */
+    int sync_error;         /* a sync failed: what it covered may be lost for good */
 
-    uint64_t *l1;               /* host byte order; h.l1_size entries */
-    uint32_t l1_lo, l1_hi;      /* entries changed; equal: none */
+    uint64_t *l1;          /* host byte order; h.l1_size entries */
+    uint32_t l1_lo, l1_hi; /* entries changed; equal: none */
     struct qcow2_cache l2;
 
-    uint64_t *reftable;         /* host byte order */
+    uint64_t *reftable; /* host byte order */
     uint32_t reftable_entries;
     uint32_t reftable_lo, reftable_hi;
-    bool reftable_moved;        /* the header is to be changed */
+    bool reftable_moved; /* the header is to be changed */
     struct qcow2_cache refblocks;
-    uint64_t free_hint;         /* no cluster below is free */
-    uint64_t fresh;             /* from this offset on the file is still a hole */
+    uint64_t free_hint; /* no cluster below is free */
+    uint64_t fresh;     /* from this offset on the file is still a hole */
 
     struct qcow2_meta meta;
     struct qcow2_free_list freed, ready; /* waiting for a commit to start; committed */
@@ -208,7 +201,7 @@ struct qcow2 {
 
     struct qcow2_op *oldest, *newest; /* requests being worked on, by age */
     uint64_t seq;
-    struct qcow2_alloc *allocs;       /* allocating writes under way */
+    struct qcow2_alloc *allocs; /* allocating writes under way */
 
     struct qcow2_packed_read *packed_reads;
     struct qcow2_packed_entry packed[QCOW2_PACKED_CACHE];
@@ -231,8 +224,8 @@ static inline uint64_t qcow2_cluster_of(const struct qcow2 *q, uint64_t offset)
  * now on. Returns -EIO. */
 int qcow2_break(struct qcow2 *q);
 
-/* Works on completions until nothing but requests parked forever is left: all internal I/O of q done,
- * commits included. Blocks. */
+/* Works on completions until nothing but requests parked forever is left: all internal I/O of q
+ * done, commits included. Blocks. */
 void qcow2_pump(struct qcow2 *q);
 /* Makes everything durable and all freed clusters free. Nothing is in flight. Blocks. */
 int qcow2_settle(struct qcow2 *q);

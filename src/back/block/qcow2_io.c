@@ -79,8 +79,11 @@ static struct block_req *part_new(struct qcow2_op *op, uint64_t offset, uint64_t
     unsigned niov;
 
     if (op->pos == 0 && len == op->req->len && op->req->iov) {
-        op->part = (struct block_req){.op = op->req->op, .offset = offset, .len = len,
-                                      .iov = op->req->iov, .niov = op->req->niov,
+        op->part = (struct block_req){.op = op->req->op,
+                                      .offset = offset,
+                                      .len = len,
+                                      .iov = op->req->iov,
+                                      .niov = op->req->niov,
                                       .done = op_part_done};
         op->pending++;
         return &op->part;
@@ -92,7 +95,10 @@ static struct block_req *part_new(struct qcow2_op *op, uint64_t offset, uint64_t
     p->op = op;
     niov = qcow2_op_iov(op, op->pos, len, p->iov);
     p->req = (struct block_req){.op = op->req->op == BLOCK_READ ? BLOCK_READ : BLOCK_WRITE,
-                                .offset = offset, .len = len, .iov = p->iov, .niov = niov,
+                                .offset = offset,
+                                .len = len,
+                                .iov = p->iov,
+                                .niov = niov,
                                 .done = part_done};
     op->pending++;
     return &p->req;

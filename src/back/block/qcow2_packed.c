@@ -1,5 +1,5 @@
-/* Compressed clusters of a qcow2 image. They are read and unpacked by a thread of the pool, one at a
- * time per cluster; the last few stay unpacked, as guests read them in small pieces. */
+/* Compressed clusters of a qcow2 image. They are read and unpacked by a thread of the pool, one at
+ * a time per cluster; the last few stay unpacked, as guests read them in small pieces. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,8 +34,8 @@ static void unpack(struct block_work *w)
 
     p->rc = packed ? block_file_read(p->q->file, p->host, packed, p->packed_len) : -ENOMEM;
     if (!p->rc)
-        p->rc = qcow2_codec_unpack(p->q->h.compression, packed, p->packed_len, p->data,
-                                   p->q->cluster);
+        p->rc =
+            qcow2_codec_unpack(p->q->h.compression, packed, p->packed_len, p->data, p->q->cluster);
     free(packed);
 }
 

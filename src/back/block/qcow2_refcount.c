@@ -58,8 +58,8 @@ static void reftable_dirty(struct qcow2 *q, uint32_t lo, uint32_t hi)
     }
 }
 
-/* Makes refcount block i, which there is none of, in a free cluster that is yet to be counted. Room in
- * the cache was asked for. */
+/* Makes refcount block i, which there is none of, in a free cluster that is yet to be counted. Room
+ * in the cache was asked for. */
 static int new_block(struct qcow2 *q, uint32_t i, uint64_t cluster)
 {
     uint64_t host = cluster << q->h.cluster_bits;

@@ -14,8 +14,11 @@ static int fail(struct err *e, int rc, const char *what)
 /* A snapshot that does not say its disk's size would change with the disk. */
 static int check_snapshot(void *arg, const struct qcow2_snapshot *s)
 {
-    return s->disk_size ? 0 : err_set(arg, EOPNOTSUPP, "snapshot '%s' prevents it: it does not "
-                                                       "record its disk's size", s->name);
+    return s->disk_size ? 0
+                        : err_set(arg, EOPNOTSUPP,
+                                  "snapshot '%s' prevents it: it does not "
+                                  "record its disk's size",
+                                  s->name);
 }
 
 /* A larger L1 table at another place. */
@@ -84,8 +87,11 @@ static void zeroed(struct block_req *r, int rc)
 
 static int zero(struct qcow2 *q, enum block_op op, uint64_t start, uint64_t end)
 {
-    struct zeroing z = {.req = {.op = op, .flags = BLOCK_REQ_UNMAP, .offset = start,
-                                .len = end - start, .done = zeroed}};
+    struct zeroing z = {.req = {.op = op,
+                                .flags = BLOCK_REQ_UNMAP,
+                                .offset = start,
+                                .len = end - start,
+                                .done = zeroed}};
 
     if (start >= end)
         return 0;
@@ -143,8 +149,8 @@ int qcow2_resize(struct block_node *n, uint64_t size, struct err *e)
         if (rc)
             return rc;
     }
-    /* What becomes visible may be the rest of a cluster, what an earlier shrinking left, or belong to a
-     * larger backing file. */
+    /* What becomes visible may be the rest of a cluster, what an earlier shrinking left, or belong
+     * to a larger backing file. */
     n->size = size;
     rc = zero(q, BLOCK_WRITE_ZEROES, old, size);
     if (!rc)

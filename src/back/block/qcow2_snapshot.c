@@ -43,8 +43,8 @@ static int read_one(struct block_file *f, uint64_t offset, struct qcow2_snapshot
     if (!rc)
         rc = read_string(f, offset + FIXED + extra_len, id_len, s->id, sizeof(s->id));
     if (!rc)
-        rc = read_string(f, offset + FIXED + extra_len + id_len, name_len, s->name,
-                         sizeof(s->name));
+        rc =
+            read_string(f, offset + FIXED + extra_len + id_len, name_len, s->name, sizeof(s->name));
     *len = ALIGN_UP((uint64_t)FIXED + extra_len + id_len + name_len, 8);
     return rc ? err_set(e, -rc, "cannot read the snapshot table") : 0;
 }

@@ -46,7 +46,7 @@ static int change(struct qcow2_op *op, struct qcow2_table *t, uint64_t offset, u
         if (dry)
             return 1;
         qcow2_l2_set(t, i + (uint32_t)k, new);
-        if (!(new & QCOW2_OFFSET_MASK))
+        if (!(new &QCOW2_OFFSET_MASK))
             qcow2_l2_release(q, old);
     }
     return 0;
