@@ -90,7 +90,8 @@ void chardev_accept_input(struct chardev *c);
  * called before the VM's devices are quiesced for good, so that no output is lost at exit. */
 int chardev_flush(struct chardev *c, unsigned timeout_ms);
 
-/* The size of the terminal behind it; false when there is none, or it does not say. Any thread. */
+/* The size of the terminal behind it, 0 where that is not known; false when there is none. Any
+ * thread. */
 bool chardev_size(struct chardev *c, uint16_t *columns, uint16_t *rows);
 
 /* To be called after SIGWINCH: tells the front. */

@@ -360,7 +360,7 @@ static bool fd_size(struct chardev *base, uint16_t *columns, uint16_t *rows)
     struct chardev_fd *c = container_of(base, struct chardev_fd, base);
     struct winsize w;
 
-    if (!c->raw || ioctl(c->out, TIOCGWINSZ, &w) < 0 || !w.ws_col || !w.ws_row)
+    if (!c->raw || ioctl(c->out, TIOCGWINSZ, &w) < 0)
         return false;
     *columns = w.ws_col;
     *rows = w.ws_row;

@@ -65,7 +65,7 @@ status 0 --help
 says "run"
 says "engines"
 status 0 run --help
-for option in name engine check cpus memory kernel initrd append serial no-reboot timeout trace \
+for option in name engine check cpus memory kernel initrd append serial disk no-reboot timeout trace \
     log-level help; do
     says "  --$option"
 done
@@ -116,6 +116,15 @@ error 2 "--memory: '99999999999999999999' is too large" run --memory 99999999999
 error 2 "--memory: '99999999999G' is too large" run --memory 99999999999G
 error 2 "--serial: 'tty' is none of" run --serial tty
 error 2 "--serial: 'file:' is none of" run --serial file:
+error 2 "--disk: no file given" run --disk ,ro
+error 2 "--disk: unknown item 'fast'" run --disk x,fast
+error 2 "--disk: format: 'vmdk' is not one of" run --disk x,format=vmdk
+error 2 "--disk: cache: needs a value (writeback|none|" run --disk x,cache
+error 2 "--disk: iops: is not more than zero" run --disk x,iops=0
+error 2 "--disk: iops-burst: is for iops" run --disk x,iops-burst=5
+error 2 "--disk: queues: '17' is too large" run --disk x,queues=17
+error 2 "--disk: serial: '123456789012345678901' is longer than" run --disk x,serial=123456789012345678901
+error 2 "--disk: cannot open $dir/no,ne: No such file" run --kernel "$guest" --disk "$dir/no,,ne,ro"
 error 2 "--timeout: 'soon' is not a number of seconds" run --timeout soon
 error 2 "--timeout: '0' is not more than zero" run --timeout 0
 error 2 "--log-level: 'loud' is none of" run --log-level loud

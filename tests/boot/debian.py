@@ -7,6 +7,8 @@ CASE is one of the functions below whose names begin with case_. Timeouts only k
 hanging for ever; nothing here asserts how long anything takes.
 """
 import base64
+import fcntl
+import glob
 import hashlib
 import os
 import pty
@@ -16,6 +18,7 @@ import resource
 import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -416,6 +419,89 @@ def case_pvh(ring3):
             c.send(b'poweroff -f\n')
             ended(c, 0)
         with_console(command(ring3, '--kernel', elf, append='quiet panic=-1'), talk)
+
+
+def modules(*names):
+    """Files of the kernel's modules."""
+    found = []
+    for name in names:
+        files = glob.glob(os.path.join(CACHE, 'modules', '**', name + '.ko'), recursive=True)
+        check(len(files) == 1, f'{len(files)} modules {name}; run scripts/guest')
+        found += files
+    return found
+
+
+# In the order in which they need each other.
+VIRTIO = ['virtio_ring', 'virtio', 'virtio_pci_modern_dev', 'virtio_pci_legacy_dev', 'virtio_pci']
+
+
+def insert(names):
+    """Commands that load modules."""
+    return ''.join(f'insmod /demo/{name}.ko || exit\n' for name in names)
+
+
+def case_virtio(ring3):
+    """Debian's drivers of virtio devices: with MSI-X, with the interrupt pin, bound again, and several vCPUs."""
+    names = VIRTIO + ['virtio-rng', 'virtio_console']
+    text = insert(names) + """
+        draw() { dd if=/dev/hwrng bs=1024 count=32 2>/dev/null | md5sum; }
+        draw; draw
+        dd if=/dev/hwrng bs=1024 count=32 2>/dev/null | wc -c
+        cat /sys/class/misc/hw_random/rng_current
+        rng=$(basename $(ls -d /sys/bus/virtio/drivers/virtio_rng/virtio*))
+        echo $rng >/sys/bus/virtio/drivers/virtio_rng/unbind
+        echo $rng >/sys/bus/virtio/drivers/virtio_rng/bind
+        draw
+        seq 20000 >/dev/hvc0
+        grep virtio /proc/interrupts
+        dmesg | grep -E "Call Trace|virtio.*(fail|error)"
+        true"""
+    for append, kind in [('', b'MSI'), ('pci=nomsi', b'fasteoi')]:
+        with tempfile.NamedTemporaryFile() as file:
+            status, out, err = batch(ring3, text, '--rng', '--console', f'file:{file.name}', '--cpus', '2',
+                                     programs=modules(*names),
+                                     append=f'quiet loglevel=1 panic=-1 reboot=t {append}')
+            check(status == 0 and err == b'', f'{append}: status {status}, {err!r}', out)
+            lines = out.splitlines()
+            sums = [line for line in lines if re.fullmatch(b'[0-9a-f]{32}  -', line)]
+            check(len(set(sums)) == 3, 'no random bytes', out)
+            check(b'32768' in lines, 'too few random bytes', out)
+            check(b'virtio_rng.0' in lines, 'no generator', out)
+            irqs = [line for line in lines if b'virtio' in line and kind in line]
+            check(irqs and any(int(n) for n in irqs[0].split()[1:3]) or len(irqs) > 1, f'no {kind}', out)
+            check(b'Call Trace' not in out and b'fail' not in out, 'the kernel complains', out)
+            written = file.read().replace(b'\r', b'')
+            check(written == b''.join(b'%d\n' % n for n in range(1, 20001)), 'wrong output of the console', written)
+
+
+def case_virtio_console(ring3):
+    """A shell on the virtio console, the size of its terminal, and a reboot."""
+    names = VIRTIO + ['virtio_console']
+    text = insert(names) + 'cd; setsid -c sh <>/dev/hvc0 >&0 2>&1'
+
+    def size(c, rows, columns):
+        fcntl.ioctl(c.slave, termios.TIOCSWINSZ, struct.pack('HHHH', rows, columns, 0, 0))
+
+    def talk(c):
+        c.expect(PROMPT)
+        check(c.run('tty') == b'/dev/hvc0\n', 'not on the console', c.seen)
+        size(c, 33, 99)
+        c.process.send_signal(signal.SIGWINCH)
+        check(c.run('until stty size | grep 33; do sleep 0.1; done') == b'33 99\n', 'wrong size', c.seen)
+        c.send(b'reboot -f\n')
+        c.expect(PROMPT, len(c.seen))
+        check(c.run('stty size') == b'33 99\n', 'wrong size after the reboot', c.seen)
+        data = base64.b64encode(os.urandom(9000)).decode()
+        for i in range(0, len(data), 600):
+            c.run(f'echo {data[i:i + 600]} >>/tmp/data')
+        check(c.run("tr -d '\\n' </tmp/data | md5sum").split()[0] ==
+              hashlib.md5(data.encode()).hexdigest().encode(), 'what was typed is not what came', c.seen)
+        c.send(b'poweroff -f\n')
+        ended(c, 0)
+
+    with tempfile.TemporaryDirectory() as folder:
+        initrd = archive(text, folder, modules(*names))
+        with_console(command(ring3, '--console', 'stdio', '--memory', '256M', initrd=initrd), talk)
 
 
 def main():

@@ -153,11 +153,19 @@ static void test_size(void **state)
     vdrv_start(&f->d, BIT(0), 2, 16);
     vector = vdrv_config_vector(&f->d);
     assert_int_equal(vdrv_read(&f->d, f->d.config, 4), 25 << 16 | 80);
+    assert_int_equal(f->d.irqs[vector], 1); /* it is told from the start */
     front->resized(front->arg); /* to the same */
-    assert_int_equal(f->d.irqs[vector], 0);
+    assert_int_equal(f->d.irqs[vector], 1);
     f->chr.columns = 132;
     front->resized(front->arg);
-    assert_int_equal(f->d.irqs[vector], 1);
+    assert_int_equal(f->d.irqs[vector], 2);
+    f->chr.rows = 50; /* another terminal, after a pause */
+    device_quiesce(f->d.dev);
+    device_resume(f->d.dev);
+    assert_int_equal(f->d.irqs[vector], 3);
+    assert_int_equal(vdrv_read(&f->d, f->d.config, 4), 50 << 16 | 132);
+    f->chr.rows = 25;
+    front->resized(front->arg);
     assert_int_equal(vdrv_read(&f->d, f->d.config, 4), 25 << 16 | 132);
 }
 

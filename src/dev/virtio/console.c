@@ -8,8 +8,8 @@
 #define QUEUE_SIZE 128
 enum { QUEUE_IN, QUEUE_OUT, QUEUES };
 
-#define F_SIZE BIT(0)
-#define F_EMERGENCY BIT(2)
+#define F_SIZE 0
+#define F_EMERGENCY 2
 
 struct config {
     uint16_t columns, rows;
@@ -162,6 +162,10 @@ static void console_start(struct virtio *v)
 {
     struct virtio_console *c = container_of(v, struct virtio_console, v);
 
+    /* Linux reads the size only when it hears that it has changed. */
+    look_at_size(c);
+    if (virtio_has(v, F_SIZE))
+        virtio_config_changed(v);
     send(c);
     accept_input(c);
 }
@@ -205,7 +209,7 @@ static int console_init(struct device *d, const void *cfg, struct err *e)
     const struct virtio_params p = {
         .ops = &console_ops,
         .slot = cc->slot,
-        .features = F_EMERGENCY | (sized ? F_SIZE : 0),
+        .features = BIT(F_EMERGENCY) | (sized ? BIT(F_SIZE) : 0),
         .queues = QUEUES,
         .queue_size = QUEUE_SIZE,
         .config = &c->config,
@@ -226,16 +230,6 @@ static int console_init(struct device *d, const void *cfg, struct err *e)
     return 0;
 }
 
-static void console_resume(struct device *d)
-{
-    struct virtio_console *c = container_of(d, struct virtio_console, v.dev);
-
-    virtio_dev_resume(d);
-    /* Another terminal, perhaps. */
-    if (look_at_size(c))
-        virtio_config_changed(&c->v);
-}
-
 static void console_fini(struct device *d)
 {
     struct virtio_console *c = container_of(d, struct virtio_console, v.dev);
@@ -251,7 +245,7 @@ const struct device_class virtio_console_class = {
     .init = console_init,
     .reset = virtio_dev_reset,
     .quiesce = virtio_dev_quiesce,
-    .resume = console_resume,
+    .resume = virtio_dev_resume,
     .fini = console_fini,
     .state = &virtio_console_state_desc,
     .state_off = offsetof(struct virtio_console, s),

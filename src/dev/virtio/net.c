@@ -297,7 +297,9 @@ static unsigned offloads(const struct virtio *v)
 static void net_start(struct virtio *v)
 {
     struct net *n = from_virtio(v);
+    unsigned most = virtio_has(v, NET_F_MQ) ? netdev_info(n->back)->queues : 1;
 
+    n->s.ctrl.pairs = (uint16_t)MAX(MIN(n->s.ctrl.pairs, most), 1); /* a loaded one may be any */
     memset(n->hungry, 0, sizeof(n->hungry));
     netdev_set_offloads(n->back, offloads(v));
     netdev_set_queues(n->back, n->s.ctrl.pairs);
@@ -396,7 +398,6 @@ static void net_resume(struct device *d)
 {
     struct net *n = container_of(d, struct net, v.dev);
 
-    n->s.ctrl.pairs = (uint16_t)MIN(n->s.ctrl.pairs, netdev_info(n->back)->queues);
     memcpy(n->config.mac, n->s.ctrl.mac, sizeof(n->config.mac));
     virtio_dev_resume(d);
 }

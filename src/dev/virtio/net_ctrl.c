@@ -1,6 +1,5 @@
 #include "dev/virtio/net_ctrl.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "base/util.h"
@@ -25,13 +24,6 @@ enum {
 #define ETH_HLEN 14u
 #define ETH_VLAN 0x8100
 
-static int validate(const void *state, struct err *e)
-{
-    const struct net_ctrl_state *s = state;
-
-    return s->pairs ? 0 : err_set(e, EINVAL, "no queue pair in use");
-}
-
 static const struct state_field net_ctrl_fields[] = {
     STATE_ARRAY(struct net_ctrl_state, mac),
     STATE_FIELD(struct net_ctrl_state, pairs),
@@ -51,7 +43,6 @@ const struct state_desc net_ctrl_state_desc = {
     .size = sizeof(struct net_ctrl_state),
     .fields = net_ctrl_fields,
     .nfields = ARRAY_LEN(net_ctrl_fields),
-    .validate = validate,
 };
 
 void net_ctrl_reset(struct net_ctrl_state *s, const uint8_t mac[MAC_LEN])
