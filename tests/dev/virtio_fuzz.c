@@ -10,9 +10,12 @@
  *
  * A new device is one row in `rows`.
  */
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "fakechr.h"
@@ -20,13 +23,17 @@
 
 #include "base/util.h"
 #include "dev/virtio/console.h"
+#include "dev/virtio/fs.h"
 #include "dev/virtio/rng.h"
+#include "dev/virtio/vsock.h"
 
 #define HANG_S 120 /* without a step */
 
 struct world {
     struct vdrv d;
     struct fakechr chr;
+    char dir[64]; /* for devices that need one */
+    int fd[4];    /* programs that talk to the guest; 0: none */
     unsigned queues;
     uint64_t seed;
 };
@@ -124,10 +131,78 @@ static void host_console(struct world *w)
     }
 }
 
+static void make_dir(struct world *w)
+{
+    strcpy(w->dir, "/tmp/ring3-fuzz-XXXXXX");
+    assert_non_null(mkdtemp(w->dir));
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    return remove(path);
+}
+
+static void drop_dir(struct world *w)
+{
+    assert_int_equal(nftw(w->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+}
+
+static void make_fs(struct world *w)
+{
+    make_dir(w);
+    w->d.f.log.level = LOG_ERROR; /* damaged sessions are told of */
+    vdrv_attach(&w->d, &virtio_fs_class,
+                &(struct virtio_fs_cfg){vdrv_slot(&w->d), "tag", {w->dir, false, 64}});
+}
+
+static void make_vsock(struct world *w)
+{
+    char path[80];
+
+    make_dir(w);
+    memset(w->fd, 0, sizeof(w->fd));
+    snprintf(path, sizeof(path), "%s/v", w->dir);
+    vdrv_attach(&w->d, &virtio_vsock_class,
+                &(struct virtio_vsock_cfg){vdrv_slot(&w->d), {0x03030303, path, VSOCK_TIMEOUTS}});
+}
+
+/* Programs come, talk and go. */
+static void host_vsock(struct world *w)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    int *fd = &w->fd[rnd(w) % ARRAY_LEN(w->fd)];
+    char buf[2000] = "CONNECT 50529027\n"; /* a port that good_chains speaks of */
+
+    if (!*fd) {
+        snprintf(a.sun_path, sizeof(a.sun_path), "%s/v", w->dir);
+        *fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        assert_true(*fd > 0);
+        if (!connect(*fd, (struct sockaddr *)&a, sizeof(a)))
+            send(*fd, buf, strlen(buf), MSG_NOSIGNAL);
+    } else if (rnd(w) % 4) {
+        send(*fd, buf, rnd(w) % sizeof(buf), MSG_NOSIGNAL);
+        recv(*fd, buf, sizeof(buf), 0);
+    } else {
+        close(*fd);
+        *fd = 0;
+    }
+}
+
+static void drop_vsock(struct world *w)
+{
+    for (size_t i = 0; i < ARRAY_LEN(w->fd); i++) {
+        if (w->fd[i])
+            close(w->fd[i]);
+    }
+    drop_dir(w);
+}
+
 static const struct fuzz_row rows[] = {
     {"probe", make_probe, host_probe, NULL},
     {"rng", make_rng, NULL, NULL},
     {"console", make_console, host_console, NULL},
+    {"fs", make_fs, NULL, drop_dir},
+    {"vsock", make_vsock, host_vsock, drop_vsock},
 };
 
 /* ---- the driver ---- */
