@@ -105,7 +105,7 @@ int image_create_raw(struct block_aio *aio, const char *path, uint64_t size,
 /* The backing file must be there; it gives its format and, if none was given, the disk's size. */
 static int look_at_backing(struct create_cfg *c, const char *path, bool need_size, struct err *e)
 {
-    struct block_node_options no = {.format = c->backing_format, .ro = true, .depth = 1};
+    struct block_node_options no = {.format = c->backing_format, .ro = true};
     struct image i;
     char full[4096];
     int rc = qcow2_backing_path(path, c->backing, full, sizeof(full), e);

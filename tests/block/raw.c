@@ -361,6 +361,51 @@ static void test_resize(void **state)
     free(buf);
 }
 
+static int read_now(struct blockdev *d, uint64_t offset, void *buf, size_t len)
+{
+    struct iovec iov = {buf, len};
+    struct block_req r = {
+        .op = BLOCK_READ, .offset = offset, .len = len, .iov = &iov, .niov = 1};
+
+    return block_read_now(d, &r);
+}
+
+/* What is cached can be read at once, from any thread; everything else cannot. */
+static void test_read_now(void **state)
+{
+    struct kit *k = *state;
+    uint8_t *buf = buffer(8192);
+    struct blockdev *d;
+    int fd;
+
+    kit_file(k, 65536 + 100, 1);
+    d = kit_open(k);
+    assert_int_equal(kit_read(d, 4096, buf, 8192), 0);
+    memset(buf, 0, 8192);
+    if (k->o.cache == BLOCK_CACHE_NONE) {
+        assert_int_equal(read_now(d, 4096, buf, 8192), -EAGAIN);
+    } else {
+        assert_int_equal(read_now(d, 4096, buf, 8192), 0);
+        kit_check(1, 4096, buf, 8192);
+    }
+    assert_int_equal(read_now(d, 65536, buf, 512), -EAGAIN); /* the file ends within */
+    assert_int_equal(read_now(d, 1, buf, 512), -EAGAIN);
+    assert_int_equal(read_now(d, 65536 + 512, buf, 512), -EAGAIN);
+    fd = open(k->path, O_RDONLY);
+    assert_int_equal(fsync(fd), 0);
+    assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+    assert_int_equal(read_now(d, 4096, buf, 4096), -EAGAIN);
+    close(fd);
+    block_close(d);
+
+    k->o.iops.rate = 1000000;
+    d = kit_open(k);
+    assert_int_equal(kit_read(d, 4096, buf, 4096), 0);
+    assert_int_equal(read_now(d, 4096, buf, 4096), -EAGAIN);
+    block_close(d);
+    free(buf);
+}
+
 /* A wake between two waits is not lost, nor one that a drain met. */
 static void test_wake(void **state)
 {
@@ -439,6 +484,7 @@ int main(int argc, char **argv)
         BOTH(test_read_write), BOTH(test_many),    BOTH(test_unaligned),
         BOTH(test_short_file), BOTH(test_holes),   BOTH(test_refusals),
         BOTH(test_full),       BOTH(test_resize),  BOTH(test_wake),
+        BOTH(test_read_now),
         cmocka_unit_test_setup_teardown(test_writethrough, setup, teardown),
         cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
     };

@@ -70,7 +70,8 @@ static void test_output(void **state)
     assert_int_equal(f->d.irqs[OUT], 1);
 }
 
-/* A host that does not keep up: nothing is lost, doubled or reordered, also over a pause in between. */
+/* A host that does not keep up: nothing is lost, doubled or reordered, also over a pause in
+ * between. */
 static void test_slow_host(void **state)
 {
     struct fixture *f = *state;
@@ -154,7 +155,7 @@ static void test_size(void **state)
     vector = vdrv_config_vector(&f->d);
     assert_int_equal(vdrv_read(&f->d, f->d.config, 4), 25 << 16 | 80);
     assert_int_equal(f->d.irqs[vector], 1); /* it is told from the start */
-    front->resized(front->arg); /* to the same */
+    front->resized(front->arg);             /* to the same */
     assert_int_equal(f->d.irqs[vector], 1);
     f->chr.columns = 132;
     front->resized(front->arg);
@@ -207,8 +208,12 @@ static void test_state_table(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_output),          TEST(test_slow_host), TEST(test_input),
-        TEST(test_size),            TEST(test_emergency), TEST(test_state_table),
+        TEST(test_output),
+        TEST(test_slow_host),
+        TEST(test_input),
+        TEST(test_size),
+        TEST(test_emergency),
+        TEST(test_state_table),
         cmocka_unit_test(test_no_size),
     };
 

@@ -185,6 +185,8 @@ static void find_caps(struct vdrv *d)
         uint64_t at;
 
         assert_true(++n < 48);
+        if (id == 0x01)
+            d->power_cap = cap;
         if (id == 0x11) {
             d->msix_cap = cap;
             d->vectors = (vdrv_pci_read(d, cap + 2, 2) & 0x7ff) + 1;
@@ -219,12 +221,13 @@ void vdrv_attach(struct vdrv *d, const struct device_class *cls, const void *cfg
     d->dev = fake_device(&d->f, cls, cls->name, cfg);
     d->v = container_of(d->dev, struct virtio, dev);
     find_caps(d);
-    assert_true(d->common && d->isr && d->notify && d->msix && d->cfg_cap);
+    assert_true(d->common && d->isr && d->notify && d->msix && d->cfg_cap && d->power_cap);
     vdrv_enable(d);
 }
 
 void vdrv_enable(struct vdrv *d)
 {
+    vdrv_pci_write(d, d->power_cap + 4, 2, 0); /* wake up */
     place_bars(d);
     for (unsigned i = 0; i < d->vectors; i++) {
         vdrv_write(d, d->msix + 16 * i, 4, MSI_ADDRESS);
@@ -358,8 +361,7 @@ static int add_split(struct vdrv_queue *q, const struct vdrv_sg *sg, unsigned n,
 
     if (indirect) {
         q->id[head].table = make_table(q, sg, n, nout);
-        *desc(q, head) =
-            (struct vdrv_desc){q->id[head].table, 16 * n, DESC_INDIRECT, 0};
+        *desc(q, head) = (struct vdrv_desc){q->id[head].table, 16 * n, DESC_INDIRECT, 0};
         n = 1;
     } else {
         for (unsigned i = 0; i < n; i++) {
@@ -395,7 +397,7 @@ static int add_packed(struct vdrv_queue *q, const struct vdrv_sg *sg, unsigned n
     }
     for (unsigned i = 0; i < n; i++) {
         uint16_t flags =
-            (uint16_t)((indirect  ? DESC_INDIRECT
+            (uint16_t)((indirect   ? DESC_INDIRECT
                         : i < nout ? 0
                                    : DESC_WRITE) |
                        (i + 1 < n ? DESC_NEXT : 0) | (q->next_wrap ? DESC_AVAIL : DESC_USED));

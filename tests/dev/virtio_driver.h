@@ -66,9 +66,9 @@ struct vdrv_queue {
     struct vdrv *d;
     unsigned index, size;
     bool packed, event_idx;
-    bool indirect;      /* chains of more than one go into a table; may be changed at any time */
+    bool indirect; /* chains of more than one go into a table; may be changed at any time */
     uint64_t desc, driver, device, notify;
-    unsigned nfree;     /* descriptors */
+    unsigned nfree;      /* descriptors */
     uint16_t next, used; /* split: free-running; packed: slots */
     bool next_wrap, used_wrap;
     uint16_t free[VDRV_SIZE]; /* split: free descriptors; packed: free ids (a stack) */
@@ -93,7 +93,7 @@ struct vdrv {
     /* Where things are, from the capabilities. */
     uint64_t common, isr, config, notify, msix;
     uint32_t notify_multiplier;
-    unsigned msix_cap, cfg_cap, vectors;
+    unsigned msix_cap, cfg_cap, power_cap, vectors;
     uint64_t features; /* negotiated */
     struct vdrv_queue q[VDRV_QUEUES];
     unsigned nq;
@@ -105,7 +105,8 @@ struct vdrv {
 void vdrv_init(struct vdrv *d);
 void vdrv_fini(struct vdrv *d); /* frees the device too */
 struct virtio_slot vdrv_slot(struct vdrv *d);
-/* Makes the device and finds it: BARs at fixed places, bus master, MSI-X on with vector n for data n. */
+/* Makes the device and finds it: BARs at fixed places, bus master, MSI-X on with vector n for data
+ * n. */
 void vdrv_attach(struct vdrv *d, const struct device_class *cls, const void *cfg);
 /* Puts its BARs where vdrv_attach put them and turns it on again, after a reset or a bad guest. */
 void vdrv_enable(struct vdrv *d);

@@ -1,8 +1,8 @@
 /*
- * A hostile driver against every virtio device, meant to run under AddressSanitizer and UBSan: random and
- * malformed chains, loops, huge lengths, indices that jump, rings that move, resets, pauses and loads
- * while requests are in flight. Nothing may crash, hang or leak; what a good driver asks of the device
- * afterwards must work.
+ * A hostile driver against every virtio device, meant to run under AddressSanitizer and UBSan:
+ * random and malformed chains, loops, huge lengths, indices that jump, rings that move, resets,
+ * pauses and loads while requests are in flight. Nothing may crash, hang or leak; what a good
+ * driver asks of the device afterwards must work.
  *
  * Without arguments: a fixed number of steps from a fixed seed, for `make test`.
  *     virtio-fuzz [STEPS [SEED [NAME]]]
@@ -10,7 +10,6 @@
  *
  * A new device is one row in `rows`.
  */
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,9 +20,12 @@
 #include "fakechr.h"
 #include "virtio_probe.h"
 
+#include "../block/kit.h"
 #include "base/util.h"
+#include "dev/virtio/blk.h"
 #include "dev/virtio/console.h"
 #include "dev/virtio/fs.h"
+#include "dev/virtio/net.h"
 #include "dev/virtio/rng.h"
 #include "dev/virtio/vsock.h"
 
@@ -32,8 +34,10 @@
 struct world {
     struct vdrv d;
     struct fakechr chr;
-    char dir[64]; /* for devices that need one */
-    int fd[4];    /* programs that talk to the guest; 0: none */
+    struct kit kit; /* a folder, and perhaps a disk in it */
+    struct blockdev *disk;
+    struct netdev *net;
+    int program[4]; /* sockets of the host's programs that talk to the guest; 0: none */
     unsigned queues;
     uint64_t seed;
 };
@@ -131,50 +135,73 @@ static void host_console(struct world *w)
     }
 }
 
-static void make_dir(struct world *w)
+static void make_disk(struct world *w, enum block_aio_kind aio)
 {
-    strcpy(w->dir, "/tmp/ring3-fuzz-XXXXXX");
-    assert_non_null(mkdtemp(w->dir));
+    kit_init(&w->kit);
+    w->kit.o.aio = aio;
+    kit_file(&w->kit, MIB, 0);
+    w->disk = kit_open(&w->kit);
+    vdrv_attach(&w->d, &virtio_blk_class,
+                &(struct virtio_blk_cfg){.slot = vdrv_slot(&w->d), .disk = w->disk, .queues = 3});
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+static void make_disk_sync(struct world *w) { make_disk(w, BLOCK_AIO_SYNC); }
+
+static void make_disk_threads(struct world *w) { make_disk(w, BLOCK_AIO_THREADS); }
+
+static void drop_disk(struct world *w)
 {
-    return remove(path);
+    assert_int_equal(block_close(w->disk), 0);
+    kit_fini(&w->kit);
 }
 
-static void drop_dir(struct world *w)
+static void make_net(struct world *w)
 {
-    assert_int_equal(nftw(w->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+    const struct netdev_cfg cfg = {.kind = NETDEV_USER, .mac = {2, 0, 0, 0, 0, 1}, .queues = 2};
+    struct err e;
+
+    if (netdev_open(&w->net, &cfg, &w->d.f.log, &e))
+        fail_msg("%s", e.msg);
+    vdrv_attach(&w->d, &virtio_net_class, &(struct virtio_net_cfg){vdrv_slot(&w->d), w->net});
 }
+
+static void drop_net(struct world *w) { netdev_free(w->net); }
 
 static void make_fs(struct world *w)
 {
-    make_dir(w);
-    w->d.f.log.level = LOG_ERROR; /* damaged sessions are told of */
+    kit_init(&w->kit);
     vdrv_attach(&w->d, &virtio_fs_class,
-                &(struct virtio_fs_cfg){vdrv_slot(&w->d), "tag", {w->dir, false, 64}});
+                &(struct virtio_fs_cfg){
+                    vdrv_slot(&w->d), "tag", {.dir = w->kit.dir, .fds = SHARE_FDS_MIN}});
+}
+
+static void drop_fs(struct world *w) { kit_fini(&w->kit); }
+
+static void vsock_path(struct world *w, char *path, size_t size)
+{
+    assert_true((size_t)snprintf(path, size, "%s/v", w->kit.dir) < size);
 }
 
 static void make_vsock(struct world *w)
 {
-    char path[80];
+    char path[VSOCK_PATH_MAX];
 
-    make_dir(w);
-    memset(w->fd, 0, sizeof(w->fd));
-    snprintf(path, sizeof(path), "%s/v", w->dir);
+    kit_init(&w->kit);
+    vsock_path(w, path, sizeof(path));
+    memset(w->program, 0, sizeof(w->program));
     vdrv_attach(&w->d, &virtio_vsock_class,
-                &(struct virtio_vsock_cfg){vdrv_slot(&w->d), {0x03030303, path, VSOCK_TIMEOUTS}});
+                &(struct virtio_vsock_cfg){vdrv_slot(&w->d), {3, path, VSOCK_TIMEOUTS}});
 }
 
 /* Programs come, talk and go. */
 static void host_vsock(struct world *w)
 {
     struct sockaddr_un a = {.sun_family = AF_UNIX};
-    int *fd = &w->fd[rnd(w) % ARRAY_LEN(w->fd)];
-    char buf[2000] = "CONNECT 50529027\n"; /* a port that good_chains speaks of */
+    int *fd = &w->program[rnd(w) % ARRAY_LEN(w->program)];
+    char buf[2000] = "CONNECT 3\n";
 
     if (!*fd) {
-        snprintf(a.sun_path, sizeof(a.sun_path), "%s/v", w->dir);
+        vsock_path(w, a.sun_path, sizeof(a.sun_path));
         *fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         assert_true(*fd > 0);
         if (!connect(*fd, (struct sockaddr *)&a, sizeof(a)))
@@ -190,24 +217,27 @@ static void host_vsock(struct world *w)
 
 static void drop_vsock(struct world *w)
 {
-    for (size_t i = 0; i < ARRAY_LEN(w->fd); i++) {
-        if (w->fd[i])
-            close(w->fd[i]);
+    for (size_t i = 0; i < ARRAY_LEN(w->program); i++) {
+        if (w->program[i])
+            close(w->program[i]);
     }
-    drop_dir(w);
+    kit_fini(&w->kit);
 }
 
 static const struct fuzz_row rows[] = {
     {"probe", make_probe, host_probe, NULL},
     {"rng", make_rng, NULL, NULL},
     {"console", make_console, host_console, NULL},
-    {"fs", make_fs, NULL, drop_dir},
+    {"blk sync", make_disk_sync, NULL, drop_disk},
+    {"blk threads", make_disk_threads, NULL, drop_disk},
+    {"net", make_net, NULL, drop_net},
+    {"fs", make_fs, NULL, drop_fs},
     {"vsock", make_vsock, host_vsock, drop_vsock},
 };
 
 /* ---- the driver ---- */
 
-static uint64_t steps = 200000, first_seed = 1;
+static uint64_t steps = 100000, first_seed = 1;
 static const char *only;
 
 /* Mostly in RAM, sometimes at its end, and sometimes anything. */

@@ -1,6 +1,6 @@
-/* Network device at register and ring level (virtio 1.2 §5.1), on split and packed rings, without and with event
- * indices. The wire it is plugged into is the test's: what the driver sends is kept, what arrives is put
- * in by the test. */
+/* Network device at register and ring level (virtio 1.2 §5.1), on split and packed rings, without
+ * and with event indices. The wire it is plugged into is the test's: what the driver sends is kept,
+ * what arrives is put in by the test. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,8 +58,8 @@ struct wire {
 
 static struct wire *wire_of(struct netdev *n) { return container_of(n, struct wire, n); }
 
-static struct wire_frame *frame_new(const struct net_hdr *h, unsigned queue, const struct iovec *iov,
-                                    unsigned niov)
+static struct wire_frame *frame_new(const struct net_hdr *h, unsigned queue,
+                                    const struct iovec *iov, unsigned niov)
 {
     size_t len = netdev_iov_len(iov, niov);
     struct wire_frame *f = malloc(sizeof(*f) + len);
@@ -114,10 +114,8 @@ static void wire_handle(struct netdev *n, const struct netdev_poll *p)
 
 static void wire_free(struct netdev *n) {}
 
-static const struct netdev_ops wire_ops = {.send = wire_send,
-                                           .configure = wire_configure,
-                                           .handle = wire_handle,
-                                           .free = wire_free};
+static const struct netdev_ops wire_ops = {
+    .send = wire_send, .configure = wire_configure, .handle = wire_handle, .free = wire_free};
 
 static void wire_init(struct wire *w, unsigned queues)
 {
@@ -188,8 +186,8 @@ static struct wire_frame *wire_next(struct wire *w)
 
 /* ---- fixture ---- */
 
-static const uint64_t layouts[] = {VDRV_SPLIT, VDRV_EVENT_IDX | VDRV_INDIRECT,
-                                   VDRV_PACKED, VDRV_PACKED | VDRV_EVENT_IDX | VDRV_INDIRECT};
+static const uint64_t layouts[] = {VDRV_SPLIT, VDRV_EVENT_IDX | VDRV_INDIRECT, VDRV_PACKED,
+                                   VDRV_PACKED | VDRV_EVENT_IDX | VDRV_INDIRECT};
 
 struct fixture {
     struct wire w;
@@ -204,8 +202,7 @@ static int setup(void **state)
     f->ring = *(const uint64_t *)*state;
     wire_init(&f->w, PAIRS);
     vdrv_init(&f->d);
-    vdrv_attach(&f->d, &virtio_net_class,
-                &(struct virtio_net_cfg){vdrv_slot(&f->d), &f->w.n});
+    vdrv_attach(&f->d, &virtio_net_class, &(struct virtio_net_cfg){vdrv_slot(&f->d), &f->w.n});
     *state = f;
     return 0;
 }
@@ -297,9 +294,16 @@ static void test_config(void **state)
 /* Features that need others (§5.1.3.1). */
 static void test_dependencies(void **state)
 {
-    static const uint64_t bad[] = {F(GUEST_TSO4), F(GUEST_TSO6), F(HOST_TSO4), F(HOST_TSO6),
-                                   F(CTRL_RX),    F(CTRL_VLAN),  F(MQ),        F(CTRL_MAC_ADDR),
-                                   F(HOST_ECN) | F(CSUM), F(GUEST_ECN) | F(GUEST_CSUM)};
+    static const uint64_t bad[] = {F(GUEST_TSO4),
+                                   F(GUEST_TSO6),
+                                   F(HOST_TSO4),
+                                   F(HOST_TSO6),
+                                   F(CTRL_RX),
+                                   F(CTRL_VLAN),
+                                   F(MQ),
+                                   F(CTRL_MAC_ADDR),
+                                   F(HOST_ECN) | F(CSUM),
+                                   F(GUEST_ECN) | F(GUEST_CSUM)};
     struct fixture *f = *state;
 
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
@@ -322,8 +326,8 @@ static void test_offloads(void **state)
     assert_int_equal(f->w.offloads, 0);
     start(f, F(GUEST_CSUM) | F(GUEST_TSO4));
     assert_int_equal(f->w.offloads, NETDEV_CSUM | NETDEV_TSO4);
-    start(f, F(GUEST_CSUM) | F(GUEST_TSO6));
-    assert_int_equal(f->w.offloads, NETDEV_CSUM | NETDEV_TSO6);
+    start(f, F(GUEST_CSUM) | F(GUEST_TSO6) | F(GUEST_ECN));
+    assert_int_equal(f->w.offloads, NETDEV_CSUM | NETDEV_TSO6 | NETDEV_ECN);
 }
 
 /* ---- from the guest ---- */
@@ -356,9 +360,12 @@ static void test_transmit(void **state)
 /* What the driver writes beside a frame is worth what it negotiated. */
 static void test_headers(void **state)
 {
-    const struct net_hdr csum = {.flags = NET_HDR_NEEDS_CSUM | 0xf2, .csum_start = 14, .csum_offset = 2};
-    const struct net_hdr tso = {.flags = 1, .gso_type = NET_GSO_TCPV4, .gso_size = 1000, .hdr_len = 54};
-    const struct net_hdr ecn = {.flags = 1, .gso_type = NET_GSO_TCPV4 | NET_GSO_ECN, .gso_size = 1000};
+    const struct net_hdr csum = {
+        .flags = NET_HDR_NEEDS_CSUM | 0xf2, .csum_start = 14, .csum_offset = 2};
+    const struct net_hdr tso = {
+        .flags = 1, .gso_type = NET_GSO_TCPV4, .gso_size = 1000, .hdr_len = 54};
+    const struct net_hdr ecn = {
+        .flags = 1, .gso_type = NET_GSO_TCPV4 | NET_GSO_ECN, .gso_size = 1000};
     const struct net_hdr udp = {.flags = 1, .gso_type = 3, .gso_size = 1000};
     const struct net_hdr plain = {.flags = 0, .gso_type = NET_GSO_TCPV4, .gso_size = 1000};
     struct fixture *f = *state;
@@ -915,18 +922,24 @@ static void test_hostile(void **state)
     free(got);
 }
 
-#define ON_LAYOUT(t, l) {#t " " #l, t, setup, teardown, (void *)&layouts[l]}
+#define ON_LAYOUT(t, l)                                    \
+    {                                                      \
+#t " " #l, t, setup, teardown, (void *)&layouts[l] \
+    }
 #define ON_ALL(t) ON_LAYOUT(t, 0), ON_LAYOUT(t, 1), ON_LAYOUT(t, 2), ON_LAYOUT(t, 3)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        ON_LAYOUT(test_config, 0), ON_LAYOUT(test_dependencies, 0), ON_LAYOUT(test_offloads, 0),
-        ON_LAYOUT(test_state, 0),  ON_ALL(test_transmit),           ON_ALL(test_headers),
-        ON_ALL(test_short),        ON_ALL(test_many),               ON_ALL(test_receive),
-        ON_ALL(test_merge),        ON_ALL(test_wait),               ON_ALL(test_ring_too_small),
-        ON_ALL(test_filter),       ON_ALL(test_vlans),              ON_ALL(test_commands),
-        ON_ALL(test_pairs),        ON_ALL(test_reset),              ON_ALL(test_save),
+        ON_LAYOUT(test_config, 0),   ON_LAYOUT(test_dependencies, 0),
+        ON_LAYOUT(test_offloads, 0), ON_LAYOUT(test_state, 0),
+        ON_ALL(test_transmit),       ON_ALL(test_headers),
+        ON_ALL(test_short),          ON_ALL(test_many),
+        ON_ALL(test_receive),        ON_ALL(test_merge),
+        ON_ALL(test_wait),           ON_ALL(test_ring_too_small),
+        ON_ALL(test_filter),         ON_ALL(test_vlans),
+        ON_ALL(test_commands),       ON_ALL(test_pairs),
+        ON_ALL(test_reset),          ON_ALL(test_save),
         ON_ALL(test_hostile),
     };
 

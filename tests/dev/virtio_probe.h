@@ -1,7 +1,7 @@
 /*
- * A virtio device that does nothing by itself: it counts what the transport calls, and the test plays
- * the device's part on its queues. Two queues, a configuration space of eight bytes of which the last four can be
- * written, feature bit 5.
+ * A virtio device that does nothing by itself: it counts what the transport calls, and the test
+ * plays the device's part on its queues. Two queues, a configuration space of eight bytes of which
+ * the last four can be written, feature bit 5.
  */
 #ifndef RING3_TESTS_DEV_VIRTIO_PROBE_H
 #define RING3_TESTS_DEV_VIRTIO_PROBE_H

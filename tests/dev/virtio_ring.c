@@ -1,5 +1,6 @@
-/* Virtqueues at ring level (virtio 1.2 §2.7, §2.8): each test runs on split and packed rings, without and
- * with event indices. The test plays the driver's part by virtio_driver.h, and the device's by virtq.h. */
+/* Virtqueues at ring level (virtio 1.2 §2.7, §2.8): each test runs on split and packed rings,
+ * without and with event indices. The test plays the driver's part by virtio_driver.h, and the
+ * device's by virtq.h. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,7 +83,8 @@ static struct virtq_chain *pop(struct fixture *f)
 
 static void check_chain(struct fixture *f)
 {
-    const struct vdrv_sg sg[] = {piece(f, 3), piece(f, 5000), piece(f, 1), piece(f, 7), piece(f, 9)};
+    const struct vdrv_sg sg[] = {piece(f, 3), piece(f, 5000), piece(f, 1), piece(f, 7),
+                                 piece(f, 9)};
     uint8_t *out = vdrv_ptr(&f->d, sg[0].gpa), buf[16];
     struct virtq_chain *c;
     uint32_t written;
@@ -173,7 +175,8 @@ static uint64_t rnd(uint64_t *s)
     return *s;
 }
 
-/* Any number of chains in flight, used in any order, over many rounds of indices and wrap counters. */
+/* Any number of chains in flight, used in any order, over many rounds of indices and wrap counters.
+ */
 static void random_traffic(struct fixture *f, uint64_t more, unsigned size)
 {
     static char tag[VDRV_SIZE];
@@ -672,7 +675,8 @@ static void test_ring_disappears(void **state)
     assert_true(vdrv_status(&f->d) & VIRTIO_NEEDS_RESET);
     f->d.region = physmap_add(
         f->d.f.ctx.map,
-        &(struct region){.name = "ram", .kind = REGION_RAM, .size = VDRV_RAM, .ram = f->d.ram}, NULL);
+        &(struct region){.name = "ram", .kind = REGION_RAM, .size = VDRV_RAM, .ram = f->d.ram},
+        NULL);
     physmap_reclaim(f->d.f.ctx.map);
     f->d.irqs[vdrv_config_vector(&f->d)] = 0;
     start(f, 0, 8);
@@ -681,7 +685,10 @@ static void test_ring_disappears(void **state)
 
 /* ---- all of it on all layouts ---- */
 
-#define TEST(t) {#t, t}
+#define TEST(t) \
+    {           \
+#t, t   \
+    }
 
 static const struct {
     const char *name;

@@ -1,7 +1,7 @@
 /*
- * A device with a thread of its own, as virtio.h allows it: the thread owns the queues while the device
- * runs, kicks take no lock, interrupts are raised from the thread while the driver masks, unmasks and moves
- * vectors, pauses and resets. Meant for ThreadSanitizer too.
+ * A device with a thread of its own, as virtio.h allows it: the thread owns the queues while the
+ * device runs, kicks take no lock, interrupts are raised from the thread while the driver masks,
+ * unmasks and moves vectors, pauses and resets. Meant for ThreadSanitizer too.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -262,11 +262,10 @@ static void test_traffic(void **state)
 static void test_interruptions(void **state)
 {
     struct vdrv *d = *state;
-    uint64_t free = d->free;
+    const uint64_t at = vdrv_alloc(d, 64, 1), free = d->free;
+    const struct vdrv_sg sg[] = {{at, 32}, {at + 32, 32}};
 
     for (unsigned round = 0; round < ROUNDS; round++) {
-        const struct vdrv_sg sg[] = {{MIB, 32}, {MIB + 64, 32}};
-
         d->free = free;
         vdrv_start(d, round & 1 ? VDRV_PACKED : VDRV_SPLIT, QUEUES, SIZE);
         for (unsigned i = 0; i < SIZE / 2; i++) {

@@ -1,4 +1,5 @@
-/* Virtio over PCI at register level (virtio 1.2 §2.1 to §2.5, §3.1, §4.1) and MSI-X (PCI 3.0 §6.8.2). */
+/* Virtio over PCI at register level (virtio 1.2 §2.1 to §2.5, §3.1, §4.1) and MSI-X (PCI 3.0
+ * §6.8.2). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,6 +44,16 @@ static void one_request(struct vdrv *d)
     assert_ptr_equal(vdrv_used(&d->q[0], NULL), d);
 }
 
+static unsigned find_cap(struct vdrv *d, unsigned id)
+{
+    unsigned cap = vdrv_pci_read(d, PCI_CAP_POINTER, 1);
+
+    while (cap && vdrv_pci_read(d, cap, 1) != id)
+        cap = vdrv_pci_read(d, cap + 1, 1);
+    assert_true(cap);
+    return cap;
+}
+
 static void test_identity(void **state)
 {
     struct vdrv *d = *state;
@@ -57,11 +68,7 @@ static void test_identity(void **state)
     assert_int_equal(d->vectors, PROBE_QUEUES + 1);
 
     /* A PCI Express endpoint of the root complex, with an extended space that is empty. */
-    unsigned cap = vdrv_pci_read(d, PCI_CAP_POINTER, 1);
-    while (cap && vdrv_pci_read(d, cap, 1) != 0x10)
-        cap = vdrv_pci_read(d, cap + 1, 1);
-    assert_true(cap);
-    assert_int_equal(vdrv_pci_read(d, cap + 2, 2) >> 4 & 15, 9);
+    assert_int_equal(vdrv_pci_read(d, find_cap(d, 0x10) + 2, 2) >> 4 & 15, 9);
     assert_int_equal(vdrv_pci_read(d, 0x100, 4), 0);
     assert_int_equal(vdrv_pci_read(d, 0xffc, 4), 0);
 }
@@ -373,6 +380,45 @@ static void test_pin(void **state)
     assert_false(vdrv_line(d));
 }
 
+/* PCI Power Management 1.2 §3.2.4, §5.4. */
+static void test_power(void **state)
+{
+    struct vdrv *d = *state;
+    unsigned control = find_cap(d, 1) + 4;
+    struct virtq_chain *c;
+
+    vdrv_start(d, 0, 1, 16);
+    one_request(d);
+    assert_int_equal(d->irqs[0], 1);
+    vdrv_pci_write(d, control, 2, 3);
+    assert_int_equal(vdrv_pci_read(d, control, 2), 8 | 3);
+    assert_int_equal(vdrv_status(d), 0xff); /* nobody answers */
+    vdrv_pci_write(d, control, 2, 1);       /* a state that there is not */
+    assert_int_equal(vdrv_pci_read(d, control, 2), 8 | 3);
+    const struct vdrv_sg sg = {vdrv_alloc(d, 8, 8), 8};
+    vdrv_add(&d->q[0], &sg, 0, 1, d);
+    assert_int_equal(virtq_pop(&d->v->vq[0], &c), 1);
+    virtq_push(&d->v->vq[0], c, 0);
+    virtq_notify(&d->v->vq[0]);
+    assert_int_equal(d->irqs[0], 1);
+    vdrv_pci_write(d, control, 2, 0);
+    assert_int_equal(vdrv_pci_read(d, control, 2), 8);
+    assert_int_equal(d->irqs[0], 2);
+    assert_int_equal(vdrv_status(d), 15); /* all as it was */
+    assert_ptr_equal(vdrv_used(&d->q[0], NULL), d);
+    one_request(d);
+    vdrv_pci_write(d, control, 2, 2);
+    assert_int_equal(vdrv_pci_read(d, control, 2), 8);
+
+    vdrv_msix(d, false); /* and the pin */
+    one_request(d);
+    assert_true(vdrv_line(d));
+    vdrv_pci_write(d, control, 2, 3);
+    assert_false(vdrv_line(d));
+    vdrv_pci_write(d, control, 2, 0);
+    assert_true(vdrv_line(d));
+}
+
 static void window(struct vdrv *d, unsigned bar, unsigned off, unsigned len)
 {
     vdrv_pci_write(d, d->cfg_cap + 4, 1, bar);
@@ -482,6 +528,7 @@ int main(void)
         TEST(test_config),
         TEST(test_msix),
         TEST(test_pin),
+        TEST(test_power),
         TEST(test_window),
         TEST(test_state),
         TEST(test_state_table),

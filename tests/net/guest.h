@@ -1,8 +1,8 @@
 /*
- * The guest's side of a network back end, for tests: frames in and out, ARP and neighbour discovery,
- * and just enough of TCP to talk to what the back end leads to. Every frame that arrives is checked
- * for what a guest may count on: sizes, checksums, headers that agree with it. Failures fail the
- * test; waits end after 20 seconds.
+ * The guest's side of a network back end, for tests: frames in and out, ARP and neighbour
+ * discovery, and just enough of TCP to talk to what the back end leads to. Every frame that arrives
+ * is checked for what a guest may count on: sizes, checksums, headers that agree with it. Failures
+ * fail the test; waits end after 20 seconds.
  */
 #ifndef RING3_TESTS_NET_GUEST_H
 #define RING3_TESTS_NET_GUEST_H
@@ -39,12 +39,12 @@ struct guest {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     struct gqueue in, out;
-    bool full;         /* takes no frames */
-    unsigned refused;  /* that it did not take */
-    unsigned large;    /* frames that arrived and were larger than the link */
-    size_t largest;    /* frame that arrived */
-    unsigned mss;      /* to ask for; 0: what the link takes */
-    uint16_t port;     /* last one used */
+    bool full;        /* takes no frames */
+    unsigned refused; /* that it did not take */
+    unsigned large;   /* frames that arrived and were larger than the link */
+    size_t largest;   /* frame that arrived */
+    unsigned mss;     /* to ask for; 0: what the link takes */
+    uint16_t port;    /* last one used */
 };
 
 void guest_defaults(struct netdev_cfg *cfg); /* a user-mode one */
@@ -59,8 +59,8 @@ struct gframe *guest_recv(struct guest *g, bool (*match)(const struct gframe *f,
                           const void *arg, unsigned ms);
 
 /* Builds an IP packet from 10.0.2.15 or fec0::15 to host number `to` of the same network (or, if
- * v4 is not 0, to that address); checksums are valid. l4 includes the TCP or UDP header. Returns the
- * frame's length. */
+ * v4 is not 0, to that address); checksums are valid. l4 includes the TCP or UDP header. Returns
+ * the frame's length. */
 size_t guest_ip(struct guest *g, uint8_t *frame, unsigned ip, uint32_t to, uint8_t proto,
                 const void *l4, size_t len);
 /* Makes itself known. */

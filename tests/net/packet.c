@@ -1,4 +1,5 @@
-/* Checksums, MSS options, segmentation and fragmentation, against known packets and a second opinion. */
+/* Checksums, MSS options, segmentation and fragmentation, against known packets and a second
+ * opinion. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -63,7 +64,8 @@ static void sums(void **state)
     assert_int_equal(got, 0);
 }
 
-/* A SYN as Linux sends it: 10.0.2.15:40000 to 10.0.2.2:80, MSS 1460, SACK, timestamps, window scale. */
+/* A SYN as Linux sends it: 10.0.2.15:40000 to 10.0.2.2:80, MSS 1460, SACK, timestamps, window
+ * scale. */
 static const uint8_t syn4[] = {
     0x52, 0x55, 0x0a, 0x00, 0x02, 0x02, 0x52, 0x54, 0x00, 0x12, 0x34, 0x56, 0x08, 0x00, 0x45,
     0x00, 0x00, 0x3c, 0x1c, 0x46, 0x40, 0x00, 0x40, 0x06, 0x06, 0x66, 0x0a, 0x00, 0x02, 0x0f,
@@ -110,12 +112,12 @@ static void mss_options(void **state)
         {{1, 2, 4, 0x05, 0xb4, 1, 1, 0}, 1460},
         {{1, 1, 1, 2, 4, 0x12, 0x34, 0}, 0x1234},
         {{3, 3, 7, 2, 4, 0xff, 0xff, 0}, 0xffff},
-        {{0, 2, 4, 0x05, 0xb4, 1, 1, 0}, 0},    /* behind the end */
-        {{8, 0, 2, 4, 0x05, 0xb4, 1, 1}, 0},    /* no length */
-        {{8, 9, 2, 4, 0x05, 0xb4, 1, 1}, 0},    /* longer than the header */
-        {{1, 1, 1, 1, 1, 2, 4, 0x05}, 0},       /* cut off */
-        {{1, 1, 1, 1, 1, 1, 1, 2}, 0},          /* without length at the very end */
-        {{2, 3, 0x05, 0xb4, 1, 1, 1, 1}, 0},    /* of another length */
+        {{0, 2, 4, 0x05, 0xb4, 1, 1, 0}, 0}, /* behind the end */
+        {{8, 0, 2, 4, 0x05, 0xb4, 1, 1}, 0}, /* no length */
+        {{8, 9, 2, 4, 0x05, 0xb4, 1, 1}, 0}, /* longer than the header */
+        {{1, 1, 1, 1, 1, 2, 4, 0x05}, 0},    /* cut off */
+        {{1, 1, 1, 1, 1, 1, 1, 2}, 0},       /* without length at the very end */
+        {{2, 3, 0x05, 0xb4, 1, 1, 1, 1}, 0}, /* of another length */
     };
 
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {

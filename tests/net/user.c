@@ -133,8 +133,9 @@ static void arp(void **state)
 {
     struct netdev_cfg cfg;
     struct guest g;
-    uint8_t f[60] = "\xff\xff\xff\xff\xff\xff\x52\x54\x00\x12\x34\x56\x08\x06\x00\x01\x08\x00\x06\x04"
-                    "\x00\x01\x52\x54\x00\x12\x34\x56\x0a\x00\x02\x0f\0\0\0\0\0\0\x0a\x00\x02\x02";
+    uint8_t f[60] =
+        "\xff\xff\xff\xff\xff\xff\x52\x54\x00\x12\x34\x56\x08\x06\x00\x01\x08\x00\x06\x04"
+        "\x00\x01\x52\x54\x00\x12\x34\x56\x0a\x00\x02\x0f\0\0\0\0\0\0\x0a\x00\x02\x02";
     const struct net_hdr h = {0};
     struct gframe *r;
 
@@ -715,9 +716,12 @@ static void bad_networks(void **state)
         unsigned prefix;
         const char *says;
     } cases[] = {
-        {0x0a000200, 0, 0, 0, 28, "/8 to /27"},     {0x0a000200, 0, 0, 0, 7, "/8 to /27"},
-        {0x0a000201, 0, 0, 0, 24, "bits beyond"},   {0x0a000200, 0x0a000302, 0, 0, 24, "host's"},
-        {0x0a000200, 0, 0x0a0002ff, 0, 24, "DNS"},  {0x0a000200, 0, 0, 0x0a000200, 24, "DHCP"},
+        {0x0a000200, 0, 0, 0, 28, "/8 to /27"},
+        {0x0a000200, 0, 0, 0, 7, "/8 to /27"},
+        {0x0a000201, 0, 0, 0, 24, "bits beyond"},
+        {0x0a000200, 0x0a000302, 0, 0, 24, "host's"},
+        {0x0a000200, 0, 0x0a0002ff, 0, 24, "DNS"},
+        {0x0a000200, 0, 0, 0x0a000200, 24, "DHCP"},
         {0x0a000200, 0x0a000203, 0, 0, 24, "different"},
     };
     struct netdev *n;

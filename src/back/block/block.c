@@ -24,7 +24,8 @@ struct blockdev {
     struct block_node *node;
     bool no_flush;
     struct block_limit iops, bps;
-    bool limited;
+    bool has_limits;
+    bool limited; /* now: not while a drain lets all go */
     struct block_req *held, **last; /* waiting for the limits, in order */
     unsigned inflight, called;      /* callbacks owed; made by this round of block_poll */
 };
@@ -89,7 +90,7 @@ int block_open(struct blockdev **out, const char *path, const struct block_optio
     d->info.logical_block = d->node->logical_block;
     d->info.physical_block = d->node->physical_block;
     d->info.discard_granularity = d->node->discard_granularity;
-    d->limited = o->iops.rate || o->bps.rate;
+    d->has_limits = d->limited = o->iops.rate || o->bps.rate;
     block_limit_init(&d->iops, &o->iops, now);
     block_limit_init(&d->bps, &o->bps, now);
     *out = d;
@@ -190,6 +191,13 @@ static uint64_t release(struct blockdev *d)
     return UINT64_MAX;
 }
 
+int block_read_now(struct blockdev *d, const struct block_req *r)
+{
+    if (d->has_limits || !d->node->ops->read_now || check(d, r))
+        return -EAGAIN;
+    return d->node->ops->read_now(d->node, r);
+}
+
 void block_submit(struct blockdev *d, struct block_req *const *reqs, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
@@ -234,7 +242,7 @@ void block_wake(struct blockdev *d) { block_aio_wake(d->aio); }
 
 void block_drain(struct blockdev *d)
 {
-    bool limited = d->limited, woken = false;
+    bool woken = false;
 
     d->limited = false;
     while (d->held) {
@@ -249,7 +257,7 @@ void block_drain(struct blockdev *d)
         if (d->inflight)
             woken |= block_aio_wait(d->aio, UINT64_MAX);
     }
-    d->limited = limited;
+    d->limited = d->has_limits;
     /* That was meant for the wait after us. */
     if (woken)
         block_aio_wake(d->aio);

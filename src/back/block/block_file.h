@@ -51,6 +51,9 @@ struct block_aio *block_file_aio(const struct block_file *f);
  * WRITE_ZEROES always works, by writing zeros if need be. */
 void block_file_submit(struct block_file *f, struct block_req *r);
 
+/* See block_read_now(). Any thread. 0 or -EAGAIN. */
+int block_file_read_now(struct block_file *f, const struct block_req *r);
+
 /* Synchronous: 0 or a negative errno; all or (on error) any part is done. */
 int block_file_read(struct block_file *f, uint64_t offset, void *buf, size_t len);
 int block_file_write(struct block_file *f, uint64_t offset, const void *buf, size_t len);

@@ -3,6 +3,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
@@ -147,6 +148,20 @@ int block_file_transfer(struct block_file *f, bool write, uint64_t offset, const
                                block_file_iov_aligned(f, iov, niov)))
         return transfer_plain(f, write, offset, iov, niov, len, done);
     return transfer_bounced(f, write, offset, iov, niov, len, done);
+}
+
+int block_file_read_now(struct block_file *f, const struct block_req *r)
+{
+    ssize_t n;
+
+    /* O_DIRECT would wait for the disk whatever we say. */
+    if (f->info.align > 1 || r->niov > IOV_MAX ||
+        atomic_load_explicit(&f->no_nowait, memory_order_relaxed))
+        return -EAGAIN;
+    n = preadv2(f->fd, r->iov, (int)r->niov, (off_t)r->offset, RWF_NOWAIT);
+    if (n < 0 && errno == EOPNOTSUPP)
+        atomic_store_explicit(&f->no_nowait, true, memory_order_relaxed);
+    return n >= 0 && (uint64_t)n == r->len ? 0 : -EAGAIN;
 }
 
 int block_file_readv(struct block_file *f, uint64_t offset, const struct iovec *iov, unsigned niov)

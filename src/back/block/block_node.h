@@ -61,6 +61,8 @@ struct block_node_ops {
     /* Starts r, whose range is whole sectors within the node's size, unless it is written to an
      * ro node (the caller's mistake). */
     void (*submit)(struct block_node *n, struct block_req *r);
+    /* See block_read_now(): any thread, beside anything but close and resize. May be NULL. */
+    int (*read_now)(struct block_node *n, const struct block_req *r);
     /* Nothing is in flight: writes out all metadata, syncs the file if it was written, closes it
      * and frees the node. 0 or negative errno (the node is gone in any case). Blocks. */
     int (*close)(struct block_node *n);

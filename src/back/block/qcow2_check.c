@@ -293,8 +293,10 @@ static void compare_block(struct qcow2_checker *c, uint64_t first)
 
 static bool any_refs(const struct qcow2_checker *c, uint64_t first, uint64_t n)
 {
-    for (uint64_t i = 0; i < n; i++) {
-        if (qcow2_checker_refs(c, first + i))
+    uint64_t end = MIN(first + n, c->file_clusters); /* there are none beyond */
+
+    for (uint64_t i = first; i < end; i++) {
+        if (qcow2_checker_refs(c, i))
             return true;
     }
     return false;

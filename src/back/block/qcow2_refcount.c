@@ -58,11 +58,10 @@ static void reftable_dirty(struct qcow2 *q, uint32_t lo, uint32_t hi)
     }
 }
 
-/* Makes the refcount block of a cluster that has none, in that cluster: all that the block counts
- * is free, so it counts itself. Room in the cache was asked for. */
-static int new_block(struct qcow2 *q, uint64_t cluster)
+/* Makes refcount block i, which there is none of, in a free cluster that is yet to be counted. Room in
+ * the cache was asked for. */
+static int new_block(struct qcow2 *q, uint32_t i, uint64_t cluster)
 {
-    uint32_t i = (uint32_t)(cluster >> q->refblock_bits);
     uint64_t host = cluster << q->h.cluster_bits;
     struct qcow2_table *t;
     int rc;
@@ -77,10 +76,8 @@ static int new_block(struct qcow2 *q, uint64_t cluster)
         qcow2_meta_del(&q->meta, cluster);
         return rc;
     }
-    qcow2_refcount_set(q, t, cluster, 1);
     q->reftable[i] = host;
     reftable_dirty(q, i, i + 1);
-    take(q, cluster, 1);
     return 0;
 }
 
@@ -168,7 +165,12 @@ static int need_block(struct qcow2 *q, uint64_t cluster, struct qcow2_table **t,
     if (q->reftable[i])
         return qcow2_cache_get(&q->refblocks, (uint32_t)i, q->reftable[i], t, w);
     rc = qcow2_cache_room(&q->refblocks, w);
-    return rc ? rc : new_block(q, cluster);
+    /* All that the block counts is free: it goes there itself. */
+    if (!rc)
+        rc = new_block(q, (uint32_t)i, cluster);
+    if (!rc)
+        count_row(q, cluster, 1);
+    return rc;
 }
 
 static uint64_t count_in(const struct qcow2 *q, const struct qcow2_table *t, uint64_t i)
@@ -216,11 +218,12 @@ int qcow2_refcount_alloc(struct qcow2 *q, uint64_t max, uint64_t *host, uint64_t
     }
 }
 
+/* A row of clusters to be taken, and the blocks that it needs, which go before it. */
 struct row {
     struct qcow2 *q;
-    uint64_t cluster, count; /* to get */
+    uint64_t start, nblocks, n; /* clusters */
+    uint64_t cluster, count;    /* to get */
     struct qcow2_table *t;
-    uint64_t max, host, n;   /* to allocate */
 };
 
 static int row_get(void *arg, struct qcow2_waiter *w)
@@ -230,28 +233,32 @@ static int row_get(void *arg, struct qcow2_waiter *w)
     return qcow2_refcount_get(r->q, r->cluster, &r->count, &r->t, w);
 }
 
-static int row_alloc(void *arg, struct qcow2_waiter *w)
+static int row_room(void *arg, struct qcow2_waiter *w)
 {
-    struct row *r = arg;
-
-    return qcow2_refcount_alloc(r->q, r->max, &r->host, &r->n, NULL, w);
+    return qcow2_cache_room(&((struct row *)arg)->q->refblocks, w);
 }
 
-/* The first cluster after all that the refcount table counts as used. Blocks. */
-static int end_of_use(struct qcow2 *q, uint64_t *end)
+static int row_grow(void *arg, struct qcow2_waiter *w)
 {
-    *end = 0;
-    for (uint64_t b = q->reftable_entries; b-- > 0;) {
-        struct row r = {.q = q, .cluster = b << q->refblock_bits};
-        int rc = qcow2_until_done(q, row_get, &r);
+    return grow_reftable(((struct row *)arg)->q, w);
+}
 
+/* The first cluster after all that the refcount table counts as used. */
+static int end_of_use(struct row *r)
+{
+    struct qcow2 *q = r->q;
+
+    r->start = 0;
+    for (uint64_t b = q->reftable_entries; b-- > 0;) {
+        int rc;
+
+        r->cluster = b << q->refblock_bits;
+        rc = qcow2_until_done(q, row_get, r);
         if (rc)
             return rc;
-        if (!r.t)
-            continue;
-        for (uint64_t i = BIT(q->refblock_bits); i-- > 0;) {
-            if (count_in(q, r.t, i)) {
-                *end = (b << q->refblock_bits) + i + 1;
+        for (uint64_t i = r->t ? BIT(q->refblock_bits) : 0; i-- > 0;) {
+            if (count_in(q, r->t, i)) {
+                r->start = (b << q->refblock_bits) + i + 1;
                 return 0;
             }
         }
@@ -259,29 +266,70 @@ static int end_of_use(struct qcow2 *q, uint64_t *end)
     return 0;
 }
 
+static bool is_missing(const struct qcow2 *q, uint64_t block)
+{
+    return block >= q->reftable_entries || !q->reftable[block];
+}
+
+/* Chooses start and nblocks, and makes the refcount table long enough. */
+static int row_plan(struct row *r)
+{
+    struct qcow2 *q = r->q;
+
+    for (;;) {
+        uint64_t last, missing = 0;
+        int rc = end_of_use(r);
+
+        if (rc)
+            return rc;
+        do {
+            r->nblocks = missing;
+            last = (r->start + r->nblocks + r->n - 1) >> q->refblock_bits;
+            missing = 0;
+            for (uint64_t b = r->start >> q->refblock_bits; b <= last; b++)
+                missing += is_missing(q, b);
+        } while (missing > r->nblocks);
+        if (last < q->reftable_entries)
+            return 0;
+        rc = qcow2_until_done(q, row_grow, r);
+        if (rc)
+            return rc;
+    }
+}
+
 int qcow2_refcount_alloc_row(struct qcow2 *q, uint64_t n, uint64_t *host)
 {
-    uint64_t start, have = 0, hint = q->free_hint;
-    int rc = end_of_use(q, &start);
+    struct row r = {.q = q, .n = n};
+    uint64_t end, at;
+    int rc = row_plan(&r);
 
     if (rc)
         return rc;
-    /* What alloc takes from there on is in a row, but for blocks and tables made in between. */
-    q->free_hint = start;
-    while (have < n) {
-        struct row r = {.q = q, .max = n - have};
-
-        rc = qcow2_until_done(q, row_alloc, &r);
-        if (have && (rc || r.host != *host + (have << q->h.cluster_bits))) {
-            qcow2_free_later(q, qcow2_cluster_of(q, *host), have);
-            have = 0;
-        }
+    end = r.start + r.nblocks + n;
+    if (end << q->h.cluster_bits > QCOW2_OFFSET_END)
+        return -EFBIG;
+    if (qcow2_meta_hit(q, r.start << q->h.cluster_bits, (end - r.start) << q->h.cluster_bits))
+        return qcow2_break(q);
+    at = r.start;
+    for (uint64_t b = r.start >> q->refblock_bits; b <= (end - 1) >> q->refblock_bits; b++) {
+        if (!is_missing(q, b))
+            continue;
+        rc = qcow2_until_done(q, row_room, &r);
+        if (!rc)
+            rc = new_block(q, (uint32_t)b, at++);
         if (rc)
-            break;
-        if (!have)
-            *host = r.host;
-        have += r.n;
+            return qcow2_break(q); /* blocks that nothing counts */
     }
-    q->free_hint = MIN(hint, q->free_hint);
-    return rc;
+    for (r.cluster = r.start; r.cluster < end; r.cluster++) {
+        /* Between the blocks and the row there may be a cluster too many. */
+        if (r.cluster >= at && r.cluster < r.start + r.nblocks)
+            continue;
+        rc = qcow2_until_done(q, row_get, &r);
+        if (rc)
+            return qcow2_break(q);
+        qcow2_refcount_set(q, r.t, r.cluster, 1);
+    }
+    take(q, r.start, end - r.start);
+    *host = (r.start + r.nblocks) << q->h.cluster_bits;
+    return 0;
 }

@@ -46,6 +46,11 @@ static void raw_submit(struct block_node *n, struct block_req *r)
     block_file_submit(raw_of(n)->file, r);
 }
 
+static int raw_read_now(struct block_node *n, const struct block_req *r)
+{
+    return block_file_read_now(raw_of(n)->file, r);
+}
+
 static int raw_close(struct block_node *n)
 {
     struct raw *raw = raw_of(n);
@@ -76,6 +81,7 @@ const struct block_node_ops raw_ops = {
     .name = "raw",
     .open = raw_open,
     .submit = raw_submit,
+    .read_now = raw_read_now,
     .close = raw_close,
     .resize = raw_resize,
     .status = raw_status,

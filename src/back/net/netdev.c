@@ -38,8 +38,8 @@ size_t netdev_gather(void *buf, size_t size, const struct iovec *iov, unsigned n
     return len;
 }
 
-static void keep(struct netdev *n, unsigned queue, const struct net_hdr *h,
-                 const struct iovec *iov, unsigned niov)
+static void keep(struct netdev *n, unsigned queue, const struct net_hdr *h, const struct iovec *iov,
+                 unsigned niov)
 {
     size_t len = netdev_iov_len(iov, niov);
     struct netdev_frame *f;
@@ -299,8 +299,8 @@ void netdev_set_queues(struct netdev *n, unsigned queues)
         n->ops->configure(n);
 }
 
-void netdev_send(struct netdev *n, unsigned queue, const struct net_hdr *h,
-                 const struct iovec *iov, unsigned niov)
+void netdev_send(struct netdev *n, unsigned queue, const struct net_hdr *h, const struct iovec *iov,
+                 unsigned niov)
 {
     n->ops->send(n, queue, h, iov, niov);
 }

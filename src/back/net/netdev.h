@@ -24,8 +24,8 @@ struct netdev_poll {
 
 struct netdev_ops {
     /* Sends; contract of netdev_send. */
-    void (*send)(struct netdev *n, unsigned queue, const struct net_hdr *h,
-                 const struct iovec *iov, unsigned niov);
+    void (*send)(struct netdev *n, unsigned queue, const struct net_hdr *h, const struct iovec *iov,
+                 unsigned niov);
     /* Offloads or queues changed; the worker is stopped, or calls this. NULL: nothing to do. */
     void (*configure)(struct netdev *n);
     /* In the worker: what to wait for (netdev_poll_add, timeout), and dealing with it afterwards.

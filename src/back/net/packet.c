@@ -133,9 +133,14 @@ uint64_t packet_pseudo(const struct packet *p)
 {
     const uint8_t *h = p->data + p->l3;
     uint32_t len = (uint32_t)(p->len - p->l4);
-    uint8_t tail[8] = {(uint8_t)(len >> 24), (uint8_t)(len >> 16), (uint8_t)(len >> 8),
-                       (uint8_t)len,         0,                    0,
-                       0,                    p->proto};
+    uint8_t tail[8] = {(uint8_t)(len >> 24),
+                       (uint8_t)(len >> 16),
+                       (uint8_t)(len >> 8),
+                       (uint8_t)len,
+                       0,
+                       0,
+                       0,
+                       p->proto};
 
     return packet_sum(tail, sizeof(tail)) +
            (p->ip == 4 ? packet_sum(h + IP4_SRC, 8) : packet_sum(h + IP6_SRC, 32));

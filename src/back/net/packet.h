@@ -18,14 +18,14 @@
 
 /* A frame that holds a whole IPv4 or IPv6 packet (without extension headers). */
 struct packet {
-    uint8_t *data;  /* the frame */
-    size_t len;     /* of the frame up to the end of the packet, without what pads it */
-    unsigned ip;    /* 4 or 6 */
-    unsigned l3;    /* offset of the IP header */
-    unsigned l4;    /* offset of what follows it */
-    unsigned body;  /* TCP: offset of the data; otherwise l4 */
-    uint8_t proto;  /* IP protocol number */
-    bool fragment;  /* of an IPv4 packet; body is l4 then */
+    uint8_t *data; /* the frame */
+    size_t len;    /* of the frame up to the end of the packet, without what pads it */
+    unsigned ip;   /* 4 or 6 */
+    unsigned l3;   /* offset of the IP header */
+    unsigned l4;   /* offset of what follows it */
+    unsigned body; /* TCP: offset of the data; otherwise l4 */
+    uint8_t proto; /* IP protocol number */
+    bool fragment; /* of an IPv4 packet; body is l4 then */
 };
 
 /* Recognises an IP packet in a frame without VLAN tag; false for anything else and for what is cut

@@ -1,7 +1,7 @@
 /*
- * Cutting a packet into such that fit a link: TCP segmentation (what a network card's hardware would
- * do: RFC 9293 headers, one for each segment) and IP fragmentation (RFC 791 §3.2, RFC 8200 §4.5).
- * Pure apart from what `out` does.
+ * Cutting a packet into such that fit a link: TCP segmentation (what a network card's hardware
+ * would do: RFC 9293 headers, one for each segment) and IP fragmentation (RFC 791 §3.2, RFC 8200
+ * §4.5). Pure apart from what `out` does.
  */
 #ifndef RING3_BACK_NET_SEGMENT_H
 #define RING3_BACK_NET_SEGMENT_H

@@ -23,6 +23,7 @@ struct tap {
     unsigned nfds;
     int fd[NET_QUEUES_MAX];
     int slot[NET_QUEUES_MAX]; /* in what the worker waits for, -1 = not there */
+    bool gone;                /* somebody deleted the interface */
     uint8_t frame[NET_FRAME_MAX];
 };
 
@@ -48,11 +49,15 @@ static void tap_send(struct netdev *n, unsigned queue, const struct net_hdr *h,
 
 static void receive(struct tap *t, unsigned queue)
 {
-    for (unsigned i = 0; i < BATCH && !netdev_waiting(&t->n); i++) {
+    for (unsigned i = 0; i < BATCH && !netdev_waiting(&t->n) && !t->gone; i++) {
         struct net_hdr h;
         struct iovec v[2] = {{&h, sizeof(h)}, {t->frame, sizeof(t->frame)}};
         ssize_t len = readv(t->fd[queue], v, 2);
 
+        if (len < 0 && errno == EBADFD) {
+            log_msg(t->n.log, LOG_WARN, "net: the tap interface is gone");
+            t->gone = true;
+        }
         if (len < (ssize_t)(sizeof(h) + NET_ETH_HLEN))
             return;
         v[1].iov_len = (size_t)len - sizeof(h);
@@ -65,7 +70,7 @@ static void tap_prepare(struct netdev *n, struct netdev_poll *p)
     struct tap *t = from_netdev(n);
 
     for (unsigned i = 0; i < t->nfds; i++)
-        t->slot[i] = netdev_waiting(n) || i >= n->queues
+        t->slot[i] = netdev_waiting(n) || i >= n->queues || t->gone
                          ? -1
                          : netdev_poll_add(p, t->fd[i], POLLIN);
 }
@@ -90,9 +95,11 @@ static void tap_configure(struct netdev *n)
     if (n->offloads & NETDEV_CSUM)
         flags |= TUN_F_CSUM;
     if (n->offloads & NETDEV_TSO4)
-        flags |= TUN_F_TSO4 | TUN_F_TSO_ECN;
+        flags |= TUN_F_TSO4;
     if (n->offloads & NETDEV_TSO6)
-        flags |= TUN_F_TSO6 | TUN_F_TSO_ECN;
+        flags |= TUN_F_TSO6;
+    if (n->offloads & NETDEV_ECN)
+        flags |= TUN_F_TSO_ECN;
     if (ioctl(t->fd[0], TUNSETOFFLOAD, flags) < 0)
         log_msg(n->log, LOG_WARN, "net: tap: cannot set offloads: %s", strerror(errno));
     for (unsigned i = 1; i < t->nfds; i++) {
@@ -169,24 +176,37 @@ static int open_queue(const struct netdev_cfg *cfg, int *out, struct err *e)
     return rc;
 }
 
-/* What the interface is like: its MTU, and a warning if nothing can get through. */
-static int inspect(const struct netdev_cfg *cfg, uint16_t *mtu, struct log *log, struct err *e)
+/* A question to the kernel about the interface, answered in *r, which begins as zeros. */
+static int ask(const struct netdev_cfg *cfg, unsigned long what, struct ifreq *r)
 {
-    struct ifreq r = {.ifr_mtu = 0};
-    int rc = 0, fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int rc, fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
     if (fd < 0)
-        return err_sys(e, "socket");
-    memcpy(r.ifr_name, cfg->ifname, strlen(cfg->ifname) + 1);
-    if (ioctl(fd, SIOCGIFMTU, &r) < 0)
-        rc = err_sys(e, "%s: cannot read the MTU", cfg->ifname);
-    else
-        *mtu = (uint16_t)MAX(MIN(r.ifr_mtu, (int)NET_MTU_MAX), (int)NET_MTU_MIN);
-    if (!rc && ioctl(fd, SIOCGIFFLAGS, &r) == 0 && !(r.ifr_flags & IFF_UP))
-        log_msg(log, LOG_WARN, "net: %s is down; bring it up with: ip link set %s up",
-                cfg->ifname, cfg->ifname);
+        return -errno;
+    memcpy(r->ifr_name, cfg->ifname, strlen(cfg->ifname) + 1);
+    rc = ioctl(fd, what, r) < 0 ? -errno : 0;
     close(fd);
     return rc;
+}
+
+static int read_mtu(const struct netdev_cfg *cfg, uint16_t *mtu, struct err *e)
+{
+    struct ifreq r = {.ifr_flags = 0};
+    int rc = ask(cfg, SIOCGIFMTU, &r);
+
+    if (rc)
+        return err_set(e, -rc, "%s: cannot read the MTU: %s", cfg->ifname, strerror(-rc));
+    *mtu = (uint16_t)MAX(MIN(r.ifr_mtu, (int)NET_MTU_MAX), (int)NET_MTU_MIN);
+    return 0;
+}
+
+static void warn_if_down(const struct netdev_cfg *cfg, struct log *log)
+{
+    struct ifreq r = {.ifr_flags = 0};
+
+    if (ask(cfg, SIOCGIFFLAGS, &r) == 0 && !(r.ifr_flags & IFF_UP))
+        log_msg(log, LOG_WARN, "net: %s is down; bring it up with: ip link set %s up", cfg->ifname,
+                cfg->ifname);
 }
 
 int tap_open(struct netdev **out, const struct netdev_cfg *cfg, struct log *log, struct err *e)
@@ -204,7 +224,7 @@ int tap_open(struct netdev **out, const struct netdev_cfg *cfg, struct log *log,
                        "user $USER; ip link set %s up",
                        cfg->ifname, cfg->ifname, cfg->queues > 1 ? " multi_queue" : "",
                        cfg->ifname);
-    rc = inspect(cfg, &mtu, log, e);
+    rc = read_mtu(cfg, &mtu, e);
     if (rc)
         return rc;
     t = calloc(1, sizeof(*t));
@@ -221,6 +241,7 @@ int tap_open(struct netdev **out, const struct netdev_cfg *cfg, struct log *log,
         free(t);
         return rc;
     }
+    warn_if_down(cfg, log);
     *out = &t->n;
     return 0;
 }

@@ -2,24 +2,22 @@
  * User-mode networking: libslirp terminates the guest's TCP, UDP and ICMP in the host's sockets.
  *
  * libslirp moves a TCP stream in segments, and each costs it, and much more so the guest, about the
- * same whatever its length. So it is told of a link that takes far larger ones than the guest's does.
- * What the guest sends with segmentation offload goes in whole; what libslirp sends reaches the guest
- * as a single frame if it takes those, or cut to size.
+ * same whatever its length. So it is told of a link that takes far larger ones than the guest's
+ * does. What the guest sends with segmentation offload goes in whole; what libslirp sends reaches
+ * the guest as a single frame if it takes those, or cut to size.
  *
- * libslirp keeps the time and the addresses of the host's DNS servers in globals. All of our instances
- * set them to the same values, from the same clock and file.
+ * libslirp keeps the time and the addresses of the host's DNS servers in globals. All of our
+ * instances set them to the same values, from the same clock and file.
  */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <slirp/libslirp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "back/net/netdev.h"
 #include "back/net/segment.h"
+#include "back/net/user_cfg.h"
 #include "base/util.h"
 
 #define NS_PER_MS 1000000
@@ -27,8 +25,8 @@
 #define TCP_MSS_MIN 88u
 #define MTU_MIN 576u   /* what every IPv4 host takes */
 #define MTU_MAX 16000u /* for large_mss to make sense */
-#define PREFIX_MIN 8u     /* of the guest's network: */
-#define PREFIX_MAX 27u    /* DHCP gives 16 addresses from .15 on */
+#define PREFIX_MIN 8u  /* of the guest's network: */
+#define PREFIX_MAX 27u /* DHCP gives 16 addresses from .15 on */
 #define FLOWS 256u
 #define HOST6 2 /* last numbers of addresses in the guest's IPv6 network */
 #define DNS6 3
@@ -48,7 +46,7 @@ struct user {
     struct user_timer *timers;
     struct log_limit errors;
     uint32_t fragment_id;
-    uint16_t mss[2]; /* IPv4, IPv6: TCP data in one of the guest's packets at most */
+    uint16_t mss[2];     /* IPv4, IPv6: TCP data in one of the guest's packets at most */
     uint8_t flow[FLOWS]; /* queue pair that the guest used last, by hash */
     /* A frame from the guest; one from libslirp that must be cut; a piece of either. */
     uint8_t tx[NET_FRAME_MAX], rx[NET_FRAME_MAX], piece[NET_FRAME_MAX];
@@ -107,8 +105,8 @@ static void input(struct user *u, const uint8_t *frame, size_t len)
 static void input_packet(void *arg, struct packet *p) { input(arg, p->data, p->len); }
 
 /* Data that libslirp may send at once, to a guest with this MTU: a multiple of what fits a packet,
- * and not so much that a window in which less than one packet is left would need no update (RFC 9293
- * §3.8.6.2.2: libslirp sends one for two of its segments). */
+ * and not so much that a window in which less than one packet is left would need no update (RFC
+ * 9293 §3.8.6.2.2: libslirp sends one for two of its segments). */
 static unsigned large_mss(unsigned mtu)
 {
     unsigned mss = link_mss(mtu, 4);
@@ -137,8 +135,8 @@ static void input_large(struct user *u, const struct net_hdr *h, size_t len)
     unsigned most = slirp_mtu(u->n.info.mtu);
     struct packet p;
 
-    if (!packet_parse(&p, u->tx, len, false) || p.ip != ip || p.proto != PACKET_TCP ||
-        p.fragment || h->gso_size == 0 || !(h->flags & NET_HDR_NEEDS_CSUM))
+    if (!packet_parse(&p, u->tx, len, false) || p.ip != ip || p.proto != PACKET_TCP || p.fragment ||
+        h->gso_size == 0 || !(h->flags & NET_HDR_NEEDS_CSUM))
         return;
     /* In IPv6 packets it takes no more than it would send. */
     if (p.len - p.l3 > (ip == 4 ? UINT16_MAX : most)) {
@@ -211,8 +209,8 @@ static void user_send(struct netdev *n, unsigned queue, const struct net_hdr *h,
 static void output(struct user *u, unsigned queue, const struct iovec *iov, unsigned niov,
                    bool checked)
 {
-    const struct net_hdr h = {
-        .flags = checked && u->n.offloads & NETDEV_CSUM ? NET_HDR_DATA_VALID : 0};
+    const struct net_hdr h = {.flags =
+                                  checked && u->n.offloads & NETDEV_CSUM ? NET_HDR_DATA_VALID : 0};
 
     netdev_deliver(&u->n, queue, &h, iov, niov);
 }
@@ -235,13 +233,12 @@ static void output_large(struct user *u, struct packet *p, const uint8_t *frame)
     if (tcp && takes_large(u, p)) {
         const struct iovec iov[2] = {{p->data, p->body},
                                      {(void *)(frame + p->body), p->len - p->body}};
-        const struct net_hdr h = {
-            .flags = NET_HDR_NEEDS_CSUM,
-            .gso_type = p->ip == 4 ? NET_GSO_TCPV4 : NET_GSO_TCPV6,
-            .hdr_len = (uint16_t)p->body,
-            .gso_size = *peer_mss(u, p),
-            .csum_start = (uint16_t)p->l4,
-            .csum_offset = PACKET_TCP_SUM};
+        const struct net_hdr h = {.flags = NET_HDR_NEEDS_CSUM,
+                                  .gso_type = p->ip == 4 ? NET_GSO_TCPV4 : NET_GSO_TCPV6,
+                                  .hdr_len = (uint16_t)p->body,
+                                  .gso_size = *peer_mss(u, p),
+                                  .csum_start = (uint16_t)p->l4,
+                                  .csum_offset = PACKET_TCP_SUM};
 
         /* The sum of the pseudo header, not inverted, is where the guest's begins. */
         sum = (uint16_t)~packet_fold(packet_pseudo(p));
@@ -440,48 +437,9 @@ static const struct netdev_ops user_ops = {.send = user_send,
 
 /* ---- configuration ---- */
 
-/* The guest's network with all defaults filled in, in host byte order. */
-struct user_net {
-    uint32_t net, mask, host, dns, dhcp;
-};
-
-static int check_address(const struct user_net *w, uint32_t a, const char *what, struct err *e)
-{
-    if ((a & w->mask) != w->net)
-        return err_set(e, EINVAL, "the %s address is outside of the guest's network", what);
-    if (a == w->net || a == (w->net | ~w->mask))
-        return err_set(e, EINVAL, "the %s address is the network's own or its broadcast address",
-                       what);
-    return 0;
-}
-
-static int make_net(struct user_net *w, const struct netdev_cfg *cfg, struct err *e)
-{
-    unsigned prefix = cfg->prefix ? cfg->prefix : 24;
-    int rc;
-
-    if (prefix < PREFIX_MIN || prefix > PREFIX_MAX)
-        return err_set(e, EINVAL, "the guest's network needs /%u to /%u", PREFIX_MIN, PREFIX_MAX);
-    w->mask = ~0u << (32 - prefix);
-    w->net = cfg->net.s_addr ? ntohl(cfg->net.s_addr) : 0x0a000200;
-    if (w->net & ~w->mask)
-        return err_set(e, EINVAL, "the network's address has bits beyond /%u", prefix);
-    w->host = cfg->host.s_addr ? ntohl(cfg->host.s_addr) : w->net + 2;
-    w->dns = cfg->dns.s_addr ? ntohl(cfg->dns.s_addr) : w->net + 3;
-    w->dhcp = cfg->dhcp.s_addr ? ntohl(cfg->dhcp.s_addr) : w->net + 15;
-    rc = check_address(w, w->host, "host's", e);
-    if (!rc)
-        rc = check_address(w, w->dns, "DNS server's", e);
-    if (!rc)
-        rc = check_address(w, w->dhcp, "first DHCP", e);
-    if (!rc && (w->host == w->dns || w->host == w->dhcp || w->dns == w->dhcp))
-        rc = err_set(e, EINVAL, "the host, the DNS server and the guest need different addresses");
-    return rc;
-}
-
 static struct in_addr in4(uint32_t a) { return (struct in_addr){.s_addr = htonl(a)}; }
 
-static Slirp *make_slirp(struct user *u, const struct netdev_cfg *cfg, const struct user_net *w)
+static Slirp *make_slirp(struct user *u, const struct netdev_cfg *cfg, const struct user_cfg_net *w)
 {
     const SlirpConfig c = {
         .version = 4,
@@ -505,53 +463,11 @@ static Slirp *make_slirp(struct user *u, const struct netdev_cfg *cfg, const str
     return slirp_new(&c, &callbacks, u);
 }
 
-static socklen_t address_text(const struct sockaddr_storage *a, char *buf, size_t size)
-{
-    char ip[INET6_ADDRSTRLEN];
-
-    if (a->ss_family == AF_INET) {
-        const struct sockaddr_in *in = (const void *)a;
-
-        inet_ntop(AF_INET, &in->sin_addr, ip, sizeof(ip));
-        snprintf(buf, size, "%s:%u", ip, ntohs(in->sin_port));
-        return sizeof(*in);
-    }
-    const struct sockaddr_in6 *in = (const void *)a;
-
-    inet_ntop(AF_INET6, &in->sin6_addr, ip, sizeof(ip));
-    snprintf(buf, size, "[%s]:%u", ip, ntohs(in->sin6_port));
-    return sizeof(*in);
-}
-
-static int forward(struct user *u, const struct netdev_fwd *f, struct err *e)
-{
-    char host[INET6_ADDRSTRLEN + 16], guest[INET6_ADDRSTRLEN + 16];
-    socklen_t hlen = address_text(&f->host, host, sizeof(host));
-    socklen_t glen = address_text(&f->guest, guest, sizeof(guest));
-    int flags = f->udp ? SLIRP_HOSTFWD_UDP : 0;
-    const char *hint = "";
-
-    if (f->host.ss_family == AF_INET6)
-        flags |= SLIRP_HOSTFWD_V6ONLY;
-    errno = 0;
-    if (slirp_add_hostxfwd(u->slirp, (const void *)&f->host, hlen, (const void *)&f->guest, glen,
-                           flags) == 0)
-        return 0;
-    if (errno == EADDRINUSE)
-        hint = "; another program, or another VM, listens there";
-    else if (errno == EACCES)
-        hint = "; ports below net.ipv4.ip_unprivileged_port_start are for root";
-    else if (errno == EADDRNOTAVAIL)
-        hint = "; the host has no such address";
-    return err_set(e, errno ? errno : EIO, "cannot forward %s %s to the guest's %s: %s%s",
-                   f->udp ? "udp" : "tcp", host, guest, strerror(errno ? errno : EIO), hint);
-}
-
 int user_open(struct netdev **out, const struct netdev_cfg *cfg, struct log *log, struct err *e)
 {
     struct user *u;
-    struct user_net w = {0};
-    int rc = make_net(&w, cfg, e);
+    struct user_cfg_net w = {0};
+    int rc = user_cfg_net(&w, cfg, e);
 
     if (!rc && cfg->mtu && (cfg->mtu < MTU_MIN || cfg->mtu > MTU_MAX))
         rc = err_set(e, EINVAL, "mtu: user networking takes %u to %u", MTU_MIN, MTU_MAX);
@@ -568,7 +484,7 @@ int user_open(struct netdev **out, const struct netdev_cfg *cfg, struct log *log
     user_configure(&u->n);
     u->slirp = make_slirp(u, cfg, &w);
     for (unsigned i = 0; i < cfg->nfwd && !rc; i++)
-        rc = forward(u, &cfg->fwd[i], e);
+        rc = user_cfg_forward(u->slirp, &cfg->fwd[i], e);
     if (rc) {
         netdev_free(&u->n);
         return rc;

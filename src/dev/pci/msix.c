@@ -36,14 +36,14 @@ const struct state_desc pci_msix_state_desc = {
 
 static uint16_t control(const struct pci_msix *m)
 {
-    return (uint16_t)(m->f->s->cfg[m->cap + CAP_CONTROL] |
-                      m->f->s->cfg[m->cap + CAP_CONTROL + 1] << 8);
+    return (uint16_t)(m->f->s->cfg[m->cap + CAP_CONTROL] | m->f->s->cfg[m->cap + CAP_CONTROL + 1]
+                                                               << 8);
 }
 
 static bool may_send(const struct pci_msix *m, unsigned vector)
 {
     return (control(m) & (CONTROL_ENABLE | CONTROL_MASK)) == CONTROL_ENABLE &&
-           pci_func_command(m->f) & PCI_COMMAND_MASTER &&
+           pci_func_command(m->f) & PCI_COMMAND_MASTER && !pci_func_asleep(m->f) &&
            !(m->s->table[4 * vector + ENTRY_CONTROL] & ENTRY_MASKED);
 }
 
@@ -104,12 +104,8 @@ void pci_msix_resume(struct pci_msix *m)
     pthread_mutex_unlock(&m->f->irq_lock);
 }
 
-void pci_msix_written(struct pci_msix *m, unsigned off, unsigned size)
+void pci_msix_written(struct pci_msix *m)
 {
-    bool here = off < m->cap + CAP_TABLE && off + size > m->cap + CAP_CONTROL;
-
-    if (!here && !(off < PCI_COMMAND + 2 && off + size > PCI_COMMAND))
-        return;
     pthread_mutex_lock(&m->f->irq_lock);
     send_pending(m);
     pthread_mutex_unlock(&m->f->irq_lock);

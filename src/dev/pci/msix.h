@@ -1,13 +1,13 @@
 /*
- * MSI-X of a PCI function (PCI Local Bus 3.0 §6.8.2): capability, vector table and pending bits. The
- * device reserves a memory BAR of PCI_MSIX_BAR_SIZE bytes and forwards its accesses.
+ * MSI-X of a PCI function (PCI Local Bus 3.0 §6.8.2): capability, vector table and pending bits.
+ * The device reserves a memory BAR of PCI_MSIX_BAR_SIZE bytes and forwards its accesses.
  *
- * A vector that is masked, or raised while the function mask is set or bus mastering is off, stays
- * pending and goes out once when nothing forbids it any more.
+ * A vector that is masked, or raised while the function mask is set, bus mastering is off or the
+ * function sleeps, stays pending and goes out once when nothing forbids it any more.
  *
- * Locking: the function's interrupt lock (pci.h) guards table, pending bits and control; it is taken
- * in here. pci_msix_raise and pci_msix_enabled may be called from any thread, with or without the
- * device's lock; the rest with it.
+ * Locking: the function's interrupt lock (pci.h) guards table, pending bits and control; it is
+ * taken in here. pci_msix_raise and pci_msix_enabled may be called from any thread, with or without
+ * the device's lock; the rest with it.
  */
 #ifndef RING3_DEV_PCI_MSIX_H
 #define RING3_DEV_PCI_MSIX_H
@@ -43,7 +43,7 @@ void pci_msix_init(struct pci_msix *m, struct pci_func *f, struct pci_msix_state
 void pci_msix_reset(struct pci_msix *m);
 void pci_msix_resume(struct pci_msix *m);
 /* In the function's `written` hook. */
-void pci_msix_written(struct pci_msix *m, unsigned off, unsigned size);
+void pci_msix_written(struct pci_msix *m);
 
 /* Accesses to the BAR, of 4 or 8 bytes, naturally aligned. */
 uint64_t pci_msix_read(struct pci_msix *m, uint64_t off, unsigned size);

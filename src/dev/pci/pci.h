@@ -13,8 +13,8 @@
  * added while no vCPU runs.
  *
  * What decides about a function's interrupts (the INTx bit of the status register, the command
- * register, MSI-X) is guarded by the function's irq_lock as well, taken after the device's lock and before
- * the bus's, so that threads of a device may raise interrupts without the device's lock.
+ * register, MSI-X) is guarded by the function's irq_lock as well, taken after the device's lock and
+ * before the bus's, so that threads of a device may raise interrupts without the device's lock.
  */
 #ifndef RING3_DEV_PCI_PCI_H
 #define RING3_DEV_PCI_PCI_H
@@ -88,16 +88,17 @@ struct pci_func {
     struct pci_func_state *s; /* inside dev's state */
     pthread_mutex_t irq_lock;
     bool express; /* has the extended configuration space, without capabilities in it: zeroes */
-    struct pci_bus *bus;      /* once on one */
+    struct pci_bus *bus; /* once on one */
     uint8_t devfn;
     uint8_t init[PCI_CFG_SIZE];  /* contents after reset */
     uint8_t wmask[PCI_CFG_SIZE]; /* bits that the guest may write */
     uint8_t w1c[PCI_CFG_SIZE];   /* bits that the guest clears by writing 1 */
     uint8_t own[PCI_CFG_SIZE];   /* bits that only the device changes; saved as part of the state */
     unsigned cap_last, cap_end;  /* the last capability, and the end of it; 0: none yet */
+    unsigned power;              /* the power management capability; 0: none */
     struct pci_bar bar[PCI_BARS];
-    /* Called before a guest reads [off, off+size), so that registers can be brought up to date. NULL:
-     * nothing to do. */
+    /* Called before a guest reads [off, off+size), so that registers can be brought up to date.
+     * NULL: nothing to do. */
     void (*reading)(struct pci_func *f, unsigned off, unsigned size);
     /* Called after a guest wrote [off, off+size), masks applied and BARs moved. NULL: nothing to
      * do. */
@@ -131,6 +132,11 @@ void pci_func_reg(struct pci_func *f, unsigned off, unsigned size, uint32_t valu
  * §7.8), and with it the extended configuration space. */
 void pci_func_express(struct pci_func *f);
 
+/* In init: the power management capability (PCI Power Management 1.2 §3.2) with the states D0 and
+ * D3hot. In D3hot nothing but the configuration space answers, no interrupt is raised, and all
+ * state is kept. */
+void pci_func_power(struct pci_func *f);
+
 /* In the device's reset, quiesce-safe resume and fini. Resume takes nothing but writable and own
  * bits from the (possibly loaded) state, and maps BARs and drives INTx accordingly. */
 void pci_func_reset(struct pci_func *f);
@@ -144,6 +150,9 @@ static inline uint16_t pci_func_command(const struct pci_func *f)
 {
     return (uint16_t)(f->s->cfg[PCI_COMMAND] | f->s->cfg[PCI_COMMAND + 1] << 8);
 }
+
+/* Is it in D3hot? irq_lock or the device's lock held. */
+bool pci_func_asleep(const struct pci_func *f);
 
 /* Drives the INTx pin; what the guest sees of it depends on the command register. Any thread, with
  * or without the device's lock. */

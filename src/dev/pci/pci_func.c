@@ -121,6 +121,37 @@ void pci_func_express(struct pci_func *f)
     f->express = true;
 }
 
+#define CAP_POWER 0x01
+#define POWER_SIZE 8
+#define POWER_CAPS 2
+#define POWER_CONTROL 4
+#define POWER_VERSION 3 /* of the capability: 1.2 */
+#define POWER_STATE 3
+#define POWER_D3HOT 3
+#define POWER_NO_SOFT_RESET BIT(3)
+
+void pci_func_power(struct pci_func *f)
+{
+    f->power = pci_func_cap(f, CAP_POWER, POWER_SIZE);
+    pci_func_reg(f, f->power + POWER_CAPS, 2, POWER_VERSION, 0);
+    pci_func_reg(f, f->power + POWER_CONTROL, 2, POWER_NO_SOFT_RESET, POWER_STATE);
+}
+
+bool pci_func_asleep(const struct pci_func *f)
+{
+    return f->power && (f->s->cfg[f->power + POWER_CONTROL] & POWER_STATE) == POWER_D3HOT;
+}
+
+/* D1 and D2 there are not: a write that asks for them leaves the state alone (§3.2.4). */
+static void power_settle(struct pci_func *f, bool asleep)
+{
+    uint8_t *control = &f->s->cfg[f->power + POWER_CONTROL];
+    unsigned state = *control & POWER_STATE;
+
+    if (f->power && state && state != POWER_D3HOT)
+        *control = (uint8_t)((*control & ~POWER_STATE) | (asleep ? POWER_D3HOT : 0));
+}
+
 /* ---- BARs ---- */
 
 static uint32_t cfg_dword(const struct pci_func *f, unsigned off)
@@ -135,7 +166,7 @@ static uint32_t cfg_dword(const struct pci_func *f, unsigned off)
 static bool bar_wanted(const struct pci_func *f, unsigned n, uint64_t *addr)
 {
     const struct pci_bar *b = &f->bar[n];
-    uint16_t command = pci_func_command(f);
+    uint16_t command = pci_func_asleep(f) ? 0 : pci_func_command(f);
     uint64_t limit;
 
     switch (b->kind) {
@@ -232,7 +263,7 @@ static void intx_update(struct pci_func *f)
     if (pin && f->bus)
         pci_bus_intx(f->bus, f->devfn, pin,
                      (f->s->cfg[PCI_STATUS] & PCI_STATUS_INTX) &&
-                         !(pci_func_command(f) & PCI_COMMAND_INTX_OFF));
+                         !(pci_func_command(f) & PCI_COMMAND_INTX_OFF) && !pci_func_asleep(f));
 }
 
 void pci_func_intx(struct pci_func *f, bool level)
@@ -264,6 +295,8 @@ uint32_t pci_func_read(struct pci_func *f, unsigned off, unsigned size)
 
 void pci_func_write(struct pci_func *f, unsigned off, unsigned size, uint32_t val)
 {
+    bool asleep = pci_func_asleep(f);
+
     if (off + size > PCI_CFG_SIZE)
         return;
     pthread_mutex_lock(&f->irq_lock);
@@ -274,6 +307,7 @@ void pci_func_write(struct pci_func *f, unsigned off, unsigned size, uint32_t va
         *reg = (uint8_t)((*reg & ~f->wmask[off + i]) | (v & f->wmask[off + i]));
         *reg &= (uint8_t) ~(v & f->w1c[off + i]);
     }
+    power_settle(f, asleep);
     intx_update(f);
     pthread_mutex_unlock(&f->irq_lock);
     bars_update(f);
@@ -300,6 +334,7 @@ void pci_func_resume(struct pci_func *f)
 
         f->s->cfg[i] = (uint8_t)((f->s->cfg[i] & live) | (f->init[i] & ~live));
     }
+    power_settle(f, false);
     intx_update(f);
     pthread_mutex_unlock(&f->irq_lock);
     bars_update(f);

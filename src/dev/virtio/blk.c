@@ -47,6 +47,7 @@ static void serve(struct virtio_blk *b)
 {
     uint64_t look = all_queues(b);
 
+    pthread_mutex_lock(&b->owner);
     while (atomic_load(&b->run)) {
         bool busy;
 
@@ -59,14 +60,18 @@ static void serve(struct virtio_blk *b)
         look = blk_req_notify(b);
         if (!busy) {
             look = ask_for_kicks(b);
-            if (!look)
+            if (!look) {
+                pthread_mutex_unlock(&b->owner);
                 block_wait(b->disk);
+                pthread_mutex_lock(&b->owner);
+            }
         }
     }
     if (b->why == VIRTIO_STOP_RESET)
         block_cancel(b->disk);
     block_drain(b->disk);
     blk_req_notify(b);
+    pthread_mutex_unlock(&b->owner);
 }
 
 static void *blk_thread(void *arg)
@@ -154,9 +159,20 @@ static void blk_stop(struct virtio *v, enum virtio_stop why)
 static void blk_kick(struct virtio *v, unsigned n)
 {
     struct virtio_blk *b = blk_of(v);
+    bool left = true;
 
-    atomic_fetch_or(&b->kicked, BIT(n));
-    block_wake(b->disk);
+    /* While the thread sleeps its work is this vCPU's, as far as that goes without waiting. */
+    if (pthread_mutex_trylock(&b->owner) == 0) {
+        if (atomic_load(&b->run)) {
+            left = blk_req_take_now(b, &v->vq[n]);
+            blk_req_notify(b);
+        }
+        pthread_mutex_unlock(&b->owner);
+    }
+    if (left) {
+        atomic_fetch_or(&b->kicked, BIT(n));
+        block_wake(b->disk);
+    }
 }
 
 static void blk_kick_sync(struct virtio *v, unsigned n) { serve_now(blk_of(v)); }
@@ -271,6 +287,7 @@ static int start_thread(struct virtio_blk *b, struct err *e)
     int rc;
 
     pthread_mutex_init(&b->lock, NULL);
+    pthread_mutex_init(&b->owner, NULL);
     pthread_cond_init(&b->changed, NULL);
     b->parked = true;
     sigfillset(&all);
@@ -294,6 +311,7 @@ static void blk_fini(struct device *d)
         pthread_mutex_unlock(&b->lock);
         pthread_join(b->thread, NULL);
         pthread_cond_destroy(&b->changed);
+        pthread_mutex_destroy(&b->owner);
         pthread_mutex_destroy(&b->lock);
     }
     blk_req_free_spare(b);

@@ -11,6 +11,10 @@
 /* A header and a status descriptor go with the data's. */
 #define BLK_SEG_MAX (BLK_QUEUE_SIZE - 2)
 #define BLK_BATCH 64u
+/* What a vCPU reads itself instead of waking the thread: copying more takes longer than that. And
+ * after so many requests it lets the guest go on. */
+#define BLK_NOW_BYTES 16384u
+#define BLK_NOW_REQUESTS 32u
 
 /* As much as one discard or write-zeroes request may cover, in sectors: a guest's mkfs discards a
  * whole disk, and the thread does something else between two of them. */
@@ -34,7 +38,9 @@ struct virtio_blk {
     bool may_cache; /* the user allows a write cache */
     struct log_limit errors;
 
-    /* Of whoever owns the queues. */
+    /* Whoever holds it owns the queues while the device runs: the thread, unless it sleeps, or a
+     * vCPU in a kick. */
+    pthread_mutex_t owner;
     struct blk_req *spare;
     uint64_t pushed; /* queues with chains pushed and not notified */
 
@@ -52,6 +58,9 @@ struct virtio_blk {
 /* Owner of the queues only. Takes what is in the queues of the mask and starts it; true if there was
  * anything. */
 bool blk_req_take(struct virtio_blk *b, uint64_t queues);
+/* The same for one queue in a vCPU's kick: answers what can be answered without waiting, in order. True
+ * if something is left for the thread. */
+bool blk_req_take_now(struct virtio_blk *b, struct virtq *q);
 /* Raises the interrupts of queues with chains pushed; returns those queues. */
 uint64_t blk_req_notify(struct virtio_blk *b);
 void blk_req_free_spare(struct virtio_blk *b);

@@ -73,6 +73,12 @@ static struct blk_req *req_new(struct virtio_blk *b)
     return r;
 }
 
+static void req_free(struct virtio_blk *b, struct blk_req *r)
+{
+    r->next = b->spare;
+    b->spare = r;
+}
+
 void blk_req_free_spare(struct virtio_blk *b)
 {
     while (b->spare) {
@@ -119,8 +125,7 @@ static void req_done(struct block_req *br, int rc)
           (unsigned long long)br->len, rc);
     *r->status = status_of(rc);
     answer(b, r->q, r->c, br->op == BLOCK_READ ? (uint32_t)br->len + 1 : 1);
-    r->next = b->spare;
-    b->spare = r;
+    req_free(b, r);
 }
 
 /* ---- from chain to block_req ---- */
@@ -245,8 +250,7 @@ bool blk_req_take(struct virtio_blk *b, uint64_t queues)
             } else if (prepare(b, q, c, r)) {
                 batch[n++] = &r->r;
             } else {
-                r->next = b->spare;
-                b->spare = r;
+                req_free(b, r);
             }
             if (n == BLK_BATCH) {
                 block_submit(b->disk, batch, n);
@@ -257,6 +261,34 @@ bool blk_req_take(struct virtio_blk *b, uint64_t queues)
     if (n)
         block_submit(b->disk, batch, n);
     return any;
+}
+
+bool blk_req_take_now(struct virtio_blk *b, struct virtq *q)
+{
+    struct virtq_chain *c;
+
+    if (!virtq_ready(q))
+        return false;
+    virtq_kicks(q, false);
+    for (unsigned n = 0; n < BLK_NOW_REQUESTS; n++) {
+        struct blk_req *r;
+
+        if (virtq_pop(q, &c) <= 0)
+            return virtq_kicks(q, true);
+        r = req_new(b);
+        if (r && !prepare(b, q, c, r)) {
+            req_free(b, r);
+        } else if (r && r->r.op == BLOCK_READ && r->r.len <= BLK_NOW_BYTES &&
+                   block_read_now(b->disk, &r->r) == 0) {
+            req_done(&r->r, 0);
+        } else {
+            if (r)
+                req_free(b, r);
+            virtq_unpop(q, c);
+            break;
+        }
+    }
+    return true;
 }
 
 uint64_t blk_req_notify(struct virtio_blk *b)

@@ -180,7 +180,10 @@ static void console_kick(struct virtio *v, unsigned n)
         accept_input(c);
 }
 
-static void console_reset(struct virtio *v) { container_of(v, struct virtio_console, v)->s.sent = 0; }
+static void console_reset(struct virtio *v)
+{
+    container_of(v, struct virtio_console, v)->s.sent = 0;
+}
 
 static void console_config_write(struct virtio *v, uint32_t off, const uint8_t *buf, uint32_t len)
 {
@@ -224,9 +227,9 @@ static int console_init(struct device *d, const void *cfg, struct err *e)
     c->refused = true; /* until the driver is there */
     if (c->chr)
         chardev_attach(c->chr, &(struct chardev_front){.receive = on_receive,
-                                                        .writable = on_writable,
-                                                        .resized = on_resized,
-                                                        .arg = c});
+                                                       .writable = on_writable,
+                                                       .resized = on_resized,
+                                                       .arg = c});
     return 0;
 }
 

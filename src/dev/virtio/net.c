@@ -55,8 +55,8 @@ struct net {
     struct netdev *back;
     struct net_config config;
     /* Of the back end's worker: */
-    bool hungry[NET_QUEUES_MAX];              /* a frame waits for buffers in this pair */
-    struct virtq_chain *rx[VIRTQ_SIZE_MAX];   /* of one frame */
+    bool hungry[NET_QUEUES_MAX];            /* a frame waits for buffers in this pair */
+    struct virtq_chain *rx[VIRTQ_SIZE_MAX]; /* of one frame */
 };
 
 static struct net *from_virtio(struct virtio *v) { return container_of(v, struct net, v); }
@@ -165,12 +165,13 @@ static void run_commands(struct net *n)
 
         trace(n->v.dev.ctx->trace, net_ctrl, "%s: %llu bytes, ack %u", n->v.dev.id,
               (unsigned long long)c->out_len, ack);
+        /* An answer means that it is done. */
+        netdev_set_queues(n->back, n->s.ctrl.pairs);
+        memcpy(n->config.mac, n->s.ctrl.mac, sizeof(n->config.mac));
         virtq_push(q, c, (uint32_t)virtq_write(c, 0, &ack, sizeof(ack)));
     }
     if (virtq_pending(q))
         netdev_kick(n->back);
-    netdev_set_queues(n->back, n->s.ctrl.pairs);
-    memcpy(n->config.mac, n->s.ctrl.mac, sizeof(n->config.mac));
     virtq_notify(q);
 }
 
@@ -233,8 +234,8 @@ static void fill_buffers(struct net *n, struct virtq *q, unsigned k, const struc
     virtq_publish(q);
 }
 
-static bool on_receive(void *arg, unsigned pair, const struct net_hdr *h,
-                       const struct iovec *iov, unsigned niov)
+static bool on_receive(void *arg, unsigned pair, const struct net_hdr *h, const struct iovec *iov,
+                       unsigned niov)
 {
     struct net *n = arg;
     struct virtq *q;
@@ -291,6 +292,8 @@ static unsigned offloads(const struct virtio *v)
         o |= NETDEV_TSO4;
     if (virtio_has(v, NET_F_GUEST_TSO6))
         o |= NETDEV_TSO6;
+    if (virtio_has(v, NET_F_GUEST_ECN))
+        o |= NETDEV_ECN;
     return virtio_has(v, NET_F_GUEST_CSUM) ? o : 0;
 }
 
@@ -326,14 +329,10 @@ static bool net_accept(struct virtio *v, uint64_t features)
     static const struct {
         uint8_t bit, needs;
     } rules[] = {
-        {NET_F_GUEST_TSO4, NET_F_GUEST_CSUM},
-        {NET_F_GUEST_TSO6, NET_F_GUEST_CSUM},
-        {NET_F_HOST_TSO4, NET_F_CSUM},
-        {NET_F_HOST_TSO6, NET_F_CSUM},
-        {NET_F_CTRL_RX, NET_F_CTRL_VQ},
-        {NET_F_CTRL_VLAN, NET_F_CTRL_VQ},
-        {NET_F_CTRL_MAC_ADDR, NET_F_CTRL_VQ},
-        {NET_F_MQ, NET_F_CTRL_VQ},
+        {NET_F_GUEST_TSO4, NET_F_GUEST_CSUM}, {NET_F_GUEST_TSO6, NET_F_GUEST_CSUM},
+        {NET_F_HOST_TSO4, NET_F_CSUM},        {NET_F_HOST_TSO6, NET_F_CSUM},
+        {NET_F_CTRL_RX, NET_F_CTRL_VQ},       {NET_F_CTRL_VLAN, NET_F_CTRL_VQ},
+        {NET_F_CTRL_MAC_ADDR, NET_F_CTRL_VQ}, {NET_F_MQ, NET_F_CTRL_VQ},
     };
     const uint64_t tso = BIT(NET_F_HOST_TSO4) | BIT(NET_F_HOST_TSO6);
     const uint64_t guest_tso = BIT(NET_F_GUEST_TSO4) | BIT(NET_F_GUEST_TSO6);
@@ -358,12 +357,10 @@ static const struct virtio_ops net_ops = {
 };
 
 #define FEATURES                                                                                   \
-    (BIT(NET_F_CSUM) | BIT(NET_F_GUEST_CSUM) | BIT(NET_F_MTU) |               \
-     BIT(NET_F_MAC) | BIT(NET_F_GUEST_TSO4) | BIT(NET_F_GUEST_TSO6) |         \
-     BIT(NET_F_GUEST_ECN) | BIT(NET_F_HOST_TSO4) | BIT(NET_F_HOST_TSO6) |     \
-     BIT(NET_F_HOST_ECN) | BIT(NET_F_MRG_RXBUF) | BIT(NET_F_STATUS) |         \
-     BIT(NET_F_CTRL_VQ) | BIT(NET_F_CTRL_RX) | BIT(NET_F_CTRL_VLAN) |         \
-     BIT(NET_F_CTRL_MAC_ADDR))
+    (BIT(NET_F_CSUM) | BIT(NET_F_GUEST_CSUM) | BIT(NET_F_MTU) | BIT(NET_F_MAC) |                   \
+     BIT(NET_F_GUEST_TSO4) | BIT(NET_F_GUEST_TSO6) | BIT(NET_F_GUEST_ECN) | BIT(NET_F_HOST_TSO4) | \
+     BIT(NET_F_HOST_TSO6) | BIT(NET_F_HOST_ECN) | BIT(NET_F_MRG_RXBUF) | BIT(NET_F_STATUS) |       \
+     BIT(NET_F_CTRL_VQ) | BIT(NET_F_CTRL_RX) | BIT(NET_F_CTRL_VLAN) | BIT(NET_F_CTRL_MAC_ADDR))
 
 static int net_init(struct device *d, const void *cfg, struct err *e)
 {

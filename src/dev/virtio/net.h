@@ -1,6 +1,6 @@
 /*
- * Network device (virtio 1.2 §5.1) in front of a netdev. The back end's worker thread owns all queues
- * while the device runs; see back/net/net.h and virtio.h.
+ * Network device (virtio 1.2 §5.1) in front of a netdev. The back end's worker thread owns all
+ * queues while the device runs; see back/net/net.h and virtio.h.
  */
 #ifndef RING3_DEV_VIRTIO_NET_H
 #define RING3_DEV_VIRTIO_NET_H

@@ -159,8 +159,7 @@ uint8_t net_ctrl_command(struct net_ctrl_state *s, const struct virtq_chain *c,
     if (head[0] == CTRL_RX)
         ok = limits->rx && set_mode(s, head[1], &d);
     else if (head[0] == CTRL_MAC)
-        ok = (head[1] == CTRL_MAC_ADDR_SET ? limits->mac : limits->rx) &&
-             set_mac(s, head[1], &d);
+        ok = (head[1] == CTRL_MAC_ADDR_SET ? limits->mac : limits->rx) && set_mac(s, head[1], &d);
     else if (head[0] == CTRL_VLAN)
         ok = limits->vlan && set_vlan(s, head[1], &d);
     else if (head[0] == CTRL_MQ)

@@ -1,7 +1,7 @@
 /*
- * What a driver tells a network device through the control queue, and what follows from it for frames
- * that arrive (virtio 1.2 §5.1.6.5): receive modes, table of MAC addresses, VLANs, the device's own
- * address, queue pairs. One thread at a time: the one that owns the control queue.
+ * What a driver tells a network device through the control queue, and what follows from it for
+ * frames that arrive (virtio 1.2 §5.1.6.5): receive modes, table of MAC addresses, VLANs, the
+ * device's own address, queue pairs. One thread at a time: the one that owns the control queue.
  */
 #ifndef RING3_DEV_VIRTIO_NET_CTRL_H
 #define RING3_DEV_VIRTIO_NET_CTRL_H

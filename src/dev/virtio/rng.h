@@ -1,8 +1,8 @@
 /*
- * The virtio entropy device (virtio 1.2 §5.4): one queue of writable buffers, filled from the host's
- * random number generator. What a guest can draw is bounded: `rate` bytes a second of guest time, a
- * second's worth at once; a buffer is used with less than it has room for rather than late. It works
- * under its device's lock.
+ * The virtio entropy device (virtio 1.2 §5.4): one queue of writable buffers, filled from the
+ * host's random number generator. What a guest can draw is bounded: `rate` bytes a second of guest
+ * time, a second's worth at once; a buffer is used with less than it has room for rather than late.
+ * It works under its device's lock.
  */
 #ifndef RING3_DEV_VIRTIO_RNG_H
 #define RING3_DEV_VIRTIO_RNG_H

@@ -7,10 +7,10 @@
 #include "base/util.h"
 #include "dev/virtio/virtio_pci.h"
 
-#define STATUS_SETTABLE                                                                            \
+#define STATUS_SETTABLE \
     (VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER | VIRTIO_DRIVER_OK | VIRTIO_FEATURES_OK | VIRTIO_FAILED)
-#define FEATURES                                                                                   \
-    (BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_F_INDIRECT_DESC) | BIT(VIRTIO_F_EVENT_IDX) |             \
+#define FEATURES                                                                       \
+    (BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_F_INDIRECT_DESC) | BIT(VIRTIO_F_EVENT_IDX) | \
      BIT(VIRTIO_F_RING_PACKED))
 #define ISR_ALL 3
 
@@ -45,7 +45,8 @@ static bool start_queues(struct virtio *v)
     for (unsigned i = 0; i < v->queues; i++) {
         const struct virtq_state *s = &v->s->queue[i];
 
-        if (s->enabled && (s->size > v->queue_size || virtq_start(&v->vq[i], v->s->driver_features)))
+        if (s->enabled &&
+            (s->size > v->queue_size || virtq_start(&v->vq[i], v->s->driver_features)))
             return false;
     }
     return true;

@@ -1,7 +1,7 @@
 /*
- * Virtio devices over PCI (virtio 1.2 §2, §3, §4.1), modern only: features, status, configuration
- * space, queues and interrupts. A device embeds struct virtio first and struct virtio_state first in
- * its own state:
+ * Virtio devices over PCI (virtio 1.2 §2, §3, §4.1), modern only: features, status, configuration space,
+ * queues and interrupts. A device embeds struct virtio first and struct virtio_state first
+ * in its own state:
  *
  *      struct virtio_rng_state { struct virtio_state virtio; ... };
  *      struct virtio_rng { struct virtio v; struct virtio_rng_state s; ... };
@@ -12,18 +12,18 @@
  *          .state = ..., .state_off = offsetof(struct virtio_rng, s) };
  *      and in its table of fields: STATE_SUB(struct virtio_rng_state, virtio, &virtio_state_desc).
  *
- * Life: a device runs from ops->start to ops->stop. It runs while the driver has set DRIVER_OK and the
- * machine is not quiesced. Only while it runs may it touch queues and guest memory. Features, sizes
- * and addresses of queues do not change while it runs.
+ * Life: a device runs from ops->start to ops->stop. It runs while the driver has set DRIVER_OK and
+ * the machine is not quiesced. Only while it runs may it touch queues and guest memory. Features,
+ * sizes and addresses of queues do not change while it runs.
  *
- * Threads and locks: every op is called with the device's lock held, except kick where unlocked_kick
- * says otherwise. A device either works under that lock (in kick, and in callbacks of the loop, which
- * take it by device_lock() and look at virtio_running()), or has threads of its own. The latter own
- * the queues while the device runs and NEVER take the device's lock, since stop waits for them
- * holding it. From them virtq_*() of their own queues, virtio_fail() and virtio_has() are allowed.
- * Lock order: device -> what device and thread share -> PCI function's interrupts -> PCI bus -> irq
- * controllers; the last three are taken inside virtq_notify() and virtio_fail(), so call those
- * with no lock that an irq controller or vCPU could want.
+ * Threads and locks: every op is called with the device's lock held, except kick where
+ * unlocked_kick says otherwise. A device either works under that lock (in kick, and in callbacks of
+ * the loop, which take it by device_lock() and look at virtio_running()), or has threads of its
+ * own. The latter own the queues while the device runs and NEVER take the device's lock, since stop
+ * waits for them holding it. From them virtq_*() of their own queues, virtio_fail() and
+ * virtio_has() are allowed. Lock order: device -> what device and thread share -> PCI function's
+ * interrupts -> PCI bus -> irq controllers; the last three are taken inside virtq_notify() and
+ * virtio_fail(), so call those with no lock that an irq controller or vCPU could want.
  */
 #ifndef RING3_DEV_VIRTIO_VIRTIO_H
 #define RING3_DEV_VIRTIO_VIRTIO_H
@@ -77,13 +77,14 @@ struct virtio_ops {
     uint16_t pci_class; /* base class << 8 | subclass */
 
     /* The driver said DRIVER_OK, or the machine resumed one that had: negotiated features
-     * (virtio_has) are fixed, enabled queues can be popped. Kicks from before are not repeated: look
-     * at each queue once (or wake the thread that will). */
+     * (virtio_has) are fixed, enabled queues can be popped. Kicks from before are not repeated:
+     * look at each queue once (or wake the thread that will). */
     void (*start)(struct virtio *v);
     /* On return nobody touches a queue or guest memory for this device, and each chain popped was
      * given back: pushed, which for VIRTIO_STOP_QUIESCE waits until its request is complete,
      * unpopped, or (for VIRTIO_STOP_RESET only) dropped. May wait for the device's threads and for
-     * the host's I/O. Interrupts for what was pushed are seen to by the caller. NULL: nothing to do. */
+     * the host's I/O. Interrupts for what was pushed are seen to by the caller. NULL: nothing to
+     * do. */
     void (*stop)(struct virtio *v, enum virtio_stop why);
     /* The driver notified queue n, which is enabled, while the device runs. Must not block. */
     void (*kick)(struct virtio *v, unsigned n);
@@ -96,9 +97,9 @@ struct virtio_ops {
     void (*reset)(struct virtio *v);
     /* Would this subset of the offered features do? NULL: any. (FEATURES_OK stays clear if not.) */
     bool (*accept)(struct virtio *v, uint64_t features);
-    /* The driver wrote [off, off+len) of the configuration space, which lies within it; what it holds
-     * has not been changed: that is for the device to do, if the field may be written. NULL: none
-     * may. */
+    /* The driver wrote [off, off+len) of the configuration space, which lies within it; what it
+     * holds has not been changed: that is for the device to do, if the field may be written. NULL:
+     * none may. */
     void (*config_write)(struct virtio *v, uint32_t off, const uint8_t *buf, uint32_t len);
 };
 
@@ -160,7 +161,8 @@ struct virtio {
 
 /* ---- for devices ---- */
 
-/* In the device's init, which does nothing that can fail after it, or calls virtio_dev_fini then. */
+/* In the device's init, which does nothing that can fail after it, or calls virtio_dev_fini then.
+ */
 int virtio_init(struct virtio *v, struct virtio_state *s, const struct virtio_params *p,
                 struct err *e);
 /* For the device_class; see above. */
@@ -182,9 +184,8 @@ static inline bool virtio_has(const struct virtio *v, unsigned bit)
  * Device's lock held, since before the change. */
 void virtio_config_changed(struct virtio *v);
 
-/* Something went wrong that only a reset by the driver mends (DEVICE_NEEDS_RESET, §2.1.2): tells the
- * driver and traces why. Queues of other threads go on until they are stopped. Any thread. */
+/* Something went wrong that only a reset by the driver mends (DEVICE_NEEDS_RESET, §2.1.2): tells
+ * the driver and traces why. Queues of other threads go on until they are stopped. Any thread. */
 void virtio_fail(struct virtio *v, const char *why);
-
 
 #endif

@@ -201,9 +201,8 @@ static unsigned common_width(unsigned off)
         return 0;
     if (off < offsetof(struct common, config_vector) || off >= offsetof(struct common, queue_desc))
         return 4;
-    return off == offsetof(struct common, status) || off == offsetof(struct common, generation)
-               ? 1
-               : 2;
+    return off == offsetof(struct common, status) || off == offsetof(struct common, generation) ? 1
+                                                                                                : 2;
 }
 
 /* ---- the BARs ---- */
@@ -365,7 +364,7 @@ static void pci_written(struct pci_func *f, unsigned off, unsigned size)
     uint32_t val;
     unsigned n;
 
-    pci_msix_written(&v->msix, off, size);
+    pci_msix_written(&v->msix);
     /* The pin is silent while MSI-X is enabled. */
     pthread_mutex_lock(&v->isr_lock);
     pci_func_intx(f, v->s->isr && !pci_msix_enabled(&v->msix));
@@ -397,6 +396,7 @@ static void add_caps(struct virtio *v)
     struct pci_func *f = &v->pci;
     uint8_t cap;
 
+    pci_func_power(f);
     pci_func_express(f);
     pci_msix_init(&v->msix, f, &v->s->msix, v->queues + 1, BAR_MSIX);
     add_cap(v, TYPE_COMMON, BAR_REGISTERS, COMMON, sizeof(struct common), CAP_MORE);

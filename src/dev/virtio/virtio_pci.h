@@ -1,8 +1,9 @@
 /*
- * Virtio over PCI, modern (virtio 1.2 §4.1): how a driver sees struct virtio. Used by virtio.c only.
+ * Virtio over PCI, modern (virtio 1.2 §4.1): how a driver sees struct virtio. Used by virtio.c
+ * only.
  *
- * BAR 0 holds the common configuration, the ISR status and the device's configuration space, BAR 2 the
- * notification addresses, 4 bytes a queue, BAR 4 MSI-X. Vectors: as many as queues, and one.
+ * BAR 0 holds the common configuration, the ISR status and the device's configuration space, BAR 2
+ * the notification addresses, 4 bytes a queue, BAR 4 MSI-X. Vectors: as many as queues, and one.
  */
 #ifndef RING3_DEV_VIRTIO_VIRTIO_PCI_H
 #define RING3_DEV_VIRTIO_VIRTIO_PCI_H

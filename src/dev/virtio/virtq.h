@@ -9,11 +9,12 @@
  *
  * The driver is hostile. Descriptors are copied once and checked before anything is made of them;
  * what iovecs point to is shared with the guest and may change at any time, so a device copies a
- * header once (virtq_read) and never reads twice what it has checked. A driver that breaks the rules
- * of the ring (a loop, a chain longer than the ring, an index that jumps, an address that is not
- * memory, a descriptor without length, one that is readable behind a writable one, more than
- * VIRTQ_CHAIN_BYTES, the same descriptor twice) makes the queue broken: the hook is called once, every
- * virtq_pop from then on fails, virtq_push only frees, and a reset of the device is the way out.
+ * header once (virtq_read) and never reads twice what it has checked. A driver that breaks the
+ * rules of the ring (a loop, a chain longer than the ring, an index that jumps, an address that is
+ * not memory, a descriptor without length, one that is readable behind a writable one, more than
+ * VIRTQ_CHAIN_BYTES, the same descriptor twice) makes the queue broken: the hook is called once,
+ * every virtq_pop from then on fails, virtq_push only frees, and a reset of the device is the way
+ * out.
  */
 #ifndef RING3_DEV_VIRTIO_VIRTQ_H
 #define RING3_DEV_VIRTIO_VIRTQ_H
@@ -28,8 +29,8 @@
 #include "base/state.h"
 #include "mem/physmap.h"
 
-#define VIRTQ_SIZE_MAX 1024u           /* entries of a ring, and descriptors of an indirect table */
-#define VIRTQ_CHAIN_BYTES UINT32_MAX   /* of all descriptors of one chain */
+#define VIRTQ_SIZE_MAX 1024u         /* entries of a ring, and descriptors of an indirect table */
+#define VIRTQ_CHAIN_BYTES UINT32_MAX /* of all descriptors of one chain */
 #define VIRTQ_MAP_MAX (4 * VIRTQ_SIZE_MAX) /* iovecs of one chain */
 
 /* Feature bits that change the ring (§6). */
@@ -42,7 +43,8 @@
 struct virtq_state {
     uint64_t desc, driver, device; /* guest-physical addresses of the three areas */
     uint16_t size;                 /* entries, as the driver chose */
-    uint16_t avail, used; /* next to take and to use: split: free-running; packed: slot in the ring */
+    uint16_t avail,
+        used; /* next to take and to use: split: free-running; packed: slot in the ring */
     uint8_t enabled;
     uint8_t avail_wrap, used_wrap; /* packed: wrap counters that go with avail and used */
     uint8_t pad[7];
@@ -60,11 +62,11 @@ struct virtq_chain {
     void *user;               /* the device's; NULL after virtq_pop */
 
     /* virtq.c's own */
-    uint16_t id, slots;     /* head or buffer id; ring slots taken (packed) */
-    unsigned n, cap;        /* segments mapped, room for them */
-    unsigned readable;      /* of the n, the first ones */
-    struct iovec *iov;      /* cap for the device, then cap that stay as they were */
-    uint64_t *gpa;          /* of each segment */
+    uint16_t id, slots; /* head or buffer id; ring slots taken (packed) */
+    unsigned n, cap;    /* segments mapped, room for them */
+    unsigned readable;  /* of the n, the first ones */
+    struct iovec *iov;  /* cap for the device, then cap that stay as they were */
+    uint64_t *gpa;      /* of each segment */
     struct virtq_chain *next;
 };
 
@@ -85,14 +87,14 @@ struct virtq {
     _Atomic bool running; /* kicks look at it from any thread */
     bool broken;
     bool packed, event_idx, indirect;
-    bool kicks;           /* the driver was asked to notify */
-    uint16_t kicks_at;    /* with event_idx: where it was asked to */
-    uint16_t avail_seen;  /* split: the driver's index when it was last read */
-    unsigned inflight;    /* chains popped and not yet filled */
-    unsigned slots;       /* packed: ring slots of those and of filled ones */
-    unsigned filled;      /* chains (split) or slots (packed) filled and not yet published */
-    uint16_t first_slot, first_flags; /* packed: the filled one whose flags publish them all */
-    unsigned unsignalled; /* published since virtq_notify, in the same unit */
+    bool kicks;          /* the driver was asked to notify */
+    uint16_t kicks_at;   /* with event_idx: where it was asked to */
+    uint16_t avail_seen; /* split: the driver's index when it was last read */
+    unsigned inflight;   /* chains popped and not yet filled */
+    unsigned slots;      /* packed: ring slots of those and of filled ones */
+    unsigned filled;     /* chains (split) or slots (packed) filled and not yet published */
+    uint16_t first_slot, first_flags;    /* packed: the filled one whose flags publish them all */
+    unsigned unsignalled;                /* published since virtq_notify, in the same unit */
     uint64_t taken[VIRTQ_SIZE_MAX / 64]; /* split: heads in flight */
     struct virtq_chain *pool;            /* to be used again */
     unsigned npool;
@@ -123,16 +125,16 @@ static inline bool virtq_ready(const struct virtq *q) { return q->running && !q-
  * the queue; exactly one of the following calls must give each back. */
 int virtq_pop(struct virtq *q, struct virtq_chain **out);
 
-/* Uses c: unmaps it, marks what may have been written dirty, writes it to the ring with the number of
- * bytes written from the start of its writable part (clamped to in_len), and shows the driver. Any
- * order. On a broken queue the ring is left alone. */
+/* Uses c: unmaps it, marks what may have been written dirty, writes it to the ring with the number
+ * of bytes written from the start of its writable part (clamped to in_len), and shows the driver.
+ * Any order. On a broken queue the ring is left alone. */
 void virtq_push(struct virtq *q, struct virtq_chain *c, uint32_t written);
 /* The same in two steps, for several chains that the driver must see at once: fill each, then
  * publish. Nothing may be popped, unpopped or dropped between the first fill and the publish. */
 void virtq_fill(struct virtq *q, struct virtq_chain *c, uint32_t written);
 void virtq_publish(struct virtq *q);
-/* Puts c, the last chain popped (and after it the one before, and so on), back as if it had not been
- * popped. Nothing was written to it. */
+/* Puts c, the last chain popped (and after it the one before, and so on), back as if it had not
+ * been popped. Nothing was written to it. */
 void virtq_unpop(struct virtq *q, struct virtq_chain *c);
 /* Gives c back without using it. Only in ops->stop when `why` is VIRTIO_STOP_RESET (virtio.h): the
  * driver gets no answer. */
@@ -145,7 +147,8 @@ void virtq_notify(struct virtq *q);
 /* Asks the driver to notify of new chains (on), or not to. A hint: kicks may come in spite of off.
  * After `on`, true means that there is something to pop already, for which no kick may come: the
  * usual loop is
- *      do { virtq_kicks(q, false); while (virtq_pop(q, &c) > 0) ...; } while (virtq_kicks(q, true)); */
+ *      do { virtq_kicks(q, false); while (virtq_pop(q, &c) > 0) ...; } while (virtq_kicks(q,
+ * true)); */
 bool virtq_kicks(struct virtq *q, bool on);
 
 /* Is there anything to pop? False also when the queue is not ready. */

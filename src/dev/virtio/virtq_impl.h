@@ -1,7 +1,7 @@
 /*
- * What virtq.c shares with the two kinds of rings. A ring's functions find q->s sane (virtq_start saw
- * to it), touch guest memory through virtq_load and virtq_store only, and report a driver that breaks
- * the rules by virtq_break.
+ * What virtq.c shares with the two kinds of rings. A ring's functions find q->s sane (virtq_start
+ * saw to it), touch guest memory through virtq_load and virtq_store only, and report a driver that
+ * breaks the rules by virtq_break.
  */
 #ifndef RING3_DEV_VIRTIO_VIRTQ_IMPL_H
 #define RING3_DEV_VIRTIO_VIRTQ_IMPL_H

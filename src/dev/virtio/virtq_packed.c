@@ -126,9 +126,8 @@ static void fill(struct virtq *q, const struct virtq_chain *c, uint32_t written)
         uint32_t len;
         uint16_t id;
     } elem = {written, c->id};
-    const uint16_t flags =
-        (uint16_t)((q->s->used_wrap ? VRING_DESC_AVAIL | VRING_DESC_USED : 0) |
-                   (written ? VRING_DESC_WRITE : 0));
+    const uint16_t flags = (uint16_t)((q->s->used_wrap ? VRING_DESC_AVAIL | VRING_DESC_USED : 0) |
+                                      (written ? VRING_DESC_WRITE : 0));
     uint64_t at = slot_at(q, q->s->used);
 
     virtq_store(q, at + DESC_LEN, &elem.len, 4);
