@@ -16,7 +16,9 @@
 #include "ctl/netopt.h"
 #include "ctl/diskopt.h"
 #include "ctl/option.h"
+#include "ctl/shareopt.h"
 #include "ctl/signals.h"
+#include "ctl/vsockopt.h"
 #include "engine/engine.h"
 #include "machine/machine.h"
 
@@ -139,38 +141,25 @@ static int set_net(void *cfg, const char *val, struct err *e)
     return rc;
 }
 
-/* DIR:TAG[:ro]; a colon in DIR is no harm. */
 static int set_share(void *cfg, const char *val, struct err *e)
 {
     struct machine_cfg *m = &((struct run_cfg *)cfg)->m;
-    struct machine_share *s = &m->shares[m->nshares];
-    size_t len = strlen(val);
 
     if (m->nshares == MACHINE_SHARES_MAX)
         return err_set(e, EINVAL, "a machine has at most %u", MACHINE_SHARES_MAX);
-    s->readonly = len > 3 && !strcmp(val + len - 3, ":ro");
-    if (s->readonly)
-        len -= 3;
 
-    const char *colon = memrchr(val, ':', len);
-    if (!colon || colon == val)
-        return err_set(e, EINVAL, "'%s' is not DIR:TAG[:ro]", val);
-
-    size_t dir = (size_t)(colon - val), tag = len - dir - 1;
-    if (dir >= sizeof(s->dir))
-        return err_set(e, ENAMETOOLONG, "the path is too long");
-    if (!tag || tag > VIRTIO_FS_TAG_MAX)
-        return err_set(e, EINVAL, "the tag in '%s' is not of 1 to %u bytes", val,
-                       VIRTIO_FS_TAG_MAX);
-    memcpy(s->dir, val, dir);
-    memcpy(s->tag, colon + 1, tag);
-    s->dir[dir] = s->tag[tag] = '\0';
-    for (unsigned i = 0; i < m->nshares; i++) {
-        if (!strcmp(m->shares[i].tag, s->tag))
-            return err_set(e, EINVAL, "the tag '%s' is there twice", s->tag);
+    int rc = shareopt_parse(&m->shares[m->nshares], val, e);
+    for (unsigned i = 0; !rc && i < m->nshares; i++) {
+        if (!strcmp(m->shares[i].tag, m->shares[m->nshares].tag))
+            return err_set(e, EINVAL, "the tag '%s' is there twice", m->shares[i].tag);
     }
-    m->nshares++;
-    return 0;
+    m->nshares += !rc;
+    return rc;
+}
+
+static int set_vsock(void *cfg, const char *val, struct err *e)
+{
+    return vsockopt_parse(&((struct run_cfg *)cfg)->m.vsock, val, e);
 }
 
 static int set_no_reboot(void *cfg, const char *val, struct err *e)
@@ -235,11 +224,8 @@ static const struct option_desc options[] = {
     {"disk", diskopt_arg, diskopt_help, set_disk},
     {"rng", NULL, "Add a virtio entropy device that the host's generator feeds.", set_rng},
     {"net", netopt_arg, netopt_help, set_net},
-    {"share", "DIR:TAG[:ro]",
-     "Share a host directory with the guest, which mounts it by its tag:\n"
-     "mount -t virtiofs TAG /mnt. With :ro the guest can change nothing.\n"
-     "May be given up to 8 times.",
-     set_share},
+    {"share", shareopt_arg, shareopt_help, set_share},
+    {"vsock", vsockopt_arg, vsockopt_help, set_vsock},
     {"no-reboot", NULL, "End, with status 0, when the guest reboots.", set_no_reboot},
     {"timeout", "SECONDS",
      "End, with status 4, if the guest has not ended by itself after this\n"

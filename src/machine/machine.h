@@ -30,6 +30,7 @@
 #include "dev/bus.h"
 #include "dev/device.h"
 #include "dev/virtio/fs.h"
+#include "dev/virtio/vsock.h"
 #include "engine/engine.h"
 #include "irq/ioapic.h"
 #include "irq/lapic.h"
@@ -60,6 +61,11 @@ struct machine_share {
     bool readonly;
 };
 
+struct machine_vsock {
+    uint32_t cid; /* 0: there is none */
+    char path[VSOCK_PATH_MAX + 1];
+};
+
 struct machine_cfg {
     const char *name;
     const struct engine_ops *engine;
@@ -76,6 +82,7 @@ struct machine_cfg {
     unsigned ndisks;                  /* 0..MACHINE_DISKS_MAX */
     struct machine_share shares[MACHINE_SHARES_MAX]; /* directories for the guest */
     unsigned nshares;
+    struct machine_vsock vsock; /* sockets between guest and host */
     bool no_reboot;       /* a reset by the guest ends the machine */
     struct log *log;      /* log, trace and loop outlive the machine */
     struct trace *trace;

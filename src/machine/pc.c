@@ -18,6 +18,7 @@
 #include "dev/virtio/net.h"
 #include "dev/virtio/fs.h"
 #include "dev/virtio/rng.h"
+#include "dev/virtio/vsock.h"
 #include "machine/acpi_tables.h"
 #include "machine/machine.h"
 #include "machine/memory.h"
@@ -201,6 +202,10 @@ static void virtio_devices(struct wiring *w, const struct machine_cfg *cfg)
     }
     for (unsigned i = 0; i < cfg->nshares; i++)
         add_share(w, i, &cfg->shares[i], cfg->nshares);
+    if (cfg->vsock.cid)
+        add(w, &virtio_vsock_class, "vsock",
+            &(struct virtio_vsock_cfg){next_slot(w),
+                                       {cfg->vsock.cid, cfg->vsock.path, VSOCK_TIMEOUTS}});
 }
 
 int pc_make_devices(struct machine *m, const struct machine_cfg *cfg, struct err *e)

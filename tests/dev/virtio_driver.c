@@ -59,6 +59,19 @@ void vdrv_fini(struct vdrv *d)
     ram_free(d->ram);
 }
 
+void vdrv_move(struct vdrv *from, struct vdrv *to)
+{
+    device_quiesce(from->dev); /* nothing is in flight in the memory copied */
+    memcpy(to->ram->host, from->ram->host, VDRV_RAM);
+    fake_migrate(from->dev, to->dev);
+    memcpy(to->q, from->q, sizeof(to->q));
+    for (unsigned i = 0; i < VDRV_QUEUES; i++)
+        to->q[i].d = to;
+    to->nq = from->nq;
+    to->free = from->free;
+    to->features = from->features;
+}
+
 struct virtio_slot vdrv_slot(struct vdrv *d) { return (struct virtio_slot){d->bus, DEVFN}; }
 
 uint64_t vdrv_alloc(struct vdrv *d, uint64_t len, uint64_t align)

@@ -117,6 +117,10 @@ unsigned vdrv_config_vector(const struct vdrv *d);
 void vdrv_msix(struct vdrv *d, bool on);
 bool vdrv_line(const struct vdrv *d);
 
+/* Saves the device of `from`, with memory and rings, and loads it into that of `to`, which is attached alike and was
+ * never started: the driver goes on there. */
+void vdrv_move(struct vdrv *from, struct vdrv *to);
+
 /* ---- registers ---- */
 uint32_t vdrv_pci_read(struct vdrv *d, unsigned off, unsigned size);
 void vdrv_pci_write(struct vdrv *d, unsigned off, unsigned size, uint32_t val);

@@ -13,6 +13,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "fakechr.h"
@@ -25,6 +27,7 @@
 #include "dev/virtio/fs.h"
 #include "dev/virtio/net.h"
 #include "dev/virtio/rng.h"
+#include "dev/virtio/vsock.h"
 
 #define HANG_S 120 /* without a step */
 
@@ -34,6 +37,7 @@ struct world {
     struct kit kit; /* a folder, and perhaps a disk in it */
     struct blockdev *disk;
     struct netdev *net;
+    int program[4]; /* sockets of the host's programs that talk to the guest; 0: none */
     unsigned queues;
     uint64_t seed;
 };
@@ -173,6 +177,53 @@ static void make_fs(struct world *w)
 
 static void drop_fs(struct world *w) { kit_fini(&w->kit); }
 
+static void vsock_path(struct world *w, char *path, size_t size)
+{
+    assert_true((size_t)snprintf(path, size, "%s/v", w->kit.dir) < size);
+}
+
+static void make_vsock(struct world *w)
+{
+    char path[VSOCK_PATH_MAX];
+
+    kit_init(&w->kit);
+    vsock_path(w, path, sizeof(path));
+    memset(w->program, 0, sizeof(w->program));
+    vdrv_attach(&w->d, &virtio_vsock_class,
+                &(struct virtio_vsock_cfg){vdrv_slot(&w->d), {3, path, VSOCK_TIMEOUTS}});
+}
+
+/* Programs come, talk and go. */
+static void host_vsock(struct world *w)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    int *fd = &w->program[rnd(w) % ARRAY_LEN(w->program)];
+    char buf[2000] = "CONNECT 3\n";
+
+    if (!*fd) {
+        vsock_path(w, a.sun_path, sizeof(a.sun_path));
+        *fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        assert_true(*fd > 0);
+        if (!connect(*fd, (struct sockaddr *)&a, sizeof(a)))
+            send(*fd, buf, strlen(buf), MSG_NOSIGNAL);
+    } else if (rnd(w) % 4) {
+        send(*fd, buf, rnd(w) % sizeof(buf), MSG_NOSIGNAL);
+        recv(*fd, buf, sizeof(buf), 0);
+    } else {
+        close(*fd);
+        *fd = 0;
+    }
+}
+
+static void drop_vsock(struct world *w)
+{
+    for (size_t i = 0; i < ARRAY_LEN(w->program); i++) {
+        if (w->program[i])
+            close(w->program[i]);
+    }
+    kit_fini(&w->kit);
+}
+
 static const struct fuzz_row rows[] = {
     {"probe", make_probe, host_probe, NULL},
     {"rng", make_rng, NULL, NULL},
@@ -181,6 +232,7 @@ static const struct fuzz_row rows[] = {
     {"blk threads", make_disk_threads, NULL, drop_disk},
     {"net", make_net, NULL, drop_net},
     {"fs", make_fs, NULL, drop_fs},
+    {"vsock", make_vsock, host_vsock, drop_vsock},
 };
 
 /* ---- the driver ---- */

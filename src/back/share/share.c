@@ -11,8 +11,9 @@
 #include "back/share/request.h"
 #include "base/util.h"
 
-#define FUSE_MINOR_MIN 31u /* the first with virtio-fs; every reply is as long as then or longer \
-                            */
+#define FUSE_MINOR_MIN                                                        \
+    31u /* the first with virtio-fs; every reply is as long as then or longer \
+         */
 /* What of linux/fuse.h is implemented here. */
 #define OUR_MINOR 34u
 #define OUR_FLAGS                                                                          \

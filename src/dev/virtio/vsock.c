@@ -143,7 +143,13 @@ static void serve_event(struct virtio_vsock *s)
     s->s.reset_event = 0;
 }
 
-/* Kicks of what is waited for, off for the rest. True when there is something already. */
+static void no_kicks(struct virtio_vsock *s)
+{
+    for (unsigned i = 0; i < QUEUES; i++)
+        virtq_kicks(&s->v.vq[i], false);
+}
+
+/* Kicks of what is waited for. True when there is something already. */
 static bool ask_for_kicks(struct virtio_vsock *s)
 {
     bool more = virtq_kicks(&s->v.vq[QUEUE_TX], !vsock_full(s->vsock));
@@ -162,8 +168,11 @@ static void *vsock_thread(void *arg)
 
         busy |= serve_rx(s);
         serve_event(s);
-        if (!busy && !ask_for_kicks(s))
+        if (busy)
+            continue;
+        if (!ask_for_kicks(s))
             vsock_wait(s->vsock);
+        no_kicks(s);
     }
     return NULL;
 }
