@@ -198,7 +198,7 @@ static const struct option_desc options[] = {
      set_check},
     {"cpus", "N", "Number of vCPUs, 1 to 255; each is a thread. Default: 1.", set_cpus},
     {"memory", "SIZE",
-     "Guest memory, with K, M or G; a multiple of 4K, at least 2M.\n"
+     "Guest memory, with K, M, G or T; a multiple of 4K, at least 2M.\n"
      "Default: 512M.",
      set_memory},
     {"kernel", "FILE",
