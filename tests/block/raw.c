@@ -394,7 +394,10 @@ static void test_read_now(void **state)
     fd = open(k->path, O_RDONLY);
     assert_int_equal(fsync(fd), 0);
     assert_int_equal(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
-    assert_int_equal(read_now(d, 4096, buf, 4096), -EAGAIN);
+    /* The host may keep it nevertheless. */
+    memset(buf, 0, 4096);
+    if (read_now(d, 4096, buf, 4096) == 0)
+        kit_check(1, 4096, buf, 4096);
     close(fd);
     block_close(d);
 
