@@ -199,6 +199,8 @@ int bt_code_new(struct bt **out, struct vm *vm, struct code_cache *cc, struct er
 void bt_code_free(struct bt *bt);
 /* No room for another block: the cache must be emptied. Lock held. */
 bool bt_code_full(const struct bt *bt);
+/* Memory that translations take, in bytes. Lock held. */
+size_t bt_code_bytes(const struct bt *bt);
 /* Forgets all translations; every vCPU is outside. */
 void bt_code_reset(struct bt *bt);
 static inline const uint8_t *bt_host(const struct bt *bt, uint32_t off) { return bt->rx + off; }

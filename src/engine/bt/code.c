@@ -97,6 +97,13 @@ bool bt_code_full(const struct bt *bt)
                FAULTS_MAX - 4 * BLOCK_MAX_INSNS;
 }
 
+size_t bt_code_bytes(const struct bt *bt)
+{
+    return emit_pos(&bt->e) + (bt->cold - BT_AREA_COLD) + bt->nsite * sizeof(*bt->site) +
+           bt->nlink * sizeof(*bt->link) + bt->nic * sizeof(struct bt_jump) +
+           atomic_load_explicit(&bt->nfault, memory_order_relaxed) * sizeof(*bt->fault);
+}
+
 void bt_code_reset(struct bt *bt)
 {
     bt->e.p = bt->rw + bt->first;

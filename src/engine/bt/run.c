@@ -262,6 +262,7 @@ static int bt_probe(struct err *e)
 static void killed(void *arg, struct tblock *t) { bt_kill(arg, t); }
 static void emptied(void *arg) { bt_code_reset(arg); }
 static bool full(void *arg) { return bt_code_full(arg); }
+static size_t bytes(void *arg) { return bt_code_bytes(arg); }
 
 static int bt_vm_init(struct vm *vm, struct err *e)
 {
@@ -282,7 +283,7 @@ static int bt_vm_init(struct vm *vm, struct err *e)
     sh->run = bt_run_some;
     sh->threshold = vm->check ? 1 : THRESHOLD; /* code that runs once is to be compared too */
     cache_attach(sh->code, &(struct cache_client){
-                               .arg = sh->bt, .killed = killed, .emptied = emptied, .full = full});
+                               .arg = sh->bt, .killed = killed, .emptied = emptied, .full = full, .bytes = bytes});
     return 0;
 }
 
@@ -295,7 +296,7 @@ void bt_get_stats(struct vm *vm, struct bt_stats *s)
                            .bytes = bt->bytes,
                            .nanoseconds = bt->nanoseconds,
                            .flushes = bt->flushes,
-                           .area = emit_pos(&bt->e)};
+                           .area = bt_code_bytes(bt)};
 }
 
 static void report(struct vm *vm)

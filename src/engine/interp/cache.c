@@ -6,10 +6,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "engine/interp/op.h"
 
 #define ARENA_SIZE (256 * MIB)
+/*
+ * What blocks and the client's code may take together before all of it is dropped. A guest that fills this again
+ * within a few seconds has a working set that deserves more; one that does not for long gets less.
+ */
+#define BUDGET_MIN (72 * MIB)
+#define BUDGET_MAX (576 * MIB)
+#define BUDGET_GROW_NS (5ull * 1000000000)
+#define BUDGET_SHRINK_NS (60ull * 1000000000)
 #define HASH_BITS 17
 #define PAGE_HASH_BITS 12
 
@@ -25,7 +34,8 @@ struct code_cache {
     struct vm *vm;
     struct cache_client client;
     uint8_t *arena;
-    size_t used;
+    size_t used, budget;
+    uint64_t emptied; /* when, in ns of the host's monotonic time; 0: never */
     struct block *hash[1u << HASH_BITS];
     struct code_page *pages[1u << PAGE_HASH_BITS];
 };
@@ -61,6 +71,7 @@ int cache_new(struct code_cache **out, struct vm *vm, struct err *e)
     }
     pthread_mutex_init(&cc->lock, NULL);
     cc->vm = vm;
+    cc->budget = BUDGET_MIN;
     *out = cc;
     return 0;
 }
@@ -84,8 +95,24 @@ void cache_attach(struct code_cache *cc, const struct cache_client *client)
 
 bool cache_full(const struct code_cache *cc)
 {
-    return cc->used > ARENA_SIZE - BLOCK_MAX_SIZE ||
-           (cc->client.full && cc->client.full(cc->client.arg));
+    if (cc->used > ARENA_SIZE - BLOCK_MAX_SIZE || (cc->client.full && cc->client.full(cc->client.arg)))
+        return true;
+    return cc->used + (cc->client.bytes ? cc->client.bytes(cc->client.arg) : 0) > cc->budget;
+}
+
+/* How soon it was full again decides how much it may have next. */
+static void set_budget(struct code_cache *cc)
+{
+    struct timespec ts;
+    uint64_t now;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    now = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+    if (cc->emptied && now - cc->emptied < BUDGET_GROW_NS)
+        cc->budget = MIN(cc->budget * 2, BUDGET_MAX);
+    else if (cc->emptied && now - cc->emptied > BUDGET_SHRINK_NS)
+        cc->budget = MAX(cc->budget / 2, BUDGET_MIN);
+    cc->emptied = now;
 }
 
 void cache_empty(struct code_cache *cc)
@@ -99,6 +126,7 @@ void cache_empty(struct code_cache *cc)
     memset(cc->hash, 0, sizeof(cc->hash));
     memset(cc->pages, 0, sizeof(cc->pages));
     cc->used = 0;
+    set_budget(cc);
     madvise(cc->arena, ARENA_SIZE, MADV_DONTNEED);
     if (cc->client.emptied)
         cc->client.emptied(cc->client.arg);

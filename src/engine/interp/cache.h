@@ -102,6 +102,7 @@ struct cache_client {
     void (*killed)(void *arg, struct tblock *t);
     void (*emptied)(void *arg);
     bool (*full)(void *arg); /* no room for more: empty the cache */
+    size_t (*bytes)(void *arg); /* memory in use, for the cache's budget */
 };
 
 struct code_cache;
@@ -129,7 +130,7 @@ struct block *cache_single(struct cpu *c, const struct insn *i);
 /* ---- for build.c ---- */
 void cache_lock(struct code_cache *cc);
 void cache_unlock(struct code_cache *cc);
-/* Has the arena run low? If not, there is room for one more block of any size. Lock held. */
+/* Has the arena run low, or the budget been used? If not, there is room for one more block of any size. Lock held. */
 bool cache_full(const struct code_cache *cc);
 /* Drops everything; all vCPUs are stopped at SYNC_OUTSIDE and forget their jumps before they go on.
  */
