@@ -104,8 +104,19 @@ size_t bt_code_bytes(const struct bt *bt)
            atomic_load_explicit(&bt->nfault, memory_order_relaxed) * sizeof(*bt->fault);
 }
 
+/* Gives memory back to the host. */
+static void release(struct bt *bt)
+{
+    uint32_t first = (uint32_t)ALIGN_UP(bt->first, PAGE_SIZE);
+
+    madvise(bt->rw + first, BT_AREA_SIZE - first, MADV_REMOVE);
+    madvise(bt->site, BT_SITES_MAX * sizeof(*bt->site), MADV_DONTNEED);
+    madvise(bt->link, BT_LINKS_MAX * sizeof(*bt->link), MADV_DONTNEED);
+}
+
 void bt_code_reset(struct bt *bt)
 {
+    release(bt);
     bt->e.p = bt->rw + bt->first;
     bt->cold = BT_AREA_COLD;
     bt->nsite = 0;

@@ -13,11 +13,11 @@
 #define ARENA_SIZE (256 * MIB)
 /*
  * What blocks and the client's code may take together before all of it is dropped. A guest that fills this again
- * within a few seconds has a working set that deserves more; one that does not for long gets less.
+ * within two seconds has a working set that deserves more; one that does not for long gets less.
  */
 #define BUDGET_MIN (72 * MIB)
 #define BUDGET_MAX (576 * MIB)
-#define BUDGET_GROW_NS (5ull * 1000000000)
+#define BUDGET_GROW_NS (2ull * 1000000000)
 #define BUDGET_SHRINK_NS (60ull * 1000000000)
 #define HASH_BITS 17
 #define PAGE_HASH_BITS 12
