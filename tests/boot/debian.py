@@ -330,7 +330,8 @@ def case_smp(ring3):
               f'--cpus {n}: a CPU did not go off', out)
         for name in ['LOC', 'RES', 'CAL', 'TLB']:
             got = counters(out, name.encode())
-            check(len(got) == n and all(got), f'--cpus {n}: {name} {got}', out)
+            # The program changes mappings on CPU 0, which others need not tell of any.
+            check(len(got) == n and all(got[name == 'TLB':]), f'--cpus {n}: {name} {got}', out)
         check(b'Call Trace' not in out, f'--cpus {n}: the kernel complains', out)
 
 
