@@ -143,11 +143,16 @@ static void test_locks_with_qemu(void **state)
     /* The other way round: a qemu-io that has the image open, until its input ends. */
     snprintf(command, sizeof(command), "exec qemu-io -f raw %s >/dev/null 2>&1", k->path);
     k->o.ro = false;
-    f = popen(command, "w");
-    assert_non_null(f);
-    while (open_once(k) == 0)
-        usleep(1000);
-    assert_int_equal(open_once(k), -EBUSY);
+    /* Looking too early is what keeps it from opening the image. */
+    for (useconds_t wait = 100000;; wait *= 2) {
+        f = popen(command, "w");
+        assert_non_null(f);
+        usleep(wait);
+        if (open_once(k) == -EBUSY)
+            break;
+        pclose(f);
+        assert_true(wait < 10000000);
+    }
     assert_int_equal(pclose(f), 0);
     assert_int_equal(open_once(k), 0);
 }
