@@ -5,16 +5,9 @@
 
 #include "base/util.h"
 #include "kit.h"
+#include "program.h"
 
 #define SIZE (24ull << 20) /* several leaves of the overlay's bits */
-
-static uint64_t rng(uint64_t *s)
-{
-    *s ^= *s << 13;
-    *s ^= *s >> 7;
-    *s ^= *s << 17;
-    return *s;
-}
 
 static void check_all(struct blockdev *d, const uint8_t *model, uint8_t *buf)
 {
@@ -26,7 +19,6 @@ static void check_all(struct blockdev *d, const uint8_t *model, uint8_t *buf)
 static void test_random(void **state)
 {
     uint8_t *model = malloc(SIZE), *buf = malloc(SIZE);
-    uint64_t seed = 88172645463325252;
     struct blockdev *d;
     struct kit k;
 
@@ -39,12 +31,12 @@ static void test_random(void **state)
     d = kit_open(&k);
     assert_false(block_info(d)->ro);
     for (int i = 0; i < 2000; i++) {
-        uint64_t at = rng(&seed) % (SIZE / 512) * 512;
-        uint64_t len = MIN((rng(&seed) % 64 + 1) * 512, SIZE - at);
+        uint64_t at = chance(SIZE / 512) * 512;
+        uint64_t len = MIN((chance(64) + 1) * 512, SIZE - at);
 
         if (i % 100 == 99)
             len = MIN(len * 256, SIZE - at); /* whole leaves */
-        switch (rng(&seed) % 4) {
+        switch (chance(4)) {
         case 0:
             assert_int_equal(kit_do(d, BLOCK_WRITE_ZEROES, i & 1, at, NULL, len), 0);
             memset(model + at, 0, len);
