@@ -15,6 +15,15 @@ static void check_all(struct blockdev *d, const uint8_t *model, uint8_t *buf)
     assert_memory_equal(buf, model, SIZE);
 }
 
+/* A read that needs not wait: in what was written, or in the image, but not across. */
+static int read_now(struct blockdev *d, uint64_t at, uint8_t *buf, uint64_t len)
+{
+    struct iovec iov = {buf, len};
+    struct block_req r = {.op = BLOCK_READ, .offset = at, .len = len, .iov = &iov, .niov = 1};
+
+    return block_read_now(d, &r);
+}
+
 /* Random writes and zeros against a copy in memory. */
 static void test_random(void **state)
 {
@@ -68,6 +77,30 @@ static void test_random(void **state)
     free(buf);
 }
 
+static void test_read_now(void **state)
+{
+    uint8_t buf[2048];
+    struct blockdev *d;
+    struct kit k;
+
+    (void)state;
+    kit_init(&k);
+    k.o.snapshot = true;
+    kit_file(&k, 65536, 1);
+    d = kit_open(&k);
+    kit_fill(2, 4096, buf, 1024);
+    assert_int_equal(kit_write(d, 4096, buf, 1024), 0);
+    memset(buf, 0, sizeof(buf));
+    assert_int_equal(read_now(d, 4096, buf, 1024), 0);
+    kit_check(2, 4096, buf, 1024);
+    assert_int_equal(read_now(d, 5120, buf, 1024), 0);
+    kit_check(1, 5120, buf, 1024);
+    assert_int_equal(read_now(d, 4096, buf, 2048), -EAGAIN);
+    assert_int_equal(read_now(d, 65536, buf, 512), -EAGAIN);
+    block_close(d);
+    kit_fini(&k);
+}
+
 /* An ro disk stays ro. */
 static void test_ro(void **state)
 {
@@ -88,6 +121,7 @@ static void test_ro(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_read_now),
         cmocka_unit_test(test_random),
         cmocka_unit_test(test_ro),
     };

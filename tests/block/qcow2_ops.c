@@ -133,20 +133,43 @@ static void settle_discard(struct blockdev *d, const struct op *o, uint8_t *mode
     free(r.buf);
 }
 
-static void batch(struct blockdev *d, uint8_t *model, uint64_t size)
+/* Reads that are tried at once, and those of them that were. */
+struct tally {
+    unsigned tried, done;
+};
+
+static void read_now(struct blockdev *d, struct op *o, struct tally *t)
+{
+    struct block_req *r = &o->req;
+
+    t->tried++;
+    if (block_read_now(d, r)) {
+        block_submit(d, &r, 1);
+    } else {
+        t->done++;
+        on_done(r, 0);
+    }
+}
+
+static void batch(struct blockdev *d, uint8_t *model, uint64_t size, struct tally *t)
 {
     struct op ops[BATCH] = {0};
     struct block_req *reqs[BATCH];
-    unsigned n = (unsigned)chance(BATCH) + 1;
+    unsigned n = (unsigned)chance(BATCH) + 1, nreqs = 0;
+    bool at_once = chance(2);
 
     for (unsigned i = 0; i < n; i++) {
         choose(ops, i, size);
         ops[i].req.done = on_done;
         if (ops[i].req.op == BLOCK_READ || ops[i].req.op == BLOCK_WRITE)
             prepare(&ops[i]);
-        reqs[i] = &ops[i].req;
+        if (ops[i].req.op != BLOCK_READ || !at_once)
+            reqs[nreqs++] = &ops[i].req;
     }
-    block_submit(d, reqs, n);
+    block_submit(d, reqs, nreqs);
+    for (unsigned i = 0; at_once && i < n; i++)
+        if (ops[i].req.op == BLOCK_READ)
+            read_now(d, &ops[i], t);
     for (unsigned i = 0; i < n; i++) {
         const struct block_req *r = &ops[i].req;
 
@@ -188,6 +211,7 @@ int main(int argc, char **argv)
     static const char *const engines[] = {
         [BLOCK_AIO_URING] = "io_uring", [BLOCK_AIO_THREADS] = "threads", [BLOCK_AIO_SYNC] = "sync"};
     struct block_options o = {.format = "qcow2"};
+    struct tally tally = {0};
     struct blockdev *d;
     struct err e = {""};
     uint8_t *model;
@@ -214,7 +238,9 @@ int main(int argc, char **argv)
             die("cannot read the model", at);
     }
     for (uint64_t i = 0; i < count; i++)
-        batch(d, model, size);
+        batch(d, model, size, &tally);
+    if (tally.tried > 200 && !tally.done)
+        die("not one read could be done at once", tally.tried);
     check_all(d, model, size);
     rc = block_close(d);
     if (rc)

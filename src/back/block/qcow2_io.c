@@ -261,6 +261,31 @@ static void flush(struct qcow2_op *op)
     }
 }
 
+int qcow2_read_now(struct block_node *n, const struct block_req *r)
+{
+    struct qcow2 *q = container_of(n, struct qcow2, node);
+    struct block_req part = *r;
+    struct qcow2_extent x;
+
+    if (qcow2_map(q, r->offset, r->len, &x, NULL) || x.len < r->len)
+        return -EAGAIN;
+    switch (x.c.kind) {
+    case QCOW2_DATA:
+        part.offset = x.c.host;
+        return block_file_read_now(q->file, &part);
+    case QCOW2_PACKED:
+        return -EAGAIN;
+    case QCOW2_UNALLOCATED:
+        if (!qcow2_backing_zero(q, r->offset))
+            return r->len > q->backing->size - r->offset ? -EAGAIN : block_node_read_now(q->backing, r);
+        /* fall through */
+    case QCOW2_ZEROS:
+        block_iov_zero(r->iov, r->niov);
+        break;
+    }
+    return 0;
+}
+
 void qcow2_submit(struct block_node *n, struct block_req *r)
 {
     struct qcow2 *q = container_of(n, struct qcow2, node);
