@@ -46,7 +46,8 @@ void block_iov_zero(const struct iovec *iov, unsigned niov)
 }
 
 /* Copies between the bytes from `at` of the vectors and those at p. */
-static void copy(const struct iovec *iov, unsigned niov, uint64_t at, char *p, size_t len, bool to_iov)
+static void copy(const struct iovec *iov, unsigned niov, uint64_t at, char *p, size_t len,
+                 bool to_iov)
 {
     for (unsigned i = 0; i < niov && len; i++) {
         char *base = iov[i].iov_base;

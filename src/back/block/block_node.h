@@ -31,7 +31,7 @@ struct block_node_ops;
 struct block_node {
     const struct block_node_ops *ops;
     struct block_aio *aio;
-    uint64_t size;                /* bytes, a multiple of BLOCK_SECTOR */
+    uint64_t size; /* bytes, a multiple of BLOCK_SECTOR */
     bool ro;
     bool can_discard;
     uint32_t logical_block;

@@ -277,7 +277,8 @@ int qcow2_read_now(struct block_node *n, const struct block_req *r)
         return -EAGAIN;
     case QCOW2_UNALLOCATED:
         if (!qcow2_backing_zero(q, r->offset))
-            return r->len > q->backing->size - r->offset ? -EAGAIN : block_node_read_now(q->backing, r);
+            return r->len > q->backing->size - r->offset ? -EAGAIN
+                                                         : block_node_read_now(q->backing, r);
         /* fall through */
     case QCOW2_ZEROS:
         block_iov_zero(r->iov, r->niov);

@@ -81,8 +81,8 @@ void request_attr(const struct statx *st, struct fuse_attr *a);
 /* After r's guest created what fd refers to: its owner, if that is ours to give. dirfd is where. */
 int request_own(struct request *r, int dirfd, int fd);
 
-/* The open handle with this number, of the request's node and of that kind; NULL if there is none whose
- * file is there. */
+/* The open handle with this number, of the request's node and of that kind; NULL if there is none
+ * whose file is there. */
 struct handle *request_handle(struct request *r, uint64_t fh, bool dir);
 /* Answers with a new handle of n, which takes fd in any case. 0 or negative errno. */
 int request_opened(struct request *r, struct node *n, int fd, uint32_t flags, bool dir);
