@@ -300,24 +300,44 @@ static void on_timeout(void *arg, uint32_t events)
 
 static void on_ended(void *arg) { loop_stop(((struct run *)arg)->loop); }
 
-static int choose_engine(struct run *r, struct err *e)
+/* The engine of this name. */
+static int choose_named(struct run *r, struct err *e)
 {
-    bool automatic = !strcmp(r->cfg.engine, "auto");
-    struct err why;
+    const struct engine_ops *x = engine_find(r->cfg.engine);
+    int rc = x->probe ? x->probe(e) : 0;
+
+    if (rc) {
+        err_prefix(e, rc, "%s", x->name);
+        return err_prefix(e, rc, "--engine");
+    }
+    r->cfg.m.engine = x;
+    log_msg(&r->log, LOG_INFO, "engine %s", x->name);
+    return 0;
+}
+
+/* The best that this host offers; one line says which, and why none of the better ones. */
+static int choose_best(struct run *r, struct err *e)
+{
+    struct err why = {""};
 
     for (const struct engine_ops *const *x = engine_list; *x; x++) {
-        if (!automatic && strcmp((*x)->name, r->cfg.engine) != 0)
+        struct err reason;
+
+        if ((*x)->probe && (*x)->probe(&reason)) {
+            size_t len = strlen(why.msg);
+            snprintf(why.msg + len, sizeof(why.msg) - len, "%s%s is missing: %s", len ? "; " : "", (*x)->name, reason.msg);
             continue;
-        if (!(*x)->probe || (*x)->probe(&why) == 0) {
-            r->cfg.m.engine = *x;
-            log_msg(&r->log, LOG_INFO, "engine %s", (*x)->name);
-            return 0;
         }
-        if (!automatic)
-            return err_set(e, ENOTSUP, "--engine: %s: %s", (*x)->name, why.msg);
-        log_msg(&r->log, LOG_INFO, "engine %s is missing: %s", (*x)->name, why.msg);
+        r->cfg.m.engine = *x;
+        log_msg(&r->log, LOG_INFO, "engine %s, %s", (*x)->name, why.msg[0] ? why.msg : "the first choice");
+        return 0;
     }
-    return err_set(e, ENOTSUP, "--engine: this host offers none");
+    return err_set(e, ENOTSUP, "--engine: %s", why.msg);
+}
+
+static int choose_engine(struct run *r, struct err *e)
+{
+    return strcmp(r->cfg.engine, "auto") ? choose_named(r, e) : choose_best(r, e);
 }
 
 static int start_timeout(struct run *r, struct err *e)
