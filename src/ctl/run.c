@@ -324,8 +324,8 @@ static int choose_best(struct run *r, struct err *e)
         struct err reason;
 
         if ((*x)->probe && (*x)->probe(&reason)) {
-            size_t len = strlen(why.msg);
-            snprintf(why.msg + len, sizeof(why.msg) - len, "%s%s is missing: %s", len ? "; " : "", (*x)->name, reason.msg);
+            err_prefix(&reason, 0, "%s%s%s is missing", why.msg, why.msg[0] ? "; " : "", (*x)->name);
+            why = reason;
             continue;
         }
         r->cfg.m.engine = *x;
