@@ -77,6 +77,7 @@ static int set_cpus(void *cfg, const char *val, struct err *e)
 
 static int set_cpu(void *cfg, const char *val, struct err *e)
 {
+    ((struct run_cfg *)cfg)->m.any_engine = true;
     return cpuid_level_parse(val, &((struct run_cfg *)cfg)->m.cpu, e);
 }
 
@@ -210,10 +211,11 @@ static const struct option_desc options[] = {
      "and end at the first difference. Slow; needs engine bt and one vCPU.",
      set_check},
     {"cpu", "MODEL",
-     "What the guest's processors can do: host, which is all that this host and\n"
-     "ENGINE have, or x86-64-v2, -v3 or -v4, which is what the x86-64 psABI\n"
-     "counts to that level, and no other extension of the instruction set.\n"
-     "Default: host.",
+     "What the guest's processors can do: host, which is all that this host\n"
+     "has, or x86-64-v2, -v3 or -v4, which is what the x86-64 psABI counts to\n"
+     "that level, and no other extension of the instruction set. It is\n"
+     "restricted to what every engine of this host can honour, so that the VM\n"
+     "may change engine; without --cpu, only to what ENGINE can.",
      set_cpu},
     {"cpus", "N", "Number of vCPUs, 1 to 255; each is a thread. Default: 1.", set_cpus},
     {"memory", "SIZE",

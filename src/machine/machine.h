@@ -72,6 +72,7 @@ struct machine_cfg {
     bool check;           /* lockstep with the interpreter; the engine must offer it, and cpus be 1 */
     uint32_t cpus;        /* 1..MACHINE_CPUS_MAX */
     enum cpuid_level cpu; /* what the guest's processors are */
+    bool any_engine;      /* so that every engine of this host can run them, not only `engine` */
     uint64_t memory;      /* bytes, a multiple of 4 KiB */
     struct boot_cfg boot; /* strings are copied */
     const char *serial;   /* chardev name: "stdio", "file:PATH", "none" */
