@@ -69,10 +69,10 @@ struct machine_vsock {
 struct machine_cfg {
     const char *name;
     const struct engine_ops *engine;
+    uint32_t engines;     /* by place in engine_list: others that run on this host, and that it must be able to change to */
     bool check;           /* lockstep with the interpreter; the engine must offer it, and cpus be 1 */
     uint32_t cpus;        /* 1..MACHINE_CPUS_MAX */
     enum cpuid_level cpu; /* what the guest's processors are */
-    bool any_engine;      /* so that every engine of this host can run them, not only `engine` */
     uint64_t memory;      /* bytes, a multiple of 4 KiB */
     struct boot_cfg boot; /* strings are copied */
     const char *serial;   /* chardev name: "stdio", "file:PATH", "none" */
