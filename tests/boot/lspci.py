@@ -90,6 +90,7 @@ def run(ring3):
     check(len(functions) == len(DEVICES) + 2, f'{len(functions)} functions', seen)
     check(functions[0].startswith('00:00.0 0600: 8086:29c0'), 'no host bridge', seen)
     check(functions[-1].startswith('00:1f.0 0601: 8086:2918'), 'no ISA bridge', seen)
+    check('I/O- Mem+ BusMaster+' in functions[0] and 'I/O+ Mem+ BusMaster+' in functions[-1], 'bridges that are off', seen)
     for slot in range(1, len(DEVICES) + 1):
         check_virtio(slot, functions[slot], seen)
         check(f'reset 0000:00:0{slot}.0 flr\n' in rest, f'slot {slot}: no function level reset', seen)
