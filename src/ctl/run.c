@@ -75,6 +75,11 @@ static int set_cpus(void *cfg, const char *val, struct err *e)
     return rc;
 }
 
+static int set_cpu(void *cfg, const char *val, struct err *e)
+{
+    return cpuid_level_parse(val, &((struct run_cfg *)cfg)->m.cpu, e);
+}
+
 static int set_memory(void *cfg, const char *val, struct err *e)
 {
     return option_size(val, &((struct run_cfg *)cfg)->m.memory, e);
@@ -204,6 +209,12 @@ static const struct option_desc options[] = {
      "Compare the binary translator with the interpreter, block by block,\n"
      "and end at the first difference. Slow; needs engine bt and one vCPU.",
      set_check},
+    {"cpu", "MODEL",
+     "What the guest's processors can do: host, which is all that this host and\n"
+     "ENGINE have, or x86-64-v2, -v3 or -v4, which is what the x86-64 psABI\n"
+     "counts to that level, and no other extension of the instruction set.\n"
+     "Default: host.",
+     set_cpu},
     {"cpus", "N", "Number of vCPUs, 1 to 255; each is a thread. Default: 1.", set_cpus},
     {"memory", "SIZE",
      "Guest memory, with K, M, G or T; a multiple of 4K, at least 2M.\n"
@@ -322,24 +333,44 @@ static void on_timeout(void *arg, uint32_t events)
 
 static void on_ended(void *arg) { loop_stop(((struct run *)arg)->loop); }
 
-static int choose_engine(struct run *r, struct err *e)
+/* The engine of this name. */
+static int choose_named(struct run *r, struct err *e)
 {
-    bool automatic = !strcmp(r->cfg.engine, "auto");
-    struct err why;
+    const struct engine_ops *x = engine_find(r->cfg.engine);
+    int rc = x->probe ? x->probe(e) : 0;
+
+    if (rc) {
+        err_prefix(e, rc, "%s", x->name);
+        return err_prefix(e, rc, "--engine");
+    }
+    r->cfg.m.engine = x;
+    log_msg(&r->log, LOG_INFO, "engine %s", x->name);
+    return 0;
+}
+
+/* The best that this host offers; one line says which, and why none of the better ones. */
+static int choose_best(struct run *r, struct err *e)
+{
+    struct err why = {""};
 
     for (const struct engine_ops *const *x = engine_list; *x; x++) {
-        if (!automatic && strcmp((*x)->name, r->cfg.engine) != 0)
+        struct err reason;
+
+        if ((*x)->probe && (*x)->probe(&reason)) {
+            err_prefix(&reason, 0, "%s%s%s is missing", why.msg, why.msg[0] ? "; " : "", (*x)->name);
+            why = reason;
             continue;
-        if (!(*x)->probe || (*x)->probe(&why) == 0) {
-            r->cfg.m.engine = *x;
-            log_msg(&r->log, LOG_INFO, "engine %s", (*x)->name);
-            return 0;
         }
-        if (!automatic)
-            return err_set(e, ENOTSUP, "--engine: %s: %s", (*x)->name, why.msg);
-        log_msg(&r->log, LOG_INFO, "engine %s is missing: %s", (*x)->name, why.msg);
+        r->cfg.m.engine = *x;
+        log_msg(&r->log, LOG_INFO, "engine %s, %s", (*x)->name, why.msg[0] ? why.msg : "the first choice");
+        return 0;
     }
-    return err_set(e, ENOTSUP, "--engine: this host offers none");
+    return err_set(e, ENOTSUP, "--engine: %s", why.msg);
+}
+
+static int choose_engine(struct run *r, struct err *e)
+{
+    return strcmp(r->cfg.engine, "auto") ? choose_named(r, e) : choose_best(r, e);
 }
 
 static int start_timeout(struct run *r, struct err *e)
