@@ -28,22 +28,30 @@ static void account(struct machine *m, const char *from, uint64_t ns)
             (unsigned long long)(ns / 1000));
 }
 
+/* A bit by the engine's place in engine_list; 0 for one that is not in it. */
+static uint32_t place(const struct engine_ops *engine)
+{
+    uint32_t bit = 1;
+
+    for (const struct engine_ops *const *x = engine_list; *x; x++, bit <<= 1)
+        if (*x == engine)
+            return bit;
+    return 0;
+}
+
 /* Once it is known to run here it is not asked again: the answer may take long, and the loop's thread has timers to
  * serve. */
 static int probe(struct machine *m, const struct engine_ops *engine, struct err *e)
 {
-    uint32_t bit = 1;
+    uint32_t bit = place(engine);
     int rc;
 
-    for (const struct engine_ops *const *x = engine_list; *x && *x != engine; x++)
-        bit <<= 1;
     if (m->probed & bit)
         return 0;
     rc = engine->probe ? engine->probe(e) : 0;
-    if (rc)
-        return err_prefix(e, rc, "engine %s", engine->name);
-    m->probed |= bit;
-    return 0;
+    m->missing = rc ? m->missing | bit : m->missing & ~bit;
+    m->probed |= rc ? 0 : bit;
+    return rc ? err_prefix(e, rc, "engine %s", engine->name) : 0;
 }
 
 int machine_set_engine(struct machine *m, const struct engine_ops *engine, struct err *e)
@@ -90,6 +98,8 @@ int machine_next_engine(struct machine *m, struct err *e)
     int rc = err_set(e, ENOTSUP, "there is no engine but %s", from->name);
 
     for (const struct engine_ops *x = after(from); x != from; x = after(x)) {
+        if (m->missing & place(x))
+            continue;
         rc = machine_set_engine(m, x, e);
         if (!rc)
             return 0;
