@@ -402,18 +402,39 @@ static int make_nets(struct machine *m, const struct machine_cfg *cfg, struct er
     return 0;
 }
 
-/* The processor and the clock, as the engine demands. */
+/* The demands of its engine, and of those to which the machine may change while it runs. One of them that cannot say what it
+ * wants is none of those. */
+static int demands(struct machine *m, const struct machine_cfg *cfg, struct engine_demands *d, struct err *e)
+{
+    int rc = 0;
+
+    m->probed = cfg->engines;
+    for (uint32_t i = 0; engine_list[i] && !rc; i++) {
+        const struct engine_ops *x = engine_list[i];
+        bool ours = x == cfg->engine;
+
+        if (!x->demand || !(ours || m->probed & BIT(i)))
+            continue;
+        rc = x->demand(d, ours ? e : NULL);
+        if (rc && !ours) {
+            m->probed &= ~(uint32_t)BIT(i);
+            rc = 0;
+        }
+    }
+    return rc;
+}
+
+/* The processor and the clock, as the engines demand. */
 static int make_model(struct machine *m, const struct machine_cfg *cfg, struct err *e)
 {
     struct cpuid_cfg cpuid = {.cpus = cfg->cpus, .kvm_leaves = true, .level = cfg->cpu};
     struct engine_demands d = {.tsc_khz = TSC_KHZ};
-    int rc = 0;
+    int rc;
 
     d.limit = calloc(1, sizeof(*d.limit));
     if (!d.limit)
         return err_set(e, ENOMEM, "no memory");
-    if (cfg->engine->demand)
-        rc = cfg->engine->demand(&d, e);
+    rc = demands(m, cfg, &d, e);
     cpuid.tsc_khz = d.tsc_khz;
     cpuid.limit = d.limited ? d.limit : NULL;
     if (!rc)
