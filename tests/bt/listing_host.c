@@ -135,9 +135,9 @@ static const struct {
     const char *name;
     bt_helper *fn;
 } helpers[] = {
-    {"movs", bt_help_movs},     {"stos", bt_help_stos},   {"cli", bt_help_cli},
-    {"sti", bt_help_sti},       {"pushf", bt_help_pushf}, {"popf", bt_help_popf},
-    {"swapgs", bt_help_swapgs},
+    {"movs", bt_help_movs},     {"stos", bt_help_stos}, {"cli", bt_help_cli},
+    {"sti", bt_help_sti},       {"stac", bt_help_stac}, {"clac", bt_help_clac},
+    {"pushf", bt_help_pushf},   {"popf", bt_help_popf}, {"swapgs", bt_help_swapgs},
 };
 
 static const char *name_helper(uint64_t fn)
