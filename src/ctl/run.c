@@ -68,6 +68,11 @@ static int set_cpus(void *cfg, const char *val, struct err *e)
     return rc;
 }
 
+static int set_cpu(void *cfg, const char *val, struct err *e)
+{
+    return cpuid_level_parse(val, &((struct run_cfg *)cfg)->m.cpu, e);
+}
+
 static int set_memory(void *cfg, const char *val, struct err *e)
 {
     return option_size(val, &((struct run_cfg *)cfg)->m.memory, e);
@@ -196,6 +201,12 @@ static const struct option_desc options[] = {
      "Compare the binary translator with the interpreter, block by block,\n"
      "and end at the first difference. Slow; needs engine bt and one vCPU.",
      set_check},
+    {"cpu", "MODEL",
+     "What the guest's processors can do: host, which is all that this host and\n"
+     "ENGINE have, or x86-64-v2, -v3 or -v4, which is what the x86-64 psABI\n"
+     "counts to that level, and no other extension of the instruction set.\n"
+     "Default: host.",
+     set_cpu},
     {"cpus", "N", "Number of vCPUs, 1 to 255; each is a thread. Default: 1.", set_cpus},
     {"memory", "SIZE",
      "Guest memory, with K, M, G or T; a multiple of 4K, at least 2M.\n"

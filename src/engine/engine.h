@@ -98,6 +98,14 @@ struct vm {
     void *engine_priv; /* engine's per-VM data */
 };
 
+/* What an engine demands of every machine that it is to run. */
+struct engine_demands {
+    struct cpuid_limit *limit; /* in: room; out: bounds the machine's CPUID policy */
+    bool limited;              /* out: it does */
+    uint64_t tsc_khz;          /* in: the guest TSC's rate that the machine would like; out: that it must have */
+    uint64_t counter_khz;      /* out: the clock must follow the host's TSC, of this rate; 0: it need not */
+};
+
 /* Seam 1. */
 struct engine_ops {
     const char *name;
@@ -105,6 +113,8 @@ struct engine_ops {
     bool checks;         /* heeds vm.check */
     /* Can it run on this host? 0, or negative errno with the reason. */
     int (*probe)(struct err *e);
+    /* NULL: nothing. Asked before the machine is made. */
+    int (*demand)(struct engine_demands *d, struct err *e);
     int (*vm_init)(struct vm *vm, struct err *e);
     int (*vcpu_init)(struct vcpu *v, struct err *e);
     /* Runs until a reason to stop. Only the vCPU's own thread. */
@@ -128,7 +138,7 @@ struct engine_ops {
 
 /* All engines in order of preference, NULL-terminated (engines.c). */
 extern const struct engine_ops *const engine_list[];
-extern const struct engine_ops interp_engine, bt_engine;
+extern const struct engine_ops interp_engine, bt_engine, kvm_engine;
 const struct engine_ops *engine_find(const char *name);
 
 /* Posts events and kicks. Any thread, async-signal-safe. */

@@ -15,7 +15,7 @@
 #include "machine/pc.h"
 
 /* The guest's TSC ticks once a nanosecond on every host: conversions are exact and machines can
- * move. */
+ * move. Only where guests read the host's TSC as it is must it have that one's rate. */
 #define TSC_KHZ 1000000u
 /* How long the end of a machine waits for the serial port's last output. */
 #define FLUSH_MS 1000u
@@ -440,9 +440,32 @@ static int make_nets(struct machine *m, const struct machine_cfg *cfg, struct er
     return 0;
 }
 
+/* The processor and the clock, as the engine demands. */
+static int make_model(struct machine *m, const struct machine_cfg *cfg, struct err *e)
+{
+    struct cpuid_cfg cpuid = {.cpus = cfg->cpus, .kvm_leaves = true, .level = cfg->cpu};
+    struct engine_demands d = {.tsc_khz = TSC_KHZ};
+    int rc = 0;
+
+    d.limit = calloc(1, sizeof(*d.limit));
+    if (!d.limit)
+        return err_set(e, ENOMEM, "no memory");
+    if (cfg->engine->demand)
+        rc = cfg->engine->demand(&d, e);
+    cpuid.tsc_khz = d.tsc_khz;
+    cpuid.limit = d.limited ? d.limit : NULL;
+    if (!rc)
+        rc = cpuid_build(&m->cpuid, &cpuid, e);
+    free(d.limit);
+    if (d.counter_khz)
+        clock_init_counter(&m->clock, d.tsc_khz, d.counter_khz);
+    else
+        clock_init(&m->clock, d.tsc_khz);
+    return rc;
+}
+
 static int build(struct machine *m, const struct machine_cfg *cfg, struct err *e)
 {
-    const struct cpuid_cfg cpuid = {.cpus = cfg->cpus, .tsc_khz = TSC_KHZ, .kvm_leaves = true};
     const struct chardev_host host = {
         .loop = cfg->loop, .log = cfg->log, .leave = on_leave, .arg = m};
     int rc = check_cfg(cfg, e);
@@ -450,12 +473,11 @@ static int build(struct machine *m, const struct machine_cfg *cfg, struct err *e
     if (!rc)
         rc = boot_open(&m->boot, &cfg->boot, e);
     if (!rc)
-        rc = cpuid_build(&m->cpuid, &cpuid, e);
+        rc = make_model(m, cfg, e);
     if (!rc)
         rc = make_memory(m, cfg, e);
     if (rc)
         return rc;
-    clock_init(&m->clock, TSC_KHZ);
     rc = timerq_init(&m->timers, &m->clock, e);
     if (rc)
         return rc;

@@ -71,6 +71,7 @@ struct machine_cfg {
     const struct engine_ops *engine;
     bool check;           /* lockstep with the interpreter; the engine must offer it, and cpus be 1 */
     uint32_t cpus;        /* 1..MACHINE_CPUS_MAX */
+    enum cpuid_level cpu; /* what the guest's processors are */
     uint64_t memory;      /* bytes, a multiple of 4 KiB */
     struct boot_cfg boot; /* strings are copied */
     const char *serial;   /* chardev name: "stdio", "file:PATH", "none" */

@@ -49,6 +49,8 @@ static const struct cap caps[] = {
     {KVM_CAP_XSAVE, "XSAVE"},
     {KVM_CAP_XCRS, "XCRS"},
     {KVM_CAP_IMMEDIATE_EXIT, "IMMEDIATE_EXIT"},
+    {KVM_CAP_X86_USER_SPACE_MSR, "X86_USER_SPACE_MSR"},
+    {KVM_CAP_X86_MSR_FILTER, "X86_MSR_FILTER"},
 };
 
 static const char *const step_names[PG_STEPS] = {
