@@ -13,6 +13,7 @@
 #include "base/trace.h"
 #include "base/util.h"
 #include "ctl/cli.h"
+#include "ctl/engine_switch.h"
 #include "ctl/netopt.h"
 #include "ctl/diskopt.h"
 #include "ctl/option.h"
@@ -30,6 +31,7 @@ struct run_cfg {
     struct netdev_cfg nets[MACHINE_NETS_MAX];
     struct machine_disk disks[MACHINE_DISKS_MAX];
     const char *engine;
+    struct engine_switch_cfg change;
     uint64_t timeout; /* ns, 0 = none */
     const char *trace;
     enum log_level level;
@@ -47,6 +49,11 @@ static int set_engine(void *cfg, const char *val, struct err *e)
     if (strcmp(val, "auto") != 0 && !engine_find(val))
         return err_set(e, EINVAL, "unknown engine '%s'; 'ring3 engines' lists them", val);
     return 0;
+}
+
+static int set_engine_switch(void *cfg, const char *val, struct err *e)
+{
+    return engine_switch_parse(&((struct run_cfg *)cfg)->change, val, e);
 }
 
 static int set_check(void *cfg, const char *val, struct err *e)
@@ -197,6 +204,7 @@ static const struct option_desc options[] = {
      "CPU engine: bt (binary translator), interp (interpreter), or auto,\n"
      "the first that 'ring3 engines' lists as available. Default: auto.",
      set_engine},
+    {"engine-switch", engine_switch_arg, engine_switch_help, set_engine_switch},
     {"check", NULL,
      "Compare the binary translator with the interpreter, block by block,\n"
      "and end at the first difference. Slow; needs engine bt and one vCPU.",
@@ -265,7 +273,8 @@ static void help(void)
            "  4     the time given by --timeout is over\n"
            "  64+N  the guest wrote N to the debug-exit port 0xf4 (127 for N of 63 and more)\n"
            "SIGINT, SIGTERM and SIGHUP end the VM and then ring3 by that signal.\n"
-           "SIGUSR1 presses the guest's power button.\n");
+           "SIGUSR1 presses the guest's power button. SIGUSR2 changes to the next engine that\n"
+           "this host offers, as Ctrl-A E does.\n");
 }
 
 /* A running command. */
@@ -276,11 +285,20 @@ struct run {
     struct loop *loop;
     struct signals signals;
     struct machine *m;
+    struct engine_switch change;
     int timeout_fd;
     struct loop_fd *timeout_reg;
     int signo; /* the signal that ended it, or 0 */
     bool timed_out;
 };
+
+static void next_engine(struct run *r)
+{
+    struct err e;
+
+    if (machine_next_engine(r->m, &e))
+        log_msg(&r->log, LOG_WARN, "no change of engine: %s", e.msg);
+}
 
 static void on_signal(void *arg, int signo)
 {
@@ -288,6 +306,10 @@ static void on_signal(void *arg, int signo)
 
     if (signo == SIGUSR1) {
         machine_power_button(r->m);
+        return;
+    }
+    if (signo == SIGUSR2) {
+        next_engine(r);
         return;
     }
     if (signo == SIGWINCH) {
@@ -417,11 +439,14 @@ static int run_machine(struct run *r, struct err *e)
     }
     rc = start_timeout(r, e);
     if (!rc)
+        rc = engine_switch_start(&r->change, &r->cfg.change, r->m, e);
+    if (!rc)
         rc = machine_start(r->m, e);
     if (!rc)
         rc = loop_run(r->loop, e);
     if (!rc)
         status = status_of_end(r, e);
+    engine_switch_stop(&r->change);
     machine_free(r->m);
 out:
     if (r->timeout_reg)
@@ -494,6 +519,8 @@ static int run_configured(struct run *r, struct err *e)
         err_set(e, EINVAL, "--check: is for one vCPU, not %u", r->cfg.m.cpus);
         return CLI_USAGE;
     }
+    if (r->cfg.change.ms && engine_switch_check(&r->cfg.change, &r->cfg.m, e))
+        return CLI_USAGE;
     raise_files_limit();
     if (loop_new(&r->loop, e))
         return CLI_FAILED;
@@ -553,6 +580,7 @@ int cli_run(int argc, char **argv)
                 .engine = "auto",
                 .level = LOG_WARN},
         .timeout_fd = -1,
+        .change = {.fd = -1},
     };
     int status;
 

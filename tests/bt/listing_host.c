@@ -13,20 +13,19 @@ enum pointee { NOTHING, CPU, TLB_ENTRY, IC, TBLOCK };
 
 struct field {
     enum pointee of;
-    uint32_t off;
+    int32_t off;
     const char *name;
     enum pointee to;
 };
 
 #define CPU_FIELD(member, to)                          \
     {                                                  \
-        CPU, offsetof(struct cpu, member), #member, to \
+        CPU, BT_OFF(member), #member, to \
     }
 
 static const struct field fields[] = {
     CPU_FIELD(cc, NOTHING),
     CPU_FIELD(tlb, TLB_ENTRY),
-    CPU_FIELD(bt.self, CPU),
     CPU_FIELD(bt.bias, NOTHING),
     CPU_FIELD(bt.ret, NOTHING),
     CPU_FIELD(bt.sp_npage, NOTHING),
@@ -36,12 +35,12 @@ static const struct field fields[] = {
     CPU_FIELD(bt.operand, NOTHING), CPU_FIELD(bt.value, NOTHING),
     CPU_FIELD(bt.poll, NOTHING),
     CPU_FIELD(bt.site, NOTHING),
-    {CPU, offsetof(struct cpu, bt.ret) + BT_RET_FLAGS, "bt.ret.flags", NOTHING},
-    {CPU, offsetof(struct cpu, bt.missing[BT_LEVEL_SSE]), "bt.missing.sse", NOTHING},
-    {CPU, offsetof(struct cpu, bt.missing[BT_LEVEL_AVX]), "bt.missing.avx", NOTHING},
-    {CPU, offsetof(struct cpu, bt.missing[BT_LEVEL_AVX512]), "bt.missing.avx512", NOTHING},
-    {CPU, offsetof(struct cpu, s.seg[FS].base), "fs.base", NOTHING},
-    {CPU, offsetof(struct cpu, s.seg[GS].base), "gs.base", NOTHING},
+    {CPU, BT_OFF(bt.ret) + BT_RET_FLAGS, "bt.ret.flags", NOTHING},
+    {CPU, BT_OFF(bt.missing[BT_LEVEL_SSE]), "bt.missing.sse", NOTHING},
+    {CPU, BT_OFF(bt.missing[BT_LEVEL_AVX]), "bt.missing.avx", NOTHING},
+    {CPU, BT_OFF(bt.missing[BT_LEVEL_AVX512]), "bt.missing.avx512", NOTHING},
+    {CPU, BT_OFF(s.seg[FS].base), "fs.base", NOTHING},
+    {CPU, BT_OFF(s.seg[GS].base), "gs.base", NOTHING},
     {TLB_ENTRY, offsetof(struct tlb_entry, rtag), "rtag", NOTHING},
     {TLB_ENTRY, offsetof(struct tlb_entry, wtag), "wtag", NOTHING},
     {TLB_ENTRY, offsetof(struct tlb_entry, addend), "addend", NOTHING},
@@ -76,7 +75,7 @@ static bool name_cpu(char *buf, size_t size, int64_t off)
     static const char *const gpr[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                         "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
     const struct field *f = find_field(CPU, off);
-    int64_t r = (off - (int64_t)BT_OFF_GPR(0)) / 8, g = (off - (int64_t)BT_OFF(bt.group)) / 8;
+    int64_t r = (off - BT_OFF_GPR(0)) / 8, g = (off - BT_OFF(bt.group)) / 8;
 
     if (off >= BT_OFF_IC(0) && (f = find_ic(off)))
         snprintf(buf, size, "ic.%u.%s", ic_number(off), f->name);
@@ -310,8 +309,8 @@ static int gpr_id(ZydisRegister r)
 
 static bool is_field_of_cpu(const ZydisDecodedOperand *o)
 {
-    return o->type == ZYDIS_OPERAND_TYPE_MEMORY && o->mem.segment == ZYDIS_REGISTER_GS &&
-           o->mem.base == ZYDIS_REGISTER_NONE && o->mem.index == ZYDIS_REGISTER_NONE;
+    return o->type == ZYDIS_OPERAND_TYPE_MEMORY && gpr_id(o->mem.base) == EMIT_CPU &&
+           o->mem.index == ZYDIS_REGISTER_NONE;
 }
 
 /* What the operand's address is a field of. */
@@ -343,7 +342,7 @@ static ZyanStatus print_mem(const ZydisFormatter *f, ZydisFormatterBuffer *b,
             unnamed(l, "offset in struct cpu", o->mem.disp.value);
             strcpy(name, "?");
         }
-        append(b, "gs:[%s]", name);
+        append(b, "[cpu.%s]", name);
         return ZYAN_STATUS_SUCCESS;
     }
     field = find_field(p, o->mem.disp.value);

@@ -7,233 +7,21 @@
  * Without arguments: a fixed number of steps from a fixed seed, for `make test`.
  *     virtio-fuzz [STEPS [SEED [NAME]]]
  * runs longer, from another seed, or one device only; the seed is printed with a failure.
- *
- * A new device is one row in `rows`.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include "fakechr.h"
-#include "virtio_probe.h"
+#include "virtio_rows.h"
 
-#include "../block/kit.h"
 #include "base/util.h"
-#include "dev/virtio/blk.h"
-#include "dev/virtio/console.h"
-#include "dev/virtio/fs.h"
-#include "dev/virtio/net.h"
-#include "dev/virtio/rng.h"
-#include "dev/virtio/vsock.h"
 
 #define HANG_S 120 /* without a step */
 
-struct world {
-    struct vdrv d;
-    struct fakechr chr;
-    struct kit kit; /* a folder, and perhaps a disk in it */
-    struct blockdev *disk;
-    struct netdev *net;
-    int program[4]; /* sockets of the host's programs that talk to the guest; 0: none */
-    unsigned queues;
-    uint64_t seed;
-};
-
-struct fuzz_row {
-    const char *name;
-    /* Makes the device (vdrv_attach). */
-    void (*make)(struct world *w);
-    /* Something happens on the host's side. NULL: nothing does. */
-    void (*host)(struct world *w);
-    /* The device is freed; what it stood on may go. NULL: nothing to do. */
-    void (*drop)(struct world *w);
-};
-
-static uint64_t rnd(struct world *w)
-{
-    uint64_t z = w->seed += 0x9e3779b97f4a7c15;
-
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
-    z = (z ^ z >> 27) * 0x94d049bb133111eb;
-    return z ^ z >> 31;
-}
+static uint64_t rnd(struct vworld *w) { return vworld_rnd(w); }
 
 static uint64_t rnd_arg(void *w) { return rnd(w); }
-
-/* ---- devices ---- */
-
-static void make_probe(struct world *w)
-{
-    vdrv_attach(&w->d, &probe_class, &(struct probe_cfg){vdrv_slot(&w->d)});
-}
-
-/* Takes, keeps, uses and puts back in any order. */
-static void host_probe(struct world *w)
-{
-    struct probe *p = probe_of(&w->d);
-    struct virtq *q = &p->v.vq[0];
-    struct virtq_chain *c;
-    uint8_t buf[64];
-
-    device_lock(w->d.dev);
-    while (p->nheld < ARRAY_LEN(p->held) && rnd(w) % 8 && virtq_pop(q, &c) > 0) {
-        virtq_read(c, rnd(w) % 64, buf, sizeof(buf));
-        virtq_write(c, rnd(w) % 64, buf, sizeof(buf));
-        if (rnd(w) % 4)
-            p->held[p->nheld++] = c;
-        else
-            virtq_unpop(q, c);
-    }
-    while (p->nheld && rnd(w) % 8) {
-        unsigned i = (unsigned)(rnd(w) % p->nheld);
-
-        virtq_push(q, p->held[i], (uint32_t)rnd(w));
-        p->held[i] = p->held[--p->nheld];
-    }
-    if (rnd(w) & 1)
-        virtq_notify(q);
-    if (rnd(w) % 4 == 0)
-        virtq_kicks(q, rnd(w) & 1);
-    if (rnd(w) % 64 == 0)
-        virtio_config_changed(&p->v);
-    device_unlock(w->d.dev);
-}
-
-static void make_rng(struct world *w)
-{
-    vdrv_attach(&w->d, &virtio_rng_class,
-                &(struct virtio_rng_cfg){vdrv_slot(&w->d), VIRTIO_RNG_RATE});
-}
-
-static void make_console(struct world *w)
-{
-    fakechr_init(&w->chr);
-    vdrv_attach(&w->d, &virtio_console_class,
-                &(struct virtio_console_cfg){vdrv_slot(&w->d), &w->chr.base});
-}
-
-static void host_console(struct world *w)
-{
-    const struct chardev_front *front = &w->chr.base.front;
-    uint8_t buf[300] = "input";
-
-    switch (rnd(w) % 4) {
-    case 0:
-        w->chr.len = 0;
-        w->chr.room = rnd(w) % sizeof(w->chr.out);
-        front->writable(front->arg);
-        break;
-    case 1:
-        front->resized(front->arg);
-        break;
-    default:
-        front->receive(front->arg, buf, 1 + rnd(w) % sizeof(buf));
-        break;
-    }
-}
-
-static void make_disk(struct world *w, enum block_aio_kind aio)
-{
-    kit_init(&w->kit);
-    w->kit.o.aio = aio;
-    kit_file(&w->kit, MIB, 0);
-    w->disk = kit_open(&w->kit);
-    vdrv_attach(&w->d, &virtio_blk_class,
-                &(struct virtio_blk_cfg){.slot = vdrv_slot(&w->d), .disk = w->disk, .queues = 3});
-}
-
-static void make_disk_sync(struct world *w) { make_disk(w, BLOCK_AIO_SYNC); }
-
-static void make_disk_threads(struct world *w) { make_disk(w, BLOCK_AIO_THREADS); }
-
-static void drop_disk(struct world *w)
-{
-    assert_int_equal(block_close(w->disk), 0);
-    kit_fini(&w->kit);
-}
-
-static void make_net(struct world *w)
-{
-    const struct netdev_cfg cfg = {.kind = NETDEV_USER, .mac = {2, 0, 0, 0, 0, 1}, .queues = 2};
-    struct err e;
-
-    if (netdev_open(&w->net, &cfg, &w->d.f.log, &e))
-        fail_msg("%s", e.msg);
-    vdrv_attach(&w->d, &virtio_net_class, &(struct virtio_net_cfg){vdrv_slot(&w->d), w->net});
-}
-
-static void drop_net(struct world *w) { netdev_free(w->net); }
-
-static void make_fs(struct world *w)
-{
-    kit_init(&w->kit);
-    vdrv_attach(&w->d, &virtio_fs_class,
-                &(struct virtio_fs_cfg){
-                    vdrv_slot(&w->d), "tag", {.dir = w->kit.dir, .fds = SHARE_FDS_MIN}});
-}
-
-static void drop_fs(struct world *w) { kit_fini(&w->kit); }
-
-static void vsock_path(struct world *w, char *path, size_t size)
-{
-    assert_true((size_t)snprintf(path, size, "%s/v", w->kit.dir) < size);
-}
-
-static void make_vsock(struct world *w)
-{
-    char path[VSOCK_PATH_MAX];
-
-    kit_init(&w->kit);
-    vsock_path(w, path, sizeof(path));
-    memset(w->program, 0, sizeof(w->program));
-    vdrv_attach(&w->d, &virtio_vsock_class,
-                &(struct virtio_vsock_cfg){vdrv_slot(&w->d), {3, path, VSOCK_TIMEOUTS}});
-}
-
-/* Programs come, talk and go. */
-static void host_vsock(struct world *w)
-{
-    struct sockaddr_un a = {.sun_family = AF_UNIX};
-    int *fd = &w->program[rnd(w) % ARRAY_LEN(w->program)];
-    char buf[2000] = "CONNECT 3\n";
-
-    if (!*fd) {
-        vsock_path(w, a.sun_path, sizeof(a.sun_path));
-        *fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        assert_true(*fd > 0);
-        if (!connect(*fd, (struct sockaddr *)&a, sizeof(a)))
-            send(*fd, buf, strlen(buf), MSG_NOSIGNAL);
-    } else if (rnd(w) % 4) {
-        send(*fd, buf, rnd(w) % sizeof(buf), MSG_NOSIGNAL);
-        recv(*fd, buf, sizeof(buf), 0);
-    } else {
-        close(*fd);
-        *fd = 0;
-    }
-}
-
-static void drop_vsock(struct world *w)
-{
-    for (size_t i = 0; i < ARRAY_LEN(w->program); i++) {
-        if (w->program[i])
-            close(w->program[i]);
-    }
-    kit_fini(&w->kit);
-}
-
-static const struct fuzz_row rows[] = {
-    {"probe", make_probe, host_probe, NULL},
-    {"rng", make_rng, NULL, NULL},
-    {"console", make_console, host_console, NULL},
-    {"blk sync", make_disk_sync, NULL, drop_disk},
-    {"blk threads", make_disk_threads, NULL, drop_disk},
-    {"net", make_net, NULL, drop_net},
-    {"fs", make_fs, NULL, drop_fs},
-    {"vsock", make_vsock, host_vsock, drop_vsock},
-};
 
 /* ---- the driver ---- */
 
@@ -241,7 +29,7 @@ static uint64_t steps = 100000, first_seed = 1;
 static const char *only;
 
 /* Mostly in RAM, sometimes at its end, and sometimes anything. */
-static uint64_t rnd_address(struct world *w)
+static uint64_t rnd_address(struct vworld *w)
 {
     switch (rnd(w) % 16) {
     case 0:
@@ -257,7 +45,7 @@ static uint64_t rnd_address(struct world *w)
     }
 }
 
-static uint32_t rnd_length(struct world *w)
+static uint32_t rnd_length(struct vworld *w)
 {
     switch (rnd(w) % 32) {
     case 0:
@@ -274,7 +62,7 @@ static uint32_t rnd_length(struct world *w)
 }
 
 /* A plausible descriptor; tables of indirect ones are filled with such, too. */
-static struct vdrv_desc rnd_desc(struct world *w, unsigned size, bool packed, unsigned depth)
+static struct vdrv_desc rnd_desc(struct vworld *w, unsigned size, bool packed, unsigned depth)
 {
     static const uint16_t some_flags[] = {0, 1, 2, 3, 1, 2, 3, 4, 5, 6, 0xffff};
     unsigned flags = some_flags[rnd(w) % ARRAY_LEN(some_flags)];
@@ -298,7 +86,7 @@ static struct vdrv_desc rnd_desc(struct world *w, unsigned size, bool packed, un
 }
 
 /* Descriptors at random places of the ring, and some made available. */
-static void bad_chains(struct world *w, struct vdrv_queue *q)
+static void bad_chains(struct vworld *w, struct vdrv_queue *q)
 {
     struct vdrv_desc *ring = vdrv_ptr(&w->d, q->desc);
     uint16_t *avail = vdrv_ptr(&w->d, q->driver);
@@ -320,7 +108,7 @@ static void bad_chains(struct world *w, struct vdrv_queue *q)
         avail[1] = (uint16_t)(rnd(w) % 4);
 }
 
-static void bad_bytes(struct world *w, struct vdrv_queue *q)
+static void bad_bytes(struct vworld *w, struct vdrv_queue *q)
 {
     const uint64_t areas[] = {q->desc, q->driver, q->device};
     uint8_t *p = vdrv_ptr(&w->d, areas[rnd(w) % 3]);
@@ -330,7 +118,7 @@ static void bad_bytes(struct world *w, struct vdrv_queue *q)
 }
 
 /* What a good driver may count on is checked by virtio_driver.c. */
-static void good_chains(struct world *w, struct vdrv_queue *q)
+static void good_chains(struct vworld *w, struct vdrv_queue *q)
 {
     struct vdrv_sg sg[8];
 
@@ -349,12 +137,12 @@ static void good_chains(struct world *w, struct vdrv_queue *q)
     }
 }
 
-static void kick(struct world *w)
+static void kick(struct vworld *w)
 {
     vdrv_write(&w->d, w->d.notify + 4 * (rnd(w) % 8 ? rnd(w) % w->queues : rnd(w) % 1024), 2, 0);
 }
 
-static void start(struct world *w)
+static void start(struct vworld *w)
 {
     static const unsigned sizes[] = {1, 2, 4, 8, 16, 64, 128};
     uint64_t optional = VDRV_PACKED | VDRV_EVENT_IDX | VDRV_INDIRECT, features;
@@ -381,7 +169,7 @@ static void start(struct world *w)
     vdrv_set(&w->d, VC_STATUS, 1, 15);
 }
 
-static void registers(struct world *w)
+static void registers(struct vworld *w)
 {
     static const uint8_t sizes[] = {1, 2, 4, 8};
     unsigned size = sizes[rnd(w) % 4];
@@ -397,7 +185,7 @@ static void registers(struct world *w)
         vdrv_write(&w->d, addr, size, rnd(w) % 4 ? rnd(w) % 64 : rnd(w));
 }
 
-static void configuration(struct world *w)
+static void configuration(struct vworld *w)
 {
     unsigned size = 1u << rnd(w) % 3, off = (unsigned)(rnd(w) % 256) & ~(size - 1);
 
@@ -410,7 +198,7 @@ static void configuration(struct world *w)
 }
 
 /* A state of its own with a byte changed, or any that validates. */
-static void load_something(struct world *w)
+static void load_something(struct vworld *w)
 {
     struct device *dev = w->d.dev;
     const struct state_desc *desc = dev->cls->state;
@@ -436,7 +224,7 @@ static void load_something(struct world *w)
     vdrv_enable(&w->d);
 }
 
-static void step(struct world *w, const struct fuzz_row *row, bool *broken)
+static void step(struct vworld *w, const struct vrow *row, bool *broken)
 {
     struct vdrv_queue *q = &w->d.q[rnd(w) % w->queues];
 
@@ -499,34 +287,32 @@ static void step(struct world *w, const struct fuzz_row *row, bool *broken)
 
 static void test_fuzz(void **state)
 {
-    const struct fuzz_row *row = *state;
-    struct world *w;
+    const struct vrow *row = *state;
+    struct vworld *w;
     bool broken = false;
 
     if (only && strcmp(only, row->name))
         skip();
     w = calloc(1, sizeof(*w));
     assert_non_null(w);
-    w->seed = first_seed;
-    vdrv_init(&w->d);
+    vworld_init(w, row, first_seed);
     w->d.any_msi = true;
-    row->make(w);
-    w->queues = MIN(w->d.v->queues, VDRV_QUEUES);
     start(w);
     for (uint64_t i = 0; i < steps; i++) {
         alarm(HANG_S);
         step(w, row, &broken);
     }
     alarm(0);
-    vdrv_fini(&w->d);
-    if (row->drop)
-        row->drop(w);
+    vworld_fini(w);
     free(w);
 }
 
 int main(int argc, char **argv)
 {
-    struct CMUnitTest tests[ARRAY_LEN(rows)];
+    struct CMUnitTest *tests = calloc(vrows_n, sizeof(*tests));
+    int rc;
+
+    assert_non_null(tests);
 
     if (argc > 1)
         steps = strtoull(argv[1], NULL, 0);
@@ -534,10 +320,12 @@ int main(int argc, char **argv)
         first_seed = strtoull(argv[2], NULL, 0);
     if (argc > 3)
         only = argv[3];
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+    for (unsigned i = 0; i < vrows_n; i++)
         tests[i] = (struct CMUnitTest){
-            .name = rows[i].name, .test_func = test_fuzz, .initial_state = (void *)&rows[i]};
+            .name = vrows[i].name, .test_func = test_fuzz, .initial_state = (void *)&vrows[i]};
     printf("%llu steps a device, seed %llu\n", (unsigned long long)steps,
            (unsigned long long)first_seed);
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    rc = _cmocka_run_group_tests("fuzz", tests, vrows_n, NULL, NULL);
+    free(tests);
+    return rc;
 }

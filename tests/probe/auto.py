@@ -55,9 +55,9 @@ class Host:
     def auto(self):
         """The one line that says which engine it is, and why; the guest runs."""
         status, _, err = self.run('--log-level', 'info')
-        lines = [line for line in err.splitlines() if ' engine ' in line]
+        lines = [line for line in err.splitlines() if line.startswith('ring3: engine ')]
         check(status == 0 and len(lines) == 1, f'--engine auto: {status} {err}')
-        return lines[0].split(' engine ', 1)[1]
+        return lines[0][len('ring3: engine '):]
 
     def check_auto(self):
         """auto is the first that is there, and gives the reasons for those before."""

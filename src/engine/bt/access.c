@@ -191,7 +191,7 @@ void access_address(struct tr *t, unsigned dst)
     if (m->base == REG_RIP) {
         int64_t at = (int64_t)m->disp + t->s->off + i->len;
 
-        emit_load_gs(t->e, dst, BT_OFF(bt.vpage));
+        emit_load_cpu(t->e, dst, BT_OFF(bt.vpage));
         emit_lea(t->e, w, dst, dst, REG_NONE, 0, (int32_t)at);
     } else {
         if (m->base != REG_NONE)
@@ -208,7 +208,7 @@ void access_address(struct tr *t, unsigned dst)
             emit_mov_ri32(t->e, dst, (uint32_t)disp);
     }
     if (m->seg >= FS && i->id != INSN_LEA) {
-        emit_load_gs(t->e, BT_T1, BT_OFF(s.seg[0].base) + (uint32_t)(m->seg * sizeof(struct segment)));
+        emit_load_cpu(t->e, BT_T1, BT_OFF(s.seg[0].base) + (int32_t)(m->seg * sizeof(struct segment)));
         emit_lea(t->e, 1, dst, dst, BT_T1, 0, 0);
     }
 }
@@ -246,7 +246,7 @@ static void lookup(struct tr *t, unsigned base, int32_t disp, unsigned last, boo
         emit_mov_rr(e, BT_T1, base);
     emit_shr_ri(e, BT_T1, PAGE_SHIFT - 5);
     emit_alu_ri(e, ALU_AND, 0, BT_T1, (TLB_ENTRIES - 1) * 32);
-    emit_op_gs(e, 0x03, 1, BT_T1, BT_OFF(tlb)); /* add */
+    emit_op_cpu(e, 0x03, 1, BT_T1, BT_OFF(tlb)); /* add */
     emit_lea(e, 1, BT_T2, base, REG_NONE, 0, disp + (int32_t)last);
     emit_alu_ri(e, ALU_AND, 1, BT_T2, -(int32_t)PAGE_SIZE);
     emit_op_m(e, 0x3b, 1, BT_T2, BT_T1, (int32_t)tag_offset(write)); /* cmp */
@@ -267,7 +267,7 @@ static void lookup_stack(struct tr *t, int32_t min, unsigned last, enum bt_site_
     struct cold *c;
 
     emit_lea(e, 1, BT_T0, t->home[RSP], REG_NONE, 0, min);
-    emit_op_gs(e, 0x03, 1, BT_T0, BT_OFF(bt.sp_npage)); /* add */
+    emit_op_cpu(e, 0x03, 1, BT_T0, BT_OFF(bt.sp_npage)); /* add */
     emit_alu_ri(e, ALU_CMP, 1, BT_T0, (int32_t)(PAGE_SIZE - 1 - last));
     cold_access(t, emit_jcc(e, CC_A, 0), kind, group, adj, last + 1, retry);
     c = &t->cold[t->ncold - 1];
@@ -275,7 +275,7 @@ static void lookup_stack(struct tr *t, int32_t min, unsigned last, enum bt_site_
     c->base = t->home[RSP];
     c->disp = min;
     t->bt->site[c->site].stack = true;
-    emit_load_gs(e, BT_T2, BT_OFF(bt.sp_addend));
+    emit_load_cpu(e, BT_T2, BT_OFF(bt.sp_addend));
 }
 
 void access_translate(struct tr *t, const struct use *a, bool stack, struct recode_mem *m)
@@ -293,8 +293,8 @@ void access_translate(struct tr *t, const struct use *a, bool stack, struct reco
         bool by_index = g->index != REG_NONE;
 
         if (t->in_t2 != a->group)
-            emit_load_gs(e, BT_T2, g->base == RSP && !by_index ? BT_OFF(bt.sp_addend)
-                                                               : BT_OFF(bt.group) + 8u * g->slot);
+            emit_load_cpu(e, BT_T2, g->base == RSP && !by_index ? BT_OFF(bt.sp_addend)
+                                                               : BT_OFF(bt.group) + 8 * g->slot);
         t->in_t2 = a->group;
         *m = (struct recode_mem){.base = t->home[g->base], .index = BT_T2, .disp = a->disp};
         if (by_index) {
@@ -324,7 +324,7 @@ void access_translate(struct tr *t, const struct use *a, bool stack, struct reco
         lookup(t, by_index ? BT_T0 : t->home[g->base], by_index ? g->min - a->disp : g->min, last,
                write, kind, true, adj, retry);
         emit_load(e, BT_T2, BT_T1, offsetof(struct tlb_entry, addend));
-        emit_store_gs(e, BT_OFF(bt.group) + 8u * g->slot, BT_T2);
+        emit_store_cpu(e, BT_OFF(bt.group) + 8 * g->slot, BT_T2);
         g->made = true;
         t->in_t2 = a->group;
         *m = by_index ? (struct recode_mem){.base = BT_T0, .index = BT_T2}

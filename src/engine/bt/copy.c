@@ -205,7 +205,7 @@ void copy_translate(struct tr *t)
         emit_mov_rr(t->e, RCX, t->home[RCX]);
     for (unsigned k = 0; k < b.n; k++) {
         if (b.load[k])
-            emit_load_gs(t->e, b.tmp[k], BT_OFF_GPR(b.guest[k]));
+            emit_load_cpu(t->e, b.tmp[k], BT_OFF_GPR(b.guest[k]));
         if (b.tmp[k] == BT_T2)
             t->in_t2 = GROUP_NONE;
     }
@@ -221,7 +221,7 @@ void copy_translate(struct tr *t)
         emit_mov_rr(t->e, t->home[RCX], RCX);
     for (unsigned k = 0; k < b.n; k++)
         if (s->writes & BIT(b.guest[k]))
-            emit_store_gs(t->e, BT_OFF_GPR(b.guest[k]), b.tmp[k]);
+            emit_store_cpu(t->e, BT_OFF_GPR(b.guest[k]), b.tmp[k]);
     fl_written(t, !mem && !b.n && b.high < 0 && !b.rcx ? out : NULL, len);
 }
 
