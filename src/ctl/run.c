@@ -521,6 +521,8 @@ static int run_configured(struct run *r, struct err *e)
     }
     if (r->cfg.change.ms && engine_switch_check(&r->cfg.change, &r->cfg.m, e))
         return CLI_USAGE;
+    r->cfg.m.others = r->cfg.change.engine;
+    r->cfg.m.nothers = r->cfg.change.n;
     raise_files_limit();
     if (loop_new(&r->loop, e))
         return CLI_FAILED;

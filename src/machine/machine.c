@@ -402,18 +402,29 @@ static int make_nets(struct machine *m, const struct machine_cfg *cfg, struct er
     return 0;
 }
 
-/* The processor and the clock, as the engine demands. */
+/* At most one engine of a build has demands, so they need no merging. */
+static int ask_demands(const struct machine_cfg *cfg, struct engine_demands *d, struct err *e)
+{
+    int rc = cfg->engine->demand ? cfg->engine->demand(d, e) : 0;
+
+    for (unsigned i = 0; i < cfg->nothers && !rc; i++) {
+        if (cfg->others[i]->demand)
+            rc = cfg->others[i]->demand(d, e);
+    }
+    return rc;
+}
+
+/* The processor and the clock, as the engines demand. */
 static int make_model(struct machine *m, const struct machine_cfg *cfg, struct err *e)
 {
     struct cpuid_cfg cpuid = {.cpus = cfg->cpus, .kvm_leaves = true, .level = cfg->cpu};
     struct engine_demands d = {.tsc_khz = TSC_KHZ};
-    int rc = 0;
+    int rc;
 
     d.limit = calloc(1, sizeof(*d.limit));
     if (!d.limit)
         return err_set(e, ENOMEM, "no memory");
-    if (cfg->engine->demand)
-        rc = cfg->engine->demand(&d, e);
+    rc = ask_demands(cfg, &d, e);
     cpuid.tsc_khz = d.tsc_khz;
     cpuid.limit = d.limited ? d.limit : NULL;
     if (!rc)
