@@ -333,44 +333,42 @@ static void on_timeout(void *arg, uint32_t events)
 
 static void on_ended(void *arg) { loop_stop(((struct run *)arg)->loop); }
 
-/* The engine of this name. */
-static int choose_named(struct run *r, struct err *e)
+static int engine_missing(const char *name, const struct err *why, struct err *e)
 {
-    const struct engine_ops *x = engine_find(r->cfg.engine);
-    int rc = x->probe ? x->probe(e) : 0;
-
-    if (rc) {
-        err_prefix(e, rc, "%s", x->name);
-        return err_prefix(e, rc, "--engine");
-    }
-    r->cfg.m.engine = x;
-    log_msg(&r->log, LOG_INFO, "engine %s", x->name);
-    return 0;
+    *e = *why;
+    err_prefix(e, 0, "%s", name);
+    return err_prefix(e, -ENOTSUP, "--engine");
 }
 
-/* The best that this host offers; one line says which, and why none of the better ones. */
-static int choose_best(struct run *r, struct err *e)
-{
-    struct err why = {""};
-
-    for (const struct engine_ops *const *x = engine_list; *x; x++) {
-        struct err reason;
-
-        if ((*x)->probe && (*x)->probe(&reason)) {
-            err_prefix(&reason, 0, "%s%s%s is missing", why.msg, why.msg[0] ? "; " : "", (*x)->name);
-            why = reason;
-            continue;
-        }
-        r->cfg.m.engine = *x;
-        log_msg(&r->log, LOG_INFO, "engine %s, %s", (*x)->name, why.msg[0] ? why.msg : "the first choice");
-        return 0;
-    }
-    return err_set(e, ENOTSUP, "--engine: %s", why.msg);
-}
-
+/* The engine of that name or, with auto, the best that this host offers; one line says which, and why none of the better
+ * ones. All are asked, once: the machine may change to another one later. */
 static int choose_engine(struct run *r, struct err *e)
 {
-    return strcmp(r->cfg.engine, "auto") ? choose_named(r, e) : choose_best(r, e);
+    const struct engine_ops *named = engine_find(r->cfg.engine), **chosen = &r->cfg.m.engine;
+    struct err why = {""};
+
+    for (uint32_t i = 0; engine_list[i]; i++) {
+        const struct engine_ops *x = engine_list[i];
+        struct err reason;
+
+        if (!x->probe || !x->probe(&reason)) {
+            r->cfg.m.engines |= BIT(i);
+            if (!*chosen && (!named || x == named))
+                *chosen = x;
+        } else if (x == named) {
+            return engine_missing(x->name, &reason, e);
+        } else if (!*chosen) {
+            err_prefix(&reason, 0, "%s%s%s is missing", why.msg, why.msg[0] ? "; " : "", x->name);
+            why = reason;
+        }
+    }
+    if (!*chosen)
+        return err_set(e, ENOTSUP, "--engine: %s", why.msg);
+    if (named)
+        log_msg(&r->log, LOG_INFO, "engine %s", named->name);
+    else
+        log_msg(&r->log, LOG_INFO, "engine %s, %s", (*chosen)->name, why.msg[0] ? why.msg : "the first choice");
+    return 0;
 }
 
 static int start_timeout(struct run *r, struct err *e)
@@ -521,8 +519,6 @@ static int run_configured(struct run *r, struct err *e)
     }
     if (r->cfg.change.ms && engine_switch_check(&r->cfg.change, &r->cfg.m, e))
         return CLI_USAGE;
-    r->cfg.m.others = r->cfg.change.engine;
-    r->cfg.m.nothers = r->cfg.change.n;
     raise_files_limit();
     if (loop_new(&r->loop, e))
         return CLI_FAILED;

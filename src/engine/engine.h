@@ -122,7 +122,8 @@ struct engine_ops {
     bool checks;         /* heeds vm.check */
     /* Can it run on this host? 0, or negative errno with the reason. */
     int (*probe)(struct err *e);
-    /* NULL: nothing. Asked before the machine is made. */
+    /* NULL: nothing. Asked before the machine is made, also of engines that it may change to. A failure leaves d unchanged
+     * (but for what limit holds). */
     int (*demand)(struct engine_demands *d, struct err *e);
     /* Fails, saying why, also where the guest could not have the processor that vm.cpuid has promised it. */
     int (*vm_init)(struct vm *vm, struct err *e);

@@ -402,14 +402,24 @@ static int make_nets(struct machine *m, const struct machine_cfg *cfg, struct er
     return 0;
 }
 
-/* At most one engine of a build has demands, so they need no merging. */
-static int ask_demands(const struct machine_cfg *cfg, struct engine_demands *d, struct err *e)
+/* The demands of its engine, and of those to which the machine may change while it runs. One of them that cannot say what it
+ * wants is none of those. */
+static int demands(struct machine *m, const struct machine_cfg *cfg, struct engine_demands *d, struct err *e)
 {
-    int rc = cfg->engine->demand ? cfg->engine->demand(d, e) : 0;
+    int rc = 0;
 
-    for (unsigned i = 0; i < cfg->nothers && !rc; i++) {
-        if (cfg->others[i]->demand)
-            rc = cfg->others[i]->demand(d, e);
+    m->probed = cfg->engines;
+    for (uint32_t i = 0; engine_list[i] && !rc; i++) {
+        const struct engine_ops *x = engine_list[i];
+        bool ours = x == cfg->engine;
+
+        if (!x->demand || !(ours || m->probed & BIT(i)))
+            continue;
+        rc = x->demand(d, ours ? e : NULL);
+        if (rc && !ours) {
+            m->probed &= ~(uint32_t)BIT(i);
+            rc = 0;
+        }
     }
     return rc;
 }
@@ -424,7 +434,7 @@ static int make_model(struct machine *m, const struct machine_cfg *cfg, struct e
     d.limit = calloc(1, sizeof(*d.limit));
     if (!d.limit)
         return err_set(e, ENOMEM, "no memory");
-    rc = ask_demands(cfg, &d, e);
+    rc = demands(m, cfg, &d, e);
     cpuid.tsc_khz = d.tsc_khz;
     cpuid.limit = d.limited ? d.limit : NULL;
     if (!rc)

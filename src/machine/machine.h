@@ -69,8 +69,7 @@ struct machine_vsock {
 struct machine_cfg {
     const char *name;
     const struct engine_ops *engine;
-    const struct engine_ops *const *others; /* those that it may be moved to, whose demands count, too */
-    unsigned nothers;
+    uint32_t engines;     /* by place in engine_list: others that run on this host, and that it must be able to change to */
     bool check;           /* lockstep with the interpreter; the engine must offer it, and cpus be 1 */
     uint32_t cpus;        /* 1..MACHINE_CPUS_MAX */
     enum cpuid_level cpu; /* what the guest's processors are */

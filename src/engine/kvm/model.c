@@ -77,18 +77,22 @@ static uint64_t host_tsc_khz(int sys)
 int kvm_demand(struct engine_demands *d, struct err *e)
 {
     int sys = open("/dev/kvm", O_RDWR | O_CLOEXEC), rc;
+    uint64_t khz;
 
     if (sys < 0)
         return err_sys(e, "/dev/kvm");
     rc = kvm_cpuid_limit(sys, d->limit, e);
     if (rc)
         goto out;
-    d->limited = true;
-    d->counter_khz = host_tsc_khz(sys);
-    if (!d->counter_khz)
+    khz = host_tsc_khz(sys);
+    if (!khz) {
         rc = err_set(e, ENOTSUP, "KVM does not tell the rate of the TSC");
-    else if (ioctl(sys, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) <= 0)
-        d->tsc_khz = d->counter_khz;
+        goto out;
+    }
+    d->limited = true;
+    d->counter_khz = khz;
+    if (ioctl(sys, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) <= 0)
+        d->tsc_khz = khz;
 out:
     close(sys);
     return rc;
