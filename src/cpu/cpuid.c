@@ -421,6 +421,10 @@ int cpuid_check_state(const struct cpuid_policy *p, const struct cpu_state *s, s
         if (check[i].v & check[i].reserved)
             return err_set(e, EINVAL, "cpu state: %s 0x%" PRIx64 " needs what this processor lacks",
                            check[i].name, check[i].v);
+    for (unsigned i = 0; i < ARRAY_LEN(s->pdpte) && s->pdptes_valid; i++)
+        if ((s->pdpte[i] & 1) && (s->pdpte[i] & above))
+            return err_set(e, EINVAL, "cpu state: PDPTE 0x%" PRIx64 " is beyond %u address bits",
+                           s->pdpte[i], p->maxphys);
     for (unsigned i = 0; i < ARRAY_LEN(s->mtrr_var); i++)
         if (s->mtrr_var[i] & above)
             return err_set(e, EINVAL, "cpu state: MTRR 0x%" PRIx64 " is beyond %u address bits",

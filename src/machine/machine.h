@@ -145,7 +145,7 @@ struct machine {
     struct vm vm;
     const struct engine_ops *engine; /* set once its vm_init succeeded */
     pthread_rwlock_t engine_lock;    /* for who uses `engine` while vCPUs may stand; written by a change */
-    uint32_t probed; /* by place in engine_list: known to run on this host (change.c) */
+    uint32_t probed, missing; /* engines known to run on this host, or not to (change.c) */
     struct change_stats changes;
     struct vcpu *vcpus[MACHINE_CPUS_MAX];
     struct vcpu_host cpu[MACHINE_CPUS_MAX];
