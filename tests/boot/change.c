@@ -31,6 +31,7 @@ enum { CHANGES = 150, DMA_US = 100 };
 
 static struct {
     char *worker, *small; /* kernels */
+    uint32_t engines;     /* that this host offers */
 } files;
 
 struct world {
@@ -72,7 +73,7 @@ static void world_new(struct world *w, const struct engine_ops *engine, const ch
     const struct machine_cfg cfg = {
         .name = what,
         .engine = engine,
-        .any_engine = true,
+        .engines = files.engines,
         .cpus = cpus,
         .memory = 8 * MIB,
         .boot = {.kernel = kernel, .cmdline = what},
@@ -344,6 +345,8 @@ int main(int argc, char **argv)
         printf("skipped: %s\n", e.msg);
         return 77;
     }
+    for (uint32_t i = 0; engine_list[i]; i++)
+        files.engines |= engine_list[i]->probe(&e) ? 0 : (uint32_t)BIT(i);
     files.worker = kernel(argv[1], "worker");
     files.small = kernel(argv[2], "small");
     if (!files.worker || !files.small)
