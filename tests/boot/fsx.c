@@ -199,6 +199,8 @@ static void do_discard(struct world *w)
         memset(w->model + r.at, 0, r.len);
         return;
     }
+    /* Else what is on the disk is older than the model, and comes to light when the page cache forgets its own. */
+    check(w, !fsync(w->fd), "sync", r);
     check(w, !ioctl(w->fd, BLKDISCARD, where), "discard", r);
     check(w, pread(w->direct, w->buf, r.len, (off_t)where[0]) == (ssize_t)r.len, "read of what was discarded", r);
     for (uint64_t at = 0; at < r.len; at += SECTOR) {

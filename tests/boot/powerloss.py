@@ -25,6 +25,8 @@ from blk import APPEND, BLK, MIB, md5, read_file, tool
 from debian import PATIENCE, Failure, archive, check, command, insert, modules
 
 SECTOR = 512
+# On a host that is busy a vCPU may stand still for a while.
+PATIENT = ' nosoftlockup rcupdate.rcu_cpu_stall_suppress=1'
 STAMPED = 24 * MIB // SECTOR
 FILES = 64 * MIB
 KEPT = 12  # files of each round that stay
@@ -158,7 +160,7 @@ def one_kill(ring3, stamp, disks, fmt, mode, stamps, rng):
         text = GUEST.replace('KEPT', str(KEPT)).replace('STAMPED', str(STAMPED)).replace('NEXT', str(stamps.next))
         initrd = archive(text, folder, modules(*BLK) + [stamp])
         args = command(ring3, *[a for d in disks for a in ('--disk', f'{d},format={fmt},{mode}')],
-                       append=APPEND + ' nosoftlockup', initrd=initrd)
+                       append=APPEND + PATIENT, initrd=initrd)
         sums = let_run(args, stamps, rng.randrange(1, 60))
     files, stamped = (raw_copy(d, fmt) for d in disks)
     tool('e2fsck', '-fp', '-E', 'journal_only', files, good=(0, 1))  # 1: the journal was replayed

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "virtio_rows.h"
+#include "virtio_talk.h"
 
 #include "base/util.h"
 
@@ -137,6 +138,46 @@ static void good_chains(struct vworld *w, struct vdrv_queue *q)
     }
 }
 
+/* Cuts [at, at+len) into up to n pieces. */
+static unsigned cut(struct vworld *w, struct vdrv_sg *sg, uint64_t at, uint32_t len, unsigned n)
+{
+    unsigned used = 0;
+
+    while (len) {
+        uint32_t part = ++used == n ? len : 1 + (uint32_t)(rnd(w) % len);
+
+        *sg++ = (struct vdrv_sg){at, part};
+        at += part;
+        len -= part;
+    }
+    return used;
+}
+
+/* What the device understands, in pieces of any size, and sometimes with a byte that is wrong. */
+static void talk(struct vworld *w, const struct vrow *row, struct vdrv_queue *q)
+{
+    struct vtalk t = {.out_len = 0};
+    struct vdrv_sg sg[8];
+    unsigned nout, nin;
+    uint64_t out, in;
+
+    while (vdrv_used(q, NULL))
+        ;
+    row->talk(w, q->index, &t);
+    if (t.out_len && rnd(w) % 8 == 0)
+        t.out[rnd(w) % t.out_len] = (uint8_t)rnd(w);
+    out = vdrv_alloc(&w->d, t.out_len + 1, 1);
+    in = vdrv_alloc(&w->d, t.in_len + 1, 8);
+    memcpy(vdrv_ptr(&w->d, out), t.out, t.out_len);
+    nout = cut(w, sg, out, t.out_len, 1 + (unsigned)(rnd(w) % 4));
+    nin = cut(w, sg + nout, in, t.in_len, 1 + (unsigned)(rnd(w) % 4));
+    if (nout + nin && vdrv_add(q, sg, nout, nin, q) >= 0) {
+        if (q->index == 0)
+            w->heard = in;
+        vdrv_kick(q);
+    }
+}
+
 static void kick(struct vworld *w)
 {
     vdrv_write(&w->d, w->d.notify + 4 * (rnd(w) % 8 ? rnd(w) % w->queues : rnd(w) % 1024), 2, 0);
@@ -145,10 +186,14 @@ static void kick(struct vworld *w)
 static void start(struct vworld *w)
 {
     static const unsigned sizes[] = {1, 2, 4, 8, 16, 64, 128};
-    uint64_t optional = VDRV_PACKED | VDRV_EVENT_IDX | VDRV_INDIRECT, features;
+    uint64_t optional = VDRV_PACKED | VDRV_EVENT_IDX | VDRV_INDIRECT | BIT(VIRTIO_F_RING_RESET), features;
 
     w->d.free = MIB;
-    features = (vdrv_offered(&w->d) & ~optional & rnd(w) & 0xffffffff) | (rnd(w) & optional);
+    w->heard = 0;
+    features = vdrv_offered(&w->d) & ~optional & 0xffffffff;
+    if (rnd(w) & 1)
+        features &= rnd(w);
+    features |= rnd(w) & optional;
     vdrv_reset(&w->d);
     vdrv_set(&w->d, VC_STATUS, 1, 3);
     features |= BIT(VIRTIO_F_VERSION_1);
@@ -224,6 +269,93 @@ static void load_something(struct vworld *w)
     vdrv_enable(&w->d);
 }
 
+/* One queue is reset, and comes back elsewhere; or something of it changes without that. */
+static void queue_games(struct vworld *w, struct vdrv_queue *q, bool broken)
+{
+    static const uint8_t regs[] = {VC_QUEUE_SIZE, VC_QUEUE_DESC, VC_QUEUE_DRIVER, VC_QUEUE_DEVICE, VC_QUEUE_ENABLE};
+    unsigned reg = regs[rnd(w) % ARRAY_LEN(regs)], size;
+
+    vdrv_set(&w->d, VC_QUEUE_SELECT, 2, q->index);
+    if (rnd(w) % 4 == 0) {
+        vdrv_set(&w->d, reg, reg >= VC_QUEUE_DESC ? 8 : 2, rnd(w) % 2 ? rnd(w) : rnd(w) % 256);
+        return;
+    }
+    vdrv_set(&w->d, VC_QUEUE_RESET, 2, 1);
+    size = 1u << rnd(w) % 6;
+    if (!broken && w->d.features & BIT(VIRTIO_F_RING_RESET) && w->d.free < VDRV_RAM - MIB &&
+        vdrv_status(&w->d) == 15)
+        vdrv_queue(&w->d, q->index, MIN(size, w->d.v->queue_size));
+}
+
+static void vector_games(struct vworld *w)
+{
+    uint64_t entry = w->d.msix + 16 * (rnd(w) % (w->d.vectors + 2));
+
+    switch (rnd(w) % 6) {
+    case 0:
+        vdrv_msix(&w->d, rnd(w) & 1);
+        break;
+    case 1: /* all masked, or not */
+        vdrv_pci_write(&w->d, w->d.msix_cap + 2, 2, rnd(w) & 1 ? 0xc000 : 0x8000);
+        break;
+    case 2:
+        vdrv_write(&w->d, entry + 12, 4, rnd(w) & 1);
+        break;
+    case 3:
+        vdrv_write(&w->d, entry + 8 * (rnd(w) & 1), 8, rnd(w));
+        break;
+    case 4:
+        vdrv_read(&w->d, w->d.msix + rnd(w) % PCI_MSIX_BAR_SIZE, 4u << (rnd(w) & 1));
+        break;
+    case 5:
+        vdrv_set(&w->d, VC_QUEUE_SELECT, 2, rnd(w) % w->queues);
+        vdrv_set(&w->d, VC_QUEUE_VECTOR, 2, rnd(w) % (w->d.vectors + 2));
+        break;
+    }
+}
+
+/* The function moves, sleeps or is reset while requests are in flight; then it is where it was. */
+static void function_games(struct vworld *w, bool *broken)
+{
+    unsigned express = vdrv_pci_read(&w->d, PCI_CAP_POINTER, 1);
+
+    for (unsigned n = (unsigned)(rnd(w) % 8); n; n--)
+        kick(w);
+    switch (rnd(w) % 4) {
+    case 0:
+        while (express && vdrv_pci_read(&w->d, express, 1) != 0x10)
+            express = vdrv_pci_read(&w->d, express + 1, 1);
+        vdrv_pci_write(&w->d, express + 8, 2, 0x8000 | (uint32_t)(rnd(w) % 0x8000));
+        *broken = true;
+        break;
+    case 1:
+        vdrv_pci_write(&w->d, w->d.power_cap + 4, 2, (uint32_t)(rnd(w) % 4));
+        break;
+    case 2:
+        vdrv_pci_write(&w->d, PCI_COMMAND, 2, (uint32_t)(rnd(w) & 0xffff));
+        break;
+    default:
+        vdrv_pci_write(&w->d, PCI_BAR0 + 4 * (unsigned)(rnd(w) % PCI_BARS), 4, (uint32_t)rnd_address(w));
+        break;
+    }
+    kick(w);
+    vdrv_enable(&w->d);
+}
+
+/* The registers through the window in the configuration space. */
+static void window(struct vworld *w)
+{
+    unsigned cap = w->d.cfg_cap;
+
+    vdrv_pci_write(&w->d, cap + 4, 1, (uint32_t)(rnd(w) % 8 ? 2 * (rnd(w) % 3) : rnd(w) & 0xff));
+    vdrv_pci_write(&w->d, cap + 8, 4, (uint32_t)(rnd(w) % 8 ? rnd(w) % 4 * 0x1000 + rnd(w) % 64 : rnd(w)));
+    vdrv_pci_write(&w->d, cap + 12, 4, (uint32_t)(rnd(w) % 8 ? 1u << rnd(w) % 3 : rnd(w)));
+    if (rnd(w) & 1)
+        vdrv_pci_read(&w->d, cap + 16, 4);
+    else
+        vdrv_pci_write(&w->d, cap + 16, 4, (uint32_t)rnd(w) % 64);
+}
+
 static void step(struct vworld *w, const struct vrow *row, bool *broken)
 {
     struct vdrv_queue *q = &w->d.q[rnd(w) % w->queues];
@@ -243,8 +375,12 @@ static void step(struct vworld *w, const struct vrow *row, bool *broken)
         *broken = true;
         break;
     case 6 ... 13:
-        if (!*broken && w->d.free < VDRV_RAM - MIB)
-            good_chains(w, q);
+        if (!*broken && w->d.free < VDRV_RAM - MIB) {
+            if (row->talk && rnd(w) % 8)
+                talk(w, row, q);
+            else
+                good_chains(w, q);
+        }
         kick(w);
         break;
     case 14 ... 17:
@@ -277,6 +413,23 @@ static void step(struct vworld *w, const struct vrow *row, bool *broken)
         break;
     case 23:
         fake_step(&w->d.f, rnd(w) % 100000000);
+        break;
+    case 24:
+        queue_games(w, q, *broken);
+        *broken = *broken || !(w->d.features & BIT(VIRTIO_F_RING_RESET)) || vdrv_status(&w->d) != 15;
+        break;
+    case 25:
+        vector_games(w);
+        break;
+    case 26:
+        if (rnd(w) % 4 == 0)
+            function_games(w, broken);
+        break;
+    case 27:
+        if (rnd(w) % 4 == 0) {
+            window(w);
+            *broken = true;
+        }
         break;
     default:
         if (row->host)

@@ -40,6 +40,7 @@ enum {
     PCI_REVISION = 0x08,
     PCI_CLASS_PROG = 0x09,
     PCI_CLASS = 0x0a,
+    PCI_CACHE_LINE = 0x0c,
     PCI_HEADER_TYPE = 0x0e,
     PCI_BAR0 = 0x10,
     PCI_SUBSYS_VENDOR = 0x2c,

@@ -119,6 +119,7 @@ void pci_func_express(struct pci_func *f)
 {
     unsigned cap = pci_func_cap(f, CAP_EXPRESS, EXPRESS_SIZE);
 
+    pci_func_reg(f, PCI_CACHE_LINE, 1, 0, 0xff); /* to be kept, without effect (§7.5.1.3) */
     pci_func_reg(f, cap + EXPRESS_CAPS, 2, EXPRESS_VERSION | EXPRESS_INTEGRATED, 0);
     pci_func_reg(f, cap + EXPRESS_DEVICE_CAPS, 4,
                  DEVICE_CAPS_ROLE_BASED | (f->flr ? DEVICE_CAPS_FLR : 0), 0);

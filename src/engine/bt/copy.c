@@ -71,7 +71,7 @@ static bool bind(const struct tr *t, const struct insn *i, const struct recode_m
         room[nroom++] = BT_T1;
     if (!mem || mem->base != BT_T0)
         room[nroom++] = BT_T0;
-    if (!mem || mem->index != BT_T2)
+    if (!mem || (mem->index != BT_T2 && mem->base != BT_T2))
         room[nroom++] = BT_T2;
     for (unsigned k = 0; k < i->nops; k++) {
         const struct opnd *o = &i->op[k];

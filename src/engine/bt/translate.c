@@ -37,6 +37,10 @@ static void lea(struct tr *t)
     unsigned r = i->op[0].reg, home = t->home[r];
 
     fl_regs_change(t, t->s->writes);
+    if (i->mem.base == REG_RIP && home != BT_SPILLED && i->opsize == 8) {
+        access_address(t, home);
+        return;
+    }
     access_address(t, BT_T0);
     if (home == BT_SPILLED && i->opsize >= 4) {
         if (i->opsize == 4)
@@ -382,7 +386,7 @@ static void version_entry(struct tr *t, uint8_t level)
     }
 }
 
-/* The other one, behind it. */
+/* The other one, in the cold part: most blocks are entered by links, or always the same way. */
 static void other_entry(struct tr *t)
 {
     struct tblock *b = t->t;
@@ -449,13 +453,15 @@ static bool decode(struct tr *t)
 }
 
 /* In their own part of the area: what runs stays dense. */
-static void cold_paths(struct tr *t)
+static void cold_part(struct tr *t)
 {
     uint8_t *hot = t->e->p;
     uint32_t begin;
 
     t->e->p = t->bt->rw + t->bt->cold;
     begin = t->bt->cold;
+    if (!t->t->given)
+        other_entry(t);
     for (unsigned k = 0; k < t->ncold; k++)
         cold(t, &t->cold[k]);
     t->bt->cold = emit_pos(t->e);
@@ -496,8 +502,6 @@ static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const 
         return NULL;
     tb = t->t = cache_alloc(bt->cache, sizeof(*tb));
     *tb = (struct tblock){.b = b, .live = true, .given = given};
-    while (emit_pos(t->e) & 15)
-        emit8(t->e, 0xcc);
     tb->begin = emit_pos(t->e);
     if (main)
         homes_like(t, main);
@@ -529,11 +533,9 @@ static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const 
             branch_fall(t, end);
         }
     }
-    if (!main)
-        other_entry(t);
     tb->end = emit_pos(t->e);
     bt->bytes += tb->end - tb->begin;
-    cold_paths(t);
+    cold_part(t);
     bt->blocks++;
     bt->insns += t->n;
     bt->nanoseconds += now_ns() - began;

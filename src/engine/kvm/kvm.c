@@ -75,6 +75,7 @@ static int setup(struct vm *vm, struct err *e)
 {
     struct kvm_enable_cap manual = {.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
                                     .args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE};
+    struct kvm_enable_cap emulation = {.cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE, .args[0] = 1};
     struct sigaction act = {.sa_handler = on_kick, .sa_flags = SA_RESTART};
     struct kvm_vm *k = vm->engine_priv;
     struct cpuid_limit *limit;
@@ -106,6 +107,9 @@ static int setup(struct vm *vm, struct err *e)
     k->tsc_scaling = extension(k, KVM_CAP_TSC_CONTROL);
     k->manual_protect = extension(k, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) &&
                         !ioctl(k->fd, KVM_ENABLE_CAP, &manual);
+    /* Before Linux 5.14 it raises #UD in user code instead of asking us. */
+    if (extension(k, KVM_CAP_EXIT_ON_EMULATION_FAILURE) && ioctl(k->fd, KVM_ENABLE_CAP, &emulation))
+        return err_sys(e, "KVM_CAP_EXIT_ON_EMULATION_FAILURE");
     if (ioctl(k->fd, KVM_SET_TSS_ADDR, TSS_ADDR))
         return err_sys(e, "KVM_SET_TSS_ADDR");
     rc = kvm_msrs_init(k, e);

@@ -87,6 +87,8 @@ int kvm_read_state(struct kvm_cpu *c, struct cpu_state *s);
 int kvm_write_state(struct kvm_cpu *c, const struct cpu_state *s);
 /* Is an event on its way that KVM took but has not delivered? */
 bool kvm_in_delivery(struct kvm_cpu *c, struct kvm_vcpu_events *ev);
+/* Forgets an exception that is on its way; 0 or negative errno. */
+int kvm_drop_exception(struct kvm_cpu *c);
 int kvm_get_state(struct vcpu *v, struct cpu_state *s);
 int kvm_set_state(struct vcpu *v, const struct cpu_state *s);
 /* Tells KVM of a new IA32_APIC_BASE, which CPUID shows. */

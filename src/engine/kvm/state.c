@@ -208,6 +208,18 @@ bool kvm_in_delivery(struct kvm_cpu *c, struct kvm_vcpu_events *ev)
            (ev->interrupt.injected && !ev->interrupt.soft) || ev->nmi.injected;
 }
 
+int kvm_drop_exception(struct kvm_cpu *c)
+{
+    struct kvm_vcpu_events ev;
+
+    if (ioctl(c->fd, KVM_GET_VCPU_EVENTS, &ev))
+        return -errno;
+    if (!ev.exception.injected)
+        return 0;
+    memset(&ev.exception, 0, sizeof(ev.exception));
+    return ioctl(c->fd, KVM_SET_VCPU_EVENTS, &ev) ? -errno : 0;
+}
+
 static int read_events(struct kvm_cpu *c, struct cpu_state *s)
 {
     struct kvm_vcpu_events ev;
