@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,6 +99,69 @@ static void test_locks(void **state)
     r2 = kit_open(k);
     block_close(r1);
     block_close(r2);
+}
+
+/* A child that waits to be killed, and opens the image before if that is wanted. */
+static pid_t start_child(const struct kit *k, bool opens)
+{
+    int ends[2];
+    pid_t pid;
+    char c = 1;
+
+    assert_int_equal(pipe(ends), 0);
+    pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct blockdev *d;
+
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (opens && block_open(&d, k->path, &k->o, NULL))
+            _exit(1);
+        if (write(ends[1], &c, 1) == 1)
+            pause();
+        _exit(1);
+    }
+    assert_int_equal(read(ends[0], &c, 1), 1);
+    close(ends[0]);
+    close(ends[1]);
+    return pid;
+}
+
+static void kill_child(pid_t pid)
+{
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+/* A closed image is free, whatever else refers to the open file. */
+static void test_unlocks(void **state)
+{
+    struct kit *k = *state;
+    struct blockdev *d;
+    pid_t child;
+
+    kit_file(k, 65536, 1);
+    d = kit_open(k);
+    child = start_child(k, false);
+    block_close(d);
+    d = kit_open(k);
+    block_close(d);
+    kill_child(child);
+}
+
+/* So is that of a process that was killed, though its io_uring goes after it. */
+static void test_killed_unlocks(void **state)
+{
+    struct kit *k = *state;
+
+    kit_file(k, 65536, 1);
+    for (unsigned n = 0; n < 10; n++) {
+        pid_t child = start_child(k, true);
+
+        check_refused(k, k->path, -EBUSY, "in use");
+        kill_child(child);
+        block_close(kit_open(k));
+    }
 }
 
 /* QEMU's word for it: qemu-io must be refused while we write, and we while it does. */
@@ -236,6 +300,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_errors, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fifo, setup, teardown),
         cmocka_unit_test_setup_teardown(test_locks, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_unlocks, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_killed_unlocks, setup, teardown),
         cmocka_unit_test_setup_teardown(test_locks_with_qemu, setup, teardown),
         cmocka_unit_test_setup_teardown(test_probe, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fallback, setup, teardown),

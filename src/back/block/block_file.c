@@ -119,6 +119,7 @@ int block_file_open(struct block_file **out, struct block_aio *aio, const char *
     rc = o->no_lock ? 0 : block_lock(f->fd, o->ro, path, e);
     if (rc)
         goto fail;
+    f->locked = !o->no_lock;
     *out = f;
     return 0;
 
@@ -164,6 +165,8 @@ void block_file_close(struct block_file *f)
     if (!f)
         return;
     assert(!f->writes && !f->waiting);
+    if (f->locked)
+        block_unlock(f->fd);
     if (f->fd >= 0)
         close(f->fd);
     free(f->path);

@@ -12,6 +12,7 @@ struct block_file {
     struct block_aio *aio;
     struct block_file_info info;
     bool no_flush;
+    bool locked; /* by us */
     /* What the host turned out not to know (any thread). */
     _Atomic bool no_punch, no_zero_range, no_nowait;
     /* O_DIRECT: writes in flight, and those that wait for one that is not aligned, or are such. */

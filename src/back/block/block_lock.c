@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -13,6 +14,9 @@
 
 #define USED_BASE 100
 #define DENIED_BASE 200
+
+/* The longest of the waits for another to let go; each is twice the one before. */
+#define WAIT_MAX_MS 128u
 
 static int set_locks(int fd, unsigned perms, int base, const char *path, struct err *e)
 {
@@ -47,7 +51,7 @@ static int check_locks(int fd, unsigned perms, int base, const char *path, struc
     return 0;
 }
 
-int block_lock(int fd, bool ro, const char *path, struct err *e)
+static int try_lock(int fd, bool ro, const char *path, struct err *e)
 {
     unsigned used = ro ? PERM_READ : PERM_READ | PERM_WRITE | PERM_RESIZE;
     unsigned denied = PERM_WRITE | PERM_RESIZE;
@@ -59,5 +63,30 @@ int block_lock(int fd, bool ro, const char *path, struct err *e)
         rc = check_locks(fd, used, DENIED_BASE, path, e);
     if (rc == 0)
         rc = check_locks(fd, denied, USED_BASE, path, e);
+    if (rc)
+        block_unlock(fd);
     return rc;
+}
+
+int block_lock(int fd, bool ro, const char *path, struct err *e)
+{
+    int rc;
+
+    for (unsigned ms = 1;; ms *= 2) {
+        const struct timespec ts = {.tv_nsec = (long)ms * 1000000};
+
+        rc = try_lock(fd, ro, path, e);
+        if (rc != -EBUSY || ms > WAIT_MAX_MS)
+            break;
+        nanosleep(&ts, NULL);
+    }
+    return rc;
+}
+
+void block_unlock(int fd)
+{
+    struct flock l = {.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = USED_BASE,
+                      .l_len = DENIED_BASE + NPERMS - USED_BASE};
+
+    fcntl(fd, F_OFD_SETLK, &l);
 }

@@ -41,24 +41,25 @@ static uint64_t ask_for_kicks(struct virtio_blk *b)
     return pending;
 }
 
-/* The thread's work while the device runs. Queues whose requests completed are looked at again
- * without a kick: that is when a driver adds more. */
+/* The thread's work while the device runs. Queues that had requests, or whose requests completed, are
+ * looked at again without a kick: that is when a driver adds more. */
 static void serve(struct virtio_blk *b)
 {
     uint64_t look = all_queues(b);
 
     pthread_mutex_lock(&b->owner);
     while (atomic_load(&b->run)) {
-        bool busy;
+        uint64_t taken;
+        bool done;
 
         if (atomic_load(&b->writeback) != block_info(b->disk)->writeback)
             block_set_writeback(b->disk, atomic_load(&b->writeback));
         if (atomic_load_explicit(&b->kicked, memory_order_relaxed))
             look |= atomic_exchange(&b->kicked, 0);
-        busy = blk_req_take(b, look);
-        busy |= block_poll(b->disk) != 0;
-        look = blk_req_notify(b);
-        if (!busy) {
+        taken = blk_req_take(b, look);
+        done = block_poll(b->disk) != 0;
+        look = taken | blk_req_notify(b);
+        if (!taken && !done) {
             look = ask_for_kicks(b);
             if (!look) {
                 pthread_mutex_unlock(&b->owner);

@@ -10,7 +10,9 @@
 #define BLK_QUEUE_SIZE 256u
 /* A header and a status descriptor go with the data's. */
 #define BLK_SEG_MAX (BLK_QUEUE_SIZE - 2)
+/* What is given to the host at once, at most: copying so many bytes takes longer than telling it. */
 #define BLK_BATCH 64u
+#define BLK_BATCH_BYTES (256u << 10)
 /* What a vCPU reads itself instead of waking the thread: copying more takes longer than that. And
  * after so many requests it lets the guest go on. */
 #define BLK_NOW_BYTES 16384u
@@ -55,9 +57,9 @@ struct virtio_blk {
     enum virtio_stop why;
 };
 
-/* Owner of the queues only. Takes what is in the queues of the mask and starts it; true if there was
- * anything. */
-bool blk_req_take(struct virtio_blk *b, uint64_t queues);
+/* Owner of the queues only. Takes what is in the queues of the mask and starts it, and answers what is
+ * done meanwhile. Returns the queues that had anything: there may be more by now. */
+uint64_t blk_req_take(struct virtio_blk *b, uint64_t queues);
 /* The same for one queue in a vCPU's kick: answers what can be answered without waiting, in order. True
  * if something is left for the thread. */
 bool blk_req_take_now(struct virtio_blk *b, struct virtq *q);

@@ -225,11 +225,37 @@ static bool prepare(struct virtio_blk *b, struct virtq *q, struct virtq_chain *c
     return false;
 }
 
-bool blk_req_take(struct virtio_blk *b, uint64_t queues)
+/* Requests that go to the block layer together. */
+struct batch {
+    struct block_req *reqs[BLK_BATCH];
+    unsigned n;
+    uint64_t bytes;
+};
+
+static void batch_submit(struct virtio_blk *b, struct batch *batch)
 {
-    struct block_req *batch[BLK_BATCH];
-    unsigned n = 0;
-    bool any = false;
+    block_submit(b->disk, batch->reqs, batch->n);
+    batch->n = 0;
+    batch->bytes = 0;
+}
+
+static void batch_add(struct virtio_blk *b, struct batch *batch, struct blk_req *r)
+{
+    batch->reqs[batch->n++] = &r->r;
+    if (r->r.op == BLOCK_READ || r->r.op == BLOCK_WRITE)
+        batch->bytes += r->r.len;
+    if (batch->n < BLK_BATCH && batch->bytes < BLK_BATCH_BYTES)
+        return;
+    batch_submit(b, batch);
+    /* The kernel may have copied all of it already: the guest goes on with that while we take more. */
+    block_poll(b->disk);
+    blk_req_notify(b);
+}
+
+uint64_t blk_req_take(struct virtio_blk *b, uint64_t queues)
+{
+    struct batch batch = {.n = 0};
+    uint64_t any = 0;
 
     for (unsigned i = 0; i < b->v.queues; i++) {
         struct virtq *q = &b->v.vq[i];
@@ -243,23 +269,19 @@ bool blk_req_take(struct virtio_blk *b, uint64_t queues)
         for (unsigned got = 0; got < BLK_QUEUE_SIZE && virtq_pop(q, &c) > 0; got++) {
             struct blk_req *r = req_new(b);
 
-            any = true;
+            any |= BIT(i);
             if (!r) {
                 virtio_fail(&b->v, "no memory for a block request");
                 answer(b, q, c, 0);
             } else if (prepare(b, q, c, r)) {
-                batch[n++] = &r->r;
+                batch_add(b, &batch, r);
             } else {
                 req_free(b, r);
             }
-            if (n == BLK_BATCH) {
-                block_submit(b->disk, batch, n);
-                n = 0;
-            }
         }
     }
-    if (n)
-        block_submit(b->disk, batch, n);
+    if (batch.n)
+        batch_submit(b, &batch);
     return any;
 }
 

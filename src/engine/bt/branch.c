@@ -25,7 +25,7 @@ static void emit_link(struct tr *t, const uint8_t *op, unsigned n, unsigned off)
 /* Before a branch back: looks whether there are events. */
 static void poll(struct tr *t, uint32_t site)
 {
-    emit_op_gs(t->e, 0x8b, 0, BT_T1, BT_OFF(bt.poll));
+    emit_op_cpu(t->e, 0x8b, 0, BT_T1, BT_OFF(bt.poll));
     tr_cold(t, COLD_EVENT, emit_jmp_if_rcx(t->e), site);
 }
 
@@ -33,22 +33,22 @@ static void poll(struct tr *t, uint32_t site)
  * the rel32 to where not. T1 is used. */
 static uint32_t emit_ic(struct emit *e, uint32_t ic, enum bt_flags flags)
 {
-    const uint32_t nkey = BT_OFF_IC(ic) + offsetof(struct bt_jump, nkey);
+    const int32_t nkey = BT_OFF_IC(ic) + (int32_t)offsetof(struct bt_jump, nkey);
     uint32_t miss;
 
     if (flags == BT_CC) {
-        emit_load_gs(e, BT_T1, BT_OFF(bt.bias));
+        emit_load_cpu(e, BT_T1, BT_OFF(bt.bias));
         emit_alu_rr(e, ALU_ADD, 1, BT_T1, BT_T0);
-        emit_op_gs(e, ALU_ADD << 3 | 3, 1, BT_T1, nkey);
+        emit_op_cpu(e, ALU_ADD << 3 | 3, 1, BT_T1, nkey);
         miss = emit_jcc(e, CC_NE, 0);
     } else {
-        emit_load_gs(e, BT_T1, nkey);
-        emit_load_gs(e, BT_T2, BT_OFF(bt.bias));
+        emit_load_cpu(e, BT_T1, nkey);
+        emit_load_cpu(e, BT_T2, BT_OFF(bt.bias));
         emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, 0);
         emit_lea(e, 1, BT_T1, BT_T1, BT_T2, 0, 0);
         miss = emit_jmp_if_rcx(e);
     }
-    emit_load_gs(e, BT_T2, BT_OFF_IC(ic) + offsetof(struct bt_jump, t));
+    emit_load_cpu(e, BT_T2, BT_OFF_IC(ic) + (int32_t)offsetof(struct bt_jump, t));
     return miss;
 }
 
@@ -67,7 +67,7 @@ static void come_back(struct tr *t)
     uint32_t ic = t->bt->nic++;
 
     tr_cold(t, COLD_BACK, emit_ic(e, ic, BT_HOST), 0)->ic = ic;
-    emit_load_gs8(e, BT_T1, BT_OFF(bt.ret) + BT_RET_FLAGS);
+    emit_movzx_cpu(e, 1, BT_T1, BT_OFF(bt.ret) + BT_RET_FLAGS);
     emit_jmp_mx(e, BT_T2, BT_T1, offsetof(struct tblock, entry));
 }
 
@@ -102,7 +102,7 @@ static void go(struct tr *t, int64_t off, enum bt_site_kind kind)
         return;
     }
     fl_settle(t);
-    emit_load_gs(t->e, BT_T0, BT_OFF(bt.vpage));
+    emit_load_cpu(t->e, BT_T0, BT_OFF(bt.vpage));
     emit_lea(t->e, 1, BT_T0, BT_T0, REG_NONE, 0, (int32_t)off);
     jump_t0(t, tr_site(t, kind, 0), call);
 }
@@ -156,7 +156,7 @@ static void push_return(struct tr *t)
     struct recode_mem m;
 
     access_translate(t, &t->s->stack, true, &m);
-    emit_load_gs(t->e, BT_T1, BT_OFF(bt.vpage));
+    emit_load_cpu(t->e, BT_T1, BT_OFF(bt.vpage));
     emit_lea(t->e, 1, BT_T1, BT_T1, REG_NONE, 0, t->s->off + t->s->i.len);
     emit_rex(t->e, 1, BT_T1, m.index == REG_NONE ? 0 : m.index, m.base);
     emit8(t->e, 0x89);
@@ -173,7 +173,7 @@ static void load_target(struct tr *t, bool keep)
 
     if (o->kind == OP_REG) {
         if (t->home[o->reg] == BT_SPILLED)
-            emit_load_gs(t->e, BT_T0, BT_OFF_GPR(o->reg));
+            emit_load_cpu(t->e, BT_T0, BT_OFF_GPR(o->reg));
         else
             emit_mov_rr(t->e, BT_T0, t->home[o->reg]);
     } else {
@@ -183,7 +183,7 @@ static void load_target(struct tr *t, bool keep)
         emit_mem(t->e, BT_T0, m.base, m.index, 0, m.disp);
     }
     if (keep)
-        emit_store_gs(t->e, BT_OFF(bt.value), BT_T0);
+        emit_store_cpu(t->e, BT_OFF(bt.value), BT_T0);
 }
 
 static void ret(struct tr *t)
@@ -202,7 +202,7 @@ static void ret(struct tr *t)
     site = tr_site(t, BT_SITE_RET, 0);
     t->bt->site[site].span = (uint16_t)pop;
     homes_leave(t);
-    emit_store_gs_i32(t->e, BT_OFF(bt.ret), site | (t->fl == FL_CC ? 8u : 0) << 8 * BT_RET_FLAGS);
+    emit_store_cpu_i32(t->e, BT_OFF(bt.ret), site | (t->fl == FL_CC ? 8u : 0) << 8 * BT_RET_FLAGS);
     emit8(t->e, 0xc3);
 }
 
@@ -235,7 +235,7 @@ void branch_translate(struct tr *t)
         load_target(t, true);
         push_return(t);
         fl_settle(t);
-        emit_load_gs(t->e, BT_T0, BT_OFF(bt.value));
+        emit_load_cpu(t->e, BT_T0, BT_OFF(bt.value));
         jump_t0(t, tr_site(t, BT_SITE_CALL, 0), true);
         break;
     case HOW_RET:

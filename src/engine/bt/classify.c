@@ -101,6 +101,10 @@ static bt_helper *helper_of(const struct insn *i)
         return bt_help_cli;
     case INSN_STI:
         return bt_help_sti;
+    case INSN_STAC:
+        return bt_help_stac;
+    case INSN_CLAC:
+        return bt_help_clac;
     case INSN_PUSHF:
         return i->opsize == 8 ? bt_help_pushf : NULL;
     case INSN_POPF:

@@ -137,6 +137,31 @@ const uint8_t *bt_help_sti(struct cpu *c, uint32_t n)
     return done(c, site_of(c, n));
 }
 
+/* What sys_stac and sys_clac come to at privilege level 0: other rights to users' pages, and the same code. False if
+ * it is not that simple. */
+static bool set_ac(struct cpu *c, enum tlb_kind kind, uint64_t ac)
+{
+    if (c->cpl || c->tlb == c->no_tlb)
+        return false;
+    c->s.rflags = (c->s.rflags & ~FL_AC) | ac;
+    c->tlb = &c->tlbs.ctx[c->tlbs.cur].set[c->pg.smap ? kind : TLB_SUPER];
+    return true;
+}
+
+const uint8_t *bt_help_stac(struct cpu *c, uint32_t n)
+{
+    return set_ac(c, TLB_SUPER_AC, FL_AC) ? done(c, site_of(c, n)) : NULL;
+}
+
+const uint8_t *bt_help_clac(struct cpu *c, uint32_t n)
+{
+    if (!set_ac(c, TLB_SUPER, 0))
+        return NULL;
+    /* The stack's page may have been a user's. */
+    bt_stack_check(c);
+    return done(c, site_of(c, n));
+}
+
 const uint8_t *bt_help_pushf(struct cpu *c, uint32_t n)
 {
     uint64_t rsp = c->s.gpr[RSP] - 8;

@@ -9,7 +9,6 @@
 #include "base/log.h"
 #include "engine/bt/bt.h"
 #include "engine/bt/check.h"
-#include "engine/bt/gs.h"
 #include "engine/bt/hooks.h"
 #include "engine/bt/jump.h"
 #include "engine/bt/returns.h"
@@ -370,7 +369,6 @@ static int bt_vcpu_init(struct vcpu *v, struct err *e)
         return err_set(e, ENOMEM, "out of memory for a vCPU");
     }
     c->tlbs.bt = &c->bt;
-    c->bt.self = c;
     c->bt.jump_mask = ((1ull << BT_JUMP_BITS) - 1) << BT_JUMP_SHIFT;
     memset(c->bt.missing, 1, sizeof(c->bt.missing));
     if (v->vm->check) {
@@ -400,8 +398,8 @@ static enum stop bt_run(struct vcpu *v)
     struct cpu *c = v->priv;
     enum stop st;
 
-    if (gs_set(c) < 0 || trap_enter(bt_fault_find, bt_of(c), c->bt.returns) < 0) {
-        err_sys(&v->error, "setting the GS base or the stack of signal handlers");
+    if (trap_enter(bt_fault_find, bt_of(c), c->bt.returns) < 0) {
+        err_sys(&v->error, "setting the stack of signal handlers");
         return STOP_ERROR;
     }
     st = interp_run(v);

@@ -76,10 +76,21 @@ int cache_new(struct code_cache **out, struct vm *vm, struct err *e)
     return 0;
 }
 
+/* No frame is known to hold code any more. */
+static void forget_frames(struct code_cache *cc)
+{
+    struct p2m *p2m = physmap_p2m(cc->vm->map);
+
+    for (unsigned h = 0; h < ARRAY_LEN(cc->pages); h++)
+        for (struct code_page *p = cc->pages[h]; p; p = p->next)
+            p2m_clear_flags(p2m, p->gfn, P2M_CODE);
+}
+
 void cache_free(struct code_cache *cc)
 {
     if (!cc)
         return;
+    forget_frames(cc);
     munmap(cc->arena, ARENA_SIZE);
     pthread_mutex_destroy(&cc->lock);
     free(cc);
@@ -117,12 +128,8 @@ static void set_budget(struct code_cache *cc)
 
 void cache_empty(struct code_cache *cc)
 {
-    struct p2m *p2m = physmap_p2m(cc->vm->map);
-
     pthread_mutex_lock(&cc->lock);
-    for (unsigned h = 0; h < ARRAY_LEN(cc->pages); h++)
-        for (struct code_page *p = cc->pages[h]; p; p = p->next)
-            p2m_clear_flags(p2m, p->gfn, P2M_CODE);
+    forget_frames(cc);
     memset(cc->hash, 0, sizeof(cc->hash));
     memset(cc->pages, 0, sizeof(cc->pages));
     cc->used = 0;

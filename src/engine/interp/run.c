@@ -486,6 +486,10 @@ int interp_get_state(struct vcpu *v, struct cpu_state *s)
     *s = c->s;
     s->rflags = cpu_flags(c);
     s->cr8 = v->vm->env->get_cr8(v);
+    s->pdptes_valid = c->pg.levels == 3;
+    memset(s->pdpte, 0, sizeof(s->pdpte));
+    if (s->pdptes_valid)
+        memcpy(s->pdpte, c->pg.pdpte, sizeof(s->pdpte));
     return 0;
 }
 
@@ -510,7 +514,9 @@ int interp_set_state(struct vcpu *v, const struct cpu_state *s)
     cpu_update_mode(c);
     /* Nothing is mapped through page-directory pointers that cannot be loaded. */
     memset(c->pg.pdpte, 0, sizeof(c->pg.pdpte));
-    if (c->pg.levels == 3)
+    if (s->pdptes_valid)
+        memcpy(c->pg.pdpte, s->pdpte, sizeof(s->pdpte));
+    else if (c->pg.levels == 3)
         paging_load_pdptes(&c->pg, physmap_p2m(v->vm->map));
     return 0;
 }

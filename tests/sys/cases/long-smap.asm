@@ -57,6 +57,28 @@ smep:
     FAULT X_UD, 0, ud2
     mov al, [abs PG]
     clac
+    ; as often as a translator wants it; a stack in a user's page is out of reach after CLAC
+    mov dword [abs TSS + 36], DFSTACK
+    mov byte [abs IDT + X_PF * 16 + 4], 1
+    mov ecx, 100
+.often:
+    stac
+    mov [abs PG], cl
+    mov esp, PG + 0x800
+    push rcx
+    pop rdx
+    push rcx
+    clac
+    FAULT X_PF, 1, pop rdx
+    FAULT X_PF, 3, {mov [abs PG], cl}
+    stac
+    pop rdx
+    clac
+    CHECK edx, e, ecx
+    mov esp, STACK0
+    dec ecx
+    jnz .often
+    mov byte [abs IDT + X_PF * 16 + 4], 0
     ; implicit accesses are never lifted by AC: a TSS in a user page, read for the IST of #UD
     mov rsi, TSS
     mov edi, PG
