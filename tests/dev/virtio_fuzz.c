@@ -26,7 +26,7 @@ static uint64_t rnd_arg(void *w) { return rnd(w); }
 
 /* ---- the driver ---- */
 
-static uint64_t steps = 100000, first_seed = 1;
+static uint64_t steps = 60000, first_seed = 1;
 static const char *only;
 
 /* Mostly in RAM, sometimes at its end, and sometimes anything. */
