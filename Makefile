@@ -23,7 +23,7 @@ help:
 #:                 bench/io is about disks and networks
 #: make install    install to PREFIX (/usr/local), below DESTDIR
 #: make format     clang-format over the sources
-#: make lint       clang-tidy and cppcheck over src/
+#: make lint       clang-tidy and cppcheck over src/, what changed since last time (ARGS=src/back for a part)
 #: make clean      remove the builds; cache/ with the downloaded guest stays
 #: make distclean  remove cache/, too
 
@@ -50,7 +50,7 @@ format:
 	@scripts/format
 
 lint: build/build.ninja
-	@scripts/lint
+	@scripts/lint $(ARGS)
 
 clean:
 	rm -rf build build-asan
