@@ -33,7 +33,7 @@ struct kvm_vm {
     int sys, fd;
     size_t run_size; /* of the shared page run of a vCPU */
     size_t xsave_size;
-    bool tsc_scaling, tsc_offset_attr, manual_protect;
+    bool tsc_scaling, tsc_offset_attr, manual_protect, sregs2;
     uint64_t msr_owned; /* which of kvm_msrs[] KVM has here, a bit each */
     struct log_limit fallbacks;
 
@@ -70,6 +70,7 @@ struct kvm_cpu {
     bool nmi_posted;     /* KVM may have an NMI that is not delivered */
     uint64_t tsc_offset; /* that KVM was given */
     bool tsc_given;
+    uint32_t tsc_changes; /* the clock's, when it was; without the offset attribute */
     uint64_t apic_base;  /* that KVM was given */
     struct kvm_fallback *fallback;
     uint64_t exits[KVM_EXITS];
@@ -108,6 +109,8 @@ int kvm_exit_rdmsr(struct kvm_cpu *c, uint32_t msr, uint64_t *val);
 int kvm_exit_wrmsr(struct kvm_cpu *c, uint32_t msr, uint64_t val);
 
 /* ---- tsc.c ---- */
+/* Can the machine's clock be the guest's TSC here? 0, or negative errno with the reason. */
+int kvm_tsc_init(struct kvm_cpu *c, struct err *e);
 /* Makes the hardware's TSC that of c->s.tsc_offset. The vCPU's thread. */
 int kvm_tsc_sync(struct kvm_cpu *c);
 
