@@ -210,10 +210,11 @@ static const struct option_desc options[] = {
      "and end at the first difference. Slow; needs engine bt and one vCPU.",
      set_check},
     {"cpu", "MODEL",
-     "What the guest's processors can do: host, which is all that this host and\n"
-     "ENGINE have, or x86-64-v2, -v3 or -v4, which is what the x86-64 psABI\n"
-     "counts to that level, and no other extension of the instruction set.\n"
-     "Default: host.",
+     "What the guest's processors can do: host, which is all that this host\n"
+     "has, or x86-64-v2, -v3 or -v4, which is what the x86-64 psABI counts to\n"
+     "that level, and no other extension of the instruction set; always\n"
+     "restricted to what every engine that is available here can honour, so\n"
+     "that the VM may change engine. Default: host.",
      set_cpu},
     {"cpus", "N", "Number of vCPUs, 1 to 255; each is a thread. Default: 1.", set_cpus},
     {"memory", "SIZE",

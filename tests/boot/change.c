@@ -59,6 +59,19 @@ static void store32(struct world *w, uint64_t gpa, uint32_t v)
     assert_int_equal(mem_write(w->m->map, gpa, &v, sizeof(v)), 0);
 }
 
+/* All engines of this host, as machine_cfg wants them. */
+static uint32_t offered(void)
+{
+    uint32_t bits = 0;
+    struct err why;
+
+    for (uint32_t i = 0; engine_list[i]; i++) {
+        if (!engine_list[i]->probe || !engine_list[i]->probe(&why))
+            bits |= (uint32_t)BIT(i);
+    }
+    return bits;
+}
+
 static void world_new(struct world *w, const struct engine_ops *engine, const char *kernel, const char *what,
                       unsigned cpus)
 {
@@ -72,7 +85,7 @@ static void world_new(struct world *w, const struct engine_ops *engine, const ch
     const struct machine_cfg cfg = {
         .name = what,
         .engine = engine,
-        .any_engine = true,
+        .engines = offered(),
         .cpus = cpus,
         .memory = 8 * MIB,
         .boot = {.kernel = kernel, .cmdline = what},

@@ -55,9 +55,9 @@ class Host:
     def auto(self):
         """The one line that says which engine it is, and why; the guest runs."""
         status, _, err = self.run('--log-level', 'info')
-        lines = [line for line in err.splitlines() if ' engine ' in line]
+        lines = [line for line in err.splitlines() if line.startswith('ring3: engine ')]
         check(status == 0 and len(lines) == 1, f'--engine auto: {status} {err}')
-        return lines[0].split(' engine ', 1)[1]
+        return lines[0][len('ring3: engine '):]
 
     def check_auto(self):
         """auto is the first that is there, and gives the reasons for those before."""
@@ -86,7 +86,7 @@ class Host:
 def hanging(path):
     """Whoever opens the file waits as long as the one returned is open, or for tens of seconds."""
     signal.signal(signal.SIGIO, signal.SIG_IGN)
-    fd = os.open(path, os.O_RDWR)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
     return fd
 
@@ -109,9 +109,10 @@ def main():
             return SKIPPED
         else:
             Host(ring3, guest, '/dev/null').check_refused('/dev/kvm: no KVM device')
-            with tempfile.NamedTemporaryFile(prefix='ring3-kvm-') as f:
-                lease = hanging(f.name)
-                Host(ring3, guest, f.name).check_refused('KVM did not create a small test guest')
+            with tempfile.TemporaryDirectory(prefix='ring3-kvm-') as folder:
+                node = os.path.join(folder, 'node')
+                lease = hanging(node)
+                Host(ring3, guest, node).check_refused('KVM did not create a small test guest')
                 os.close(lease)
     except Failure as e:
         print(f'FAIL: {e}', file=sys.stderr)

@@ -49,11 +49,23 @@ static struct tblock *translate(struct cpu *c, struct block *b, uint32_t link, u
 static struct tblock *find(struct cpu *c, struct block **b, uint32_t link, uint64_t flushes)
 {
     struct tblock *t = bt_jumps_find(c, c->s.rip);
+    bool global = false;
 
     *b = NULL;
     if (t && t->live)
         return t;
-    *b = interp_find(c);
+    *b = c->bits == CPU_64 ? cache_peek(c, &global) : NULL;
+    if (*b) {
+        /* Mostly it is only this address space that does not know its translation. */
+        t = __atomic_load_n(&(*b)->t, __ATOMIC_ACQUIRE);
+        if (t && t->live) {
+            bt_jumps_add(c, t, false, global);
+            return t;
+        }
+        interp_know(c, *b, global);
+    } else {
+        *b = interp_find(c);
+    }
     if (c->bits != CPU_64 || !(*b)->live || (*b)->heat == HEAT_NEVER)
         return NULL;
     t = (*b)->t;
@@ -206,7 +218,7 @@ static void bt_run_some(struct cpu *c)
         }
         bt_stack_check(c);
         /* A kick that came before the bias was set is here; a later one takes the bias away. */
-        if (unlikely(atomic_load(&c->bt.poll)))
+        if (unlikely(!atomic_load(&c->bt.quiet)))
             return;
         if (unlikely(c->bt.check))
             begin_check(c, t);
@@ -389,7 +401,7 @@ static void bt_kick(struct vcpu *v)
 
     if (!c)
         return;
-    atomic_store(&c->bt.poll, 1);
+    atomic_store(&c->bt.quiet, 0);
     atomic_store(&c->bt.bias, c->bt.nowhere);
 }
 

@@ -155,10 +155,10 @@ static unsigned hash_of(uint64_t gpa, uint8_t mode)
 
 struct block *cache_find(struct code_cache *cc, uint64_t gpa, uint8_t mode)
 {
-    struct block *b = cc->hash[hash_of(gpa, mode)];
+    struct block *b = __atomic_load_n(&cc->hash[hash_of(gpa, mode)], __ATOMIC_ACQUIRE);
 
     while (b && (b->gpa != gpa || b->mode != mode))
-        b = b->hash_next;
+        b = __atomic_load_n(&b->hash_next, __ATOMIC_ACQUIRE);
     return b;
 }
 
@@ -238,11 +238,12 @@ void cache_add(struct code_cache *cc, struct block *b)
 {
     struct block **h = &cc->hash[hash_of(b->gpa, b->mode)];
 
-    b->hash_next = *h;
-    *h = b;
     page_add(cc, b, b->gpa >> PAGE_SHIFT);
     if (b->gpa2 != ~0ull && (b->gpa2 ^ b->gpa) >> PAGE_SHIFT)
         page_add(cc, b, b->gpa2 >> PAGE_SHIFT);
+    /* Complete: others may find it now. */
+    b->hash_next = *h;
+    __atomic_store_n(h, b, __ATOMIC_RELEASE);
 }
 
 void cache_kill(struct code_cache *cc, struct block *b)
@@ -251,8 +252,9 @@ void cache_kill(struct code_cache *cc, struct block *b)
 
     while (*pp && *pp != b)
         pp = &(*pp)->hash_next;
+    /* Who is at b goes on from there. */
     if (*pp)
-        *pp = b->hash_next;
+        __atomic_store_n(pp, b->hash_next, __ATOMIC_RELEASE);
     __atomic_store_n(&b->live, false, __ATOMIC_RELEASE);
     if (b->t)
         cc->client.killed(cc->client.arg, b->t);

@@ -57,6 +57,7 @@ struct cpu {
     /* What a jump-cache entry must match beside RIP: mode and TLB generation; gkey for code in global pages of the
      * upper half, which outlives changes of the address space. */
     uint64_t key, gkey;
+#define CPU_KEY_NONE (~0ull) /* that of single steps: nothing matches it */
     bool fetch_global;   /* the code cache_lookup found lies in global pages */
     const _Atomic uint32_t *events; /* v->events */
     const struct op *op; /* last fast handler that took a slow path */

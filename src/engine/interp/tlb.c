@@ -119,10 +119,14 @@ static void jump_forget_row(struct jump_cache *jc, uint64_t la)
 }
 
 /* Forgets where the code of one page was, and of an instruction that reaches into it. */
-static void jump_forget_page(struct jump_cache *jc, uint64_t la)
+static void jump_forget_page(struct tlbs *t, uint64_t la)
 {
-    jump_forget_row(jc, la);
-    jump_forget_row(jc, la - PAGE_SIZE);
+    struct tlb_code *x = tlb_code_slot(t, la);
+
+    if (x->page == (la & ~PAGE_MASK))
+        x->key = 0;
+    jump_forget_row(t->jc, la);
+    jump_forget_row(t->jc, la - PAGE_SIZE);
 }
 
 /* Drops la from one context. A large mapping may have put up to 262,144 small entries in, so any entry
@@ -157,7 +161,7 @@ static void forget_large_code(struct tlbs *t, uint64_t la)
 
 void tlbs_flush_page(struct tlbs *t, uint64_t la)
 {
-    jump_forget_page(t->jc, la);
+    jump_forget_page(t, la);
     if (t->bt)
         bt_jumps_forget(t->bt, t->cur, la);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
@@ -168,7 +172,7 @@ void tlbs_flush_page(struct tlbs *t, uint64_t la)
 
 void tlbs_flush_page_pcid(struct tlbs *t, uint64_t la, uint16_t pcid)
 {
-    jump_forget_page(t->jc, la);
+    jump_forget_page(t, la);
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         if (t->ctx[i].valid && t->ctx[i].pcid == pcid) {
             if (t->bt)

@@ -58,7 +58,19 @@ struct tlb_context {
     uint64_t used;   /* for replacement */
 };
 
+/*
+ * Where pages of code are, for whoever looks a block up: direct-mapped, for all modes and address spaces together. An
+ * entry is valid for one key (interp.h: mode and TLB generation), as one of the jump cache, and dropped with that.
+ */
+#define TLB_CODE_BITS 8
+struct tlb_code {
+    uint64_t page, key; /* key: 0 when it holds nothing */
+    uint64_t gpa;       /* of the page, which is memory */
+    uint8_t *host;
+};
+
 struct tlbs {
+    struct tlb_code code[1u << TLB_CODE_BITS];
     struct tlb_context *ctx; /* TLB_CONTEXTS of them */
     unsigned cur;
     uint64_t next_gen, clock;
@@ -86,6 +98,10 @@ static inline unsigned tlb_index(uint64_t la) { return la >> PAGE_SHIFT & (TLB_E
 static inline struct tlb_entry *tlb_slot(struct tlb_set *s, uint64_t la)
 {
     return &s->e[tlb_index(la)];
+}
+static inline struct tlb_code *tlb_code_slot(struct tlbs *t, uint64_t la)
+{
+    return &t->code[(la >> PAGE_SHIFT ^ la >> (PAGE_SHIFT + TLB_CODE_BITS)) & ((1u << TLB_CODE_BITS) - 1)];
 }
 
 #endif

@@ -105,12 +105,14 @@ enum stop kvm_interpret(struct kvm_cpu *c)
     }
     do
         st = interp_run(&f->v);
-    while (st == STOP_PAUSE || st == STOP_KICK);
+    while (st == STOP_PAUSE);
+    if (st == STOP_KICK) { /* the environment kicked the vCPU that it was called with */
+        atomic_fetch_or(&c->v->events, VCPU_EV_KICK);
+        st = STOP_BUDGET;
+    }
     interp_get_state(&f->v, s);
     interp_map_changed(&f->vm, physmap_view(f->vm.map)); /* other agents' stores are not tracked: no code is kept */
-    if (kvm_write_state(c, s))
-        return STOP_ERROR;
-    return st;
+    return kvm_write_state(c, s) || kvm_tsc_sync(c) ? STOP_ERROR : st;
 }
 
 int kvm_settle(struct kvm_cpu *c)

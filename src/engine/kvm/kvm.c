@@ -75,6 +75,7 @@ static int setup(struct vm *vm, struct err *e)
 {
     struct kvm_enable_cap manual = {.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
                                     .args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE};
+    struct kvm_enable_cap emulation = {.cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE, .args[0] = 1};
     struct sigaction act = {.sa_handler = on_kick, .sa_flags = SA_RESTART};
     struct kvm_vm *k = vm->engine_priv;
     struct cpuid_limit *limit;
@@ -103,9 +104,13 @@ static int setup(struct vm *vm, struct err *e)
         return err_set(e, ENOTSUP, "KVM_GET_VCPU_MMAP_SIZE: too small");
     k->xsave_size = MAX((size_t)extension(k, KVM_CAP_XSAVE2), sizeof(struct kvm_xsave));
     k->max_slots = (uint32_t)MAX(extension(k, KVM_CAP_NR_MEMSLOTS), 32);
+    k->sregs2 = extension(k, KVM_CAP_SREGS2);
     k->tsc_scaling = extension(k, KVM_CAP_TSC_CONTROL);
     k->manual_protect = extension(k, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) &&
                         !ioctl(k->fd, KVM_ENABLE_CAP, &manual);
+    /* Before Linux 5.14 it raises #UD in user code instead of asking us. */
+    if (extension(k, KVM_CAP_EXIT_ON_EMULATION_FAILURE) && ioctl(k->fd, KVM_ENABLE_CAP, &emulation))
+        return err_sys(e, "KVM_CAP_EXIT_ON_EMULATION_FAILURE");
     if (ioctl(k->fd, KVM_SET_TSS_ADDR, TSS_ADDR))
         return err_sys(e, "KVM_SET_TSS_ADDR");
     rc = kvm_msrs_init(k, e);
@@ -185,7 +190,6 @@ static void kvm_vcpu_fini(struct vcpu *v)
 static int make_vcpu(struct kvm_cpu *c, struct err *e)
 {
     struct kvm_vm *k = c->vm;
-    struct kvm_device_attr offset = {.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET};
     void *run;
     int rc;
 
@@ -202,9 +206,9 @@ static int make_vcpu(struct kvm_cpu *c, struct err *e)
     rc = kvm_set_cpuid(c, e);
     if (rc)
         return rc;
-    k->tsc_offset_attr = !ioctl(c->fd, KVM_HAS_DEVICE_ATTR, &offset);
-    if (k->tsc_scaling && ioctl(c->fd, KVM_SET_TSC_KHZ, c->v->vm->clock->tsc_khz))
-        return err_sys(e, "KVM_SET_TSC_KHZ");
+    rc = kvm_tsc_init(c, e);
+    if (rc)
+        return rc;
     cpu_state_reset(&c->s);
     if (kvm_write_state(c, &c->s)) {
         *e = c->v->error;

@@ -33,7 +33,7 @@ struct kvm_vm {
     int sys, fd;
     size_t run_size; /* of the shared page run of a vCPU */
     size_t xsave_size;
-    bool tsc_scaling, tsc_offset_attr, manual_protect;
+    bool tsc_scaling, tsc_offset_attr, manual_protect, sregs2;
     uint64_t msr_owned; /* which of kvm_msrs[] KVM has here, a bit each */
     struct log_limit fallbacks;
 
@@ -70,6 +70,7 @@ struct kvm_cpu {
     bool nmi_posted;     /* KVM may have an NMI that is not delivered */
     uint64_t tsc_offset; /* that KVM was given */
     bool tsc_given;
+    uint32_t tsc_changes; /* the clock's, when it was; without the offset attribute */
     uint64_t apic_base;  /* that KVM was given */
     struct kvm_fallback *fallback;
     uint64_t exits[KVM_EXITS];
@@ -87,6 +88,8 @@ int kvm_read_state(struct kvm_cpu *c, struct cpu_state *s);
 int kvm_write_state(struct kvm_cpu *c, const struct cpu_state *s);
 /* Is an event on its way that KVM took but has not delivered? */
 bool kvm_in_delivery(struct kvm_cpu *c, struct kvm_vcpu_events *ev);
+/* Forgets an exception that is on its way; 0 or negative errno. */
+int kvm_drop_exception(struct kvm_cpu *c);
 int kvm_get_state(struct vcpu *v, struct cpu_state *s);
 int kvm_set_state(struct vcpu *v, const struct cpu_state *s);
 /* Tells KVM of a new IA32_APIC_BASE, which CPUID shows. */
@@ -106,6 +109,8 @@ int kvm_exit_rdmsr(struct kvm_cpu *c, uint32_t msr, uint64_t *val);
 int kvm_exit_wrmsr(struct kvm_cpu *c, uint32_t msr, uint64_t val);
 
 /* ---- tsc.c ---- */
+/* Can the machine's clock be the guest's TSC here? 0, or negative errno with the reason. */
+int kvm_tsc_init(struct kvm_cpu *c, struct err *e);
 /* Makes the hardware's TSC that of c->s.tsc_offset. The vCPU's thread. */
 int kvm_tsc_sync(struct kvm_cpu *c);
 

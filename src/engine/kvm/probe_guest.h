@@ -44,14 +44,19 @@
 #define PG_VECTOR 0x40
 #define PG_ROUNDS 4 /* of user mode, I/O, MMIO and interrupts */
 
+#define PG_LOOPS 20000 /* of plain computing */
+
 /* The guest's ports: it has come to its end; it complains; it wants the complement of what it wrote; it wants an
- * interrupt as soon as it takes one. */
+ * interrupt as soon as it takes one; it begins with plain computing. */
 #define PG_PORT_DONE 0x510
 #define PG_PORT_FAIL 0x514
 #define PG_PORT_ECHO 0x518
 #define PG_PORT_IRQ 0x51c
+#define PG_PORT_COMPUTE 0x520
 
 #ifndef __ASSEMBLER__
+
+#include <stdint.h>
 
 enum pg_step {
     PG_ENTRY,
@@ -73,6 +78,8 @@ enum pg_step {
 extern const unsigned char pg_code[], pg_code_end[];
 /* Handlers within it: of page faults, of the interrupt, of whatever should not come. */
 extern const unsigned char pg_fault[], pg_irq[], pg_unexpected[];
+/* Its plain computing, which the host can do, too. */
+void pg_compute(uint64_t *scratch);
 
 #endif
 #endif

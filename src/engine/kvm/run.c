@@ -120,7 +120,10 @@ static int exit_debug(struct kvm_cpu *c) { return c->stepping ? STOP_BUDGET : ST
 static int exit_error(struct kvm_cpu *c)
 {
     struct kvm_run *r = c->run;
-    enum stop st = kvm_interpret(c);
+    bool unknown = r->exit_reason == KVM_EXIT_INTERNAL_ERROR &&
+                   r->internal.suberror == KVM_INTERNAL_ERROR_EMULATION;
+    /* Some kernels have put an #UD on its way as well. */
+    enum stop st = unknown && kvm_drop_exception(c) ? STOP_ERROR : kvm_interpret(c);
     uint64_t why = r->exit_reason == KVM_EXIT_FAIL_ENTRY
                        ? r->fail_entry.hardware_entry_failure_reason
                        : r->internal.suberror;

@@ -111,6 +111,40 @@ static int read_sregs(struct kvm_cpu *c, struct cpu_state *s)
     return 0;
 }
 
+/* With PAE paging the processor keeps four pointers that memory may no longer hold. Without KVM_GET_SREGS2 (before Linux 5.14)
+ * they are loaded again. */
+static int read_pdptes(struct kvm_cpu *c, struct cpu_state *s)
+{
+    struct kvm_sregs2 r;
+
+    s->pdptes_valid = false;
+    memset(s->pdpte, 0, sizeof(s->pdpte));
+    if (!c->vm->sregs2)
+        return 0;
+    if (ioctl(c->fd, KVM_GET_SREGS2, &r))
+        return -errno;
+    if (!(r.flags & KVM_SREGS2_FLAGS_PDPTRS_VALID))
+        return 0;
+    s->pdptes_valid = true;
+    for (unsigned i = 0; i < ARRAY_LEN(s->pdpte); i++)
+        s->pdpte[i] = r.pdptrs[i];
+    return 0;
+}
+
+static int write_pdptes(struct kvm_cpu *c, const struct cpu_state *s)
+{
+    struct kvm_sregs2 r;
+
+    if (!s->pdptes_valid || !c->vm->sregs2)
+        return 0;
+    if (ioctl(c->fd, KVM_GET_SREGS2, &r))
+        return -errno;
+    r.flags = KVM_SREGS2_FLAGS_PDPTRS_VALID;
+    for (unsigned i = 0; i < ARRAY_LEN(s->pdpte); i++)
+        r.pdptrs[i] = s->pdpte[i];
+    return ioctl(c->fd, KVM_SET_SREGS2, &r) ? -errno : 0;
+}
+
 static uint64_t apic_base(struct kvm_cpu *c)
 {
     uint64_t base;
@@ -208,6 +242,18 @@ bool kvm_in_delivery(struct kvm_cpu *c, struct kvm_vcpu_events *ev)
            (ev->interrupt.injected && !ev->interrupt.soft) || ev->nmi.injected;
 }
 
+int kvm_drop_exception(struct kvm_cpu *c)
+{
+    struct kvm_vcpu_events ev;
+
+    if (ioctl(c->fd, KVM_GET_VCPU_EVENTS, &ev))
+        return -errno;
+    if (!ev.exception.injected)
+        return 0;
+    memset(&ev.exception, 0, sizeof(ev.exception));
+    return ioctl(c->fd, KVM_SET_VCPU_EVENTS, &ev) ? -errno : 0;
+}
+
 static int read_events(struct kvm_cpu *c, struct cpu_state *s)
 {
     struct kvm_vcpu_events ev;
@@ -239,8 +285,8 @@ static int write_events(struct kvm_cpu *c, const struct cpu_state *s)
 int kvm_read_state(struct kvm_cpu *c, struct cpu_state *s)
 {
     int (*const parts[])(struct kvm_cpu *, struct cpu_state *) = {
-        read_regs,  read_sregs,    read_xcrs,       read_debug,
-        read_events, kvm_read_msrs, kvm_read_xstate,
+        read_regs,  read_sregs,  read_pdptes,   read_xcrs,
+        read_debug, read_events, kvm_read_msrs, kvm_read_xstate,
     };
     int rc = 0;
 
@@ -258,7 +304,7 @@ int kvm_write_state(struct kvm_cpu *c, const struct cpu_state *s)
     } parts[] = {
         {"registers", write_regs},    {"vector registers", kvm_write_xstate},
         {"XCR0", write_xcrs},         {"system registers", write_sregs},
-        {"MSRs", kvm_write_msrs},     {"events", write_events},
+        {"PDPTEs", write_pdptes},     {"MSRs", kvm_write_msrs},     {"events", write_events},
         {"debug registers", write_debug},
     };
     int rc = 0;

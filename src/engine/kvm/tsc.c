@@ -82,21 +82,46 @@ static int base(struct kvm_cpu *c, uint64_t *out)
     return rc;
 }
 
+/* Before Linux 5.16: as near as writing the register gets. */
+static int sync_by_msr(struct kvm_cpu *c)
+{
+    const struct clock *clock = c->v->vm->clock;
+    uint32_t changes = clock_changes(clock);
+    uint64_t tsc;
+
+    if (c->tsc_given && c->tsc_changes == changes && c->tsc_offset == c->s.tsc_offset)
+        return 0;
+    c->tsc_changes = changes;
+    c->tsc_offset = c->s.tsc_offset;
+    c->tsc_given = true;
+    tsc = clock_tsc(clock) + c->s.tsc_offset;
+    return tsc_msr(c, KVM_SET_MSRS, &tsc);
+}
+
+int kvm_tsc_init(struct kvm_cpu *c, struct err *e)
+{
+    struct kvm_device_attr offset = {.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET};
+    const struct clock *clock = c->v->vm->clock;
+    struct kvm_vm *k = c->vm;
+    int khz = ioctl(c->fd, KVM_GET_TSC_KHZ, 0);
+    bool follows = khz > 0 && clock->counter_khz == (uint64_t)khz;
+
+    if (!atomic_load(&clock->stepped) &&
+        (!follows || (!k->tsc_scaling && clock->tsc_khz != (uint64_t)khz)))
+        return err_set(e, EINVAL, "the guest's clock is not one that KVM can show it here");
+    k->tsc_offset_attr = !ioctl(c->fd, KVM_HAS_DEVICE_ATTR, &offset);
+    if (k->tsc_scaling && ioctl(c->fd, KVM_SET_TSC_KHZ, clock->tsc_khz))
+        return err_sys(e, "KVM_SET_TSC_KHZ");
+    return 0;
+}
+
 int kvm_tsc_sync(struct kvm_cpu *c)
 {
-    uint64_t offset, tsc;
+    uint64_t offset;
     int rc;
 
-    if (!c->vm->tsc_offset_attr) { /* before Linux 5.16: as near as it gets */
-        if (c->tsc_given && c->vm->tsc_known &&
-            c->vm->tsc_changes == clock_changes(c->v->vm->clock) && c->tsc_offset == c->s.tsc_offset)
-            return 0;
-        c->vm->tsc_changes = clock_changes(c->v->vm->clock);
-        c->vm->tsc_known = c->tsc_given = true;
-        c->tsc_offset = c->s.tsc_offset;
-        tsc = clock_tsc(c->v->vm->clock) + c->s.tsc_offset;
-        return tsc_msr(c, KVM_SET_MSRS, &tsc);
-    }
+    if (!c->vm->tsc_offset_attr)
+        return sync_by_msr(c);
     rc = base(c, &offset);
     offset += c->s.tsc_offset;
     if (rc || (c->tsc_given && offset == c->tsc_offset))
