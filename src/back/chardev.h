@@ -53,14 +53,16 @@ struct chardev_host {
     struct loop *loop;
     struct log *log;          /* told when output breaks, and of the terminal's raw mode */
     void (*leave)(void *arg); /* the user typed Ctrl-A X; called in the loop's thread */
+    /* Ctrl-A E, likewise; gives a line of at most n - 1 characters for the user. */
+    void (*next_engine)(void *arg, char *line, size_t n);
     void *arg;
 };
 
 /*
  * Opens a backend by its command-line name:
  *   stdio      standard input and output. A terminal is put into raw mode until chardev_free or a
- *              fatal signal. Ctrl-A X leaves, Ctrl-A H prints help, Ctrl-A Ctrl-A and Ctrl-A A send
- *              Ctrl-A; Ctrl-A and any other key send both. The end of the input only ends the input.
+ *              fatal signal. Ctrl-A X leaves, Ctrl-A E changes the engine, Ctrl-A H prints help,
+ *              Ctrl-A Ctrl-A and Ctrl-A A send Ctrl-A; Ctrl-A and any other key send both. The end of the input only ends the input.
  *   file:PATH  output goes to PATH, which is created or truncated; no input.
  *   none       output is dropped, no input.
  * SIGPIPE and SIGXFSZ are ignored from then on unless the process handles them. Returns 0, -EINVAL

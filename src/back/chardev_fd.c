@@ -30,6 +30,7 @@
 #define IN_SIZE \
     65536u /* read ahead even while the guest does not listen: escapes must get through */
 #define READ_CHUNK 4096u
+#define SAY_SIZE 300u
 
 struct chardev_fd {
     struct chardev base;
@@ -265,13 +266,25 @@ static void in_append(struct chardev_fd *c, const uint8_t *p, size_t n)
     c->in_len += n;
 }
 
-static void print_help(struct chardev_fd *c)
+/* Says something to the user. */
+static void print(struct chardev_fd *c, const char *text)
 {
     pthread_mutex_lock(&c->lock);
     if (!c->dead)
-        ring_put(c, (const uint8_t *)escape_help, strlen(escape_help));
+        ring_put(c, (const uint8_t *)text, strlen(text));
     pthread_mutex_unlock(&c->lock);
     out_watch(c, !drain(c));
+}
+
+static void next_engine(struct chardev_fd *c)
+{
+    char line[SAY_SIZE], text[SAY_SIZE + 16];
+
+    if (!c->host.next_engine)
+        return;
+    c->host.next_engine(c->host.arg, line, sizeof(line));
+    snprintf(text, sizeof(text), "\r\nring3: %s\r\n", line);
+    print(c, text);
 }
 
 static void take(struct chardev_fd *c, const uint8_t *p, size_t n)
@@ -290,7 +303,10 @@ static void take(struct chardev_fd *c, const uint8_t *p, size_t n)
                 c->host.leave(c->host.arg);
             break;
         case ESCAPE_HELP:
-            print_help(c);
+            print(c, escape_help);
+            break;
+        case ESCAPE_ENGINE:
+            next_engine(c);
             break;
         case ESCAPE_NONE:
             break;

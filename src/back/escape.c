@@ -3,6 +3,7 @@
 
 const char escape_help[] = "\r\n"
                            "Ctrl-A X       leave: the VM ends at once\r\n"
+                           "Ctrl-A E       go on with the next CPU engine\r\n"
                            "Ctrl-A H       this help\r\n"
                            "Ctrl-A Ctrl-A  send Ctrl-A to the guest (also Ctrl-A A)\r\n";
 
@@ -25,6 +26,9 @@ enum escape_action escape_byte(struct escape *x, uint8_t byte, uint8_t out[2], s
     case 'h':
     case 'H':
         return ESCAPE_HELP;
+    case 'e':
+    case 'E':
+        return ESCAPE_ENGINE;
     case ESCAPE_KEY:
     case 'a':
     case 'A':

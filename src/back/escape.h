@@ -11,7 +11,7 @@
 
 #define ESCAPE_KEY 0x01 /* Ctrl-A */
 
-enum escape_action { ESCAPE_NONE, ESCAPE_LEAVE, ESCAPE_HELP };
+enum escape_action { ESCAPE_NONE, ESCAPE_LEAVE, ESCAPE_HELP, ESCAPE_ENGINE };
 
 struct escape {
     bool prefix; /* the last byte was an ESCAPE_KEY that has not been passed on */

@@ -13,6 +13,7 @@
     X(pci_bar, "PCI base address register mapped, unmapped or refused: device, number, address")   \
     X(pci_cfg_read, "PCI configuration read: bus:slot.function, offset, size, value")              \
     X(pci_cfg_write, "PCI configuration write: bus:slot.function, offset, size, value")            \
+    X(pci_flr, "PCI function level reset: device")                                                 \
     X(pci_msix, "MSI-X message sent or made pending: device, vector, address, data")               \
     X(uart_read, "serial port register read: device, register, value")                             \
     X(uart_write, "serial port register write: device, register, value")                           \
@@ -20,6 +21,7 @@
     X(virtio_config, "virtio configuration space access: device, offset, size, value")             \
     X(virtio_fail, "virtio device needs a reset: device, why")                                     \
     X(virtio_kick, "virtio queue notified by the driver: device, queue")                           \
+    X(virtio_queue_reset, "virtio queue reset by the driver: device, queue")                       \
     X(virtio_reg, "virtio common register access: device, offset, size, value")                    \
     X(virtio_status, "virtio device status changed: device, from, to, features")                   \
     /* engine */                                                                                   \

@@ -9,10 +9,7 @@
 #include "cpu/msr.h"
 
 #define FEATURE_ROW(name, leaf, sub, reg, bit) {leaf, sub, reg - 'a', bit},
-static const struct {
-    uint32_t leaf;
-    uint8_t sub, reg, bit;
-} features[] = {CPU_FEATURES(FEATURE_ROW)};
+static const struct cpuid_place features[] = {CPU_FEATURES(FEATURE_ROW)};
 
 static const char *const feature_names[] = {
     [CPUF_FPU] = "fpu",
@@ -163,7 +160,7 @@ static struct cpuid_leaf *find(const struct cpuid_policy *p, uint32_t leaf, uint
     return NULL;
 }
 
-static uint32_t *reg_of(struct cpuid_leaf *l, unsigned reg)
+uint32_t *cpuid_leaf_reg(struct cpuid_leaf *l, unsigned reg)
 {
     return reg == EAX ? &l->eax : reg == EBX ? &l->ebx : reg == ECX ? &l->ecx : &l->edx;
 }
@@ -198,7 +195,9 @@ void cpuid_draft_set(struct cpuid_draft *d, uint32_t leaf, uint32_t sub, const u
     l->edx = v[EDX];
 }
 
-static void set_feature(struct cpuid_policy *p, unsigned f, bool on)
+struct cpuid_place cpuid_feature_place(enum cpu_feature f) { return features[f]; }
+
+void cpuid_set_feature(struct cpuid_policy *p, unsigned f, bool on)
 {
     p->feature[f / 64] &= ~BIT(f % 64);
     p->feature[f / 64] |= (uint64_t)on << (f % 64);
@@ -214,7 +213,7 @@ static int choose_features(struct cpuid_draft *d, struct err *e)
     for (unsigned f = 0; f < CPUF_COUNT; f++) {
         uint32_t r[4];
         cpuid_host_leaf(d, features[f].leaf, features[f].sub, r);
-        set_feature(p, f, r[features[f].reg] >> features[f].bit & 1);
+        cpuid_set_feature(p, f, r[features[f].reg] >> features[f].bit & 1);
     }
     for (unsigned i = 0; i < ARRAY_LEN(baseline); i++)
         if (!cpuid_has(p, baseline[i]))
@@ -223,20 +222,26 @@ static int choose_features(struct cpuid_draft *d, struct err *e)
     if ((xcr0 & (XCR0_X87 | XCR0_SSE)) != (XCR0_X87 | XCR0_SSE))
         return err_set(e, ENOTSUP, "this host's kernel does not enable XSAVE, which ring3 needs");
     for (unsigned i = 0; i < ARRAY_LEN(ours); i++)
-        set_feature(p, ours[i], true);
+        cpuid_set_feature(p, ours[i], true);
+    for (unsigned f = 0; d->cfg->limit && f < CPUF_COUNT; f++)
+        if (!cpuid_limit_allows(d->cfg->limit, f))
+            cpuid_set_feature(p, f, false);
     if (!(xcr0 & XCR0_AVX))
-        set_feature(p, CPUF_AVX, false);
+        cpuid_set_feature(p, CPUF_AVX, false);
     if ((xcr0 & XCR0_AVX512) != XCR0_AVX512)
-        set_feature(p, CPUF_AVX512F, false);
+        cpuid_set_feature(p, CPUF_AVX512F, false);
     for (unsigned i = 0; i < ARRAY_LEN(depends); i++)
         if (!cpuid_has(p, depends[i].needs))
-            set_feature(p, depends[i].feature, false);
+            cpuid_set_feature(p, depends[i].feature, false);
 
+    int rc = cpuid_level_apply(p, d->cfg->level, e);
+    if (rc)
+        return rc;
     p->xcr0_mask = XCR0_X87 | XCR0_SSE | (cpuid_has(p, CPUF_AVX) ? XCR0_AVX : 0) |
                    (cpuid_has(p, CPUF_AVX512F) ? XCR0_AVX512 : 0);
     for (unsigned f = 0; f < CPUF_COUNT; f++) {
         struct cpuid_leaf *l = cpuid_draft_leaf(d, features[f].leaf, features[f].sub);
-        *reg_of(l, features[f].reg) |= (uint32_t)cpuid_has(p, f) << features[f].bit;
+        *cpuid_leaf_reg(l, features[f].reg) |= (uint32_t)cpuid_has(p, f) << features[f].bit;
     }
     return 0;
 }
@@ -262,6 +267,8 @@ int cpuid_build_from(struct cpuid_policy *p, const struct cpuid_cfg *cfg,
     if (rc)
         return rc;
     cpuid_model_build(&d);
+    if (cfg->limit)
+        cpuid_limit_rest(&d);
     return 0;
 }
 
@@ -414,6 +421,10 @@ int cpuid_check_state(const struct cpuid_policy *p, const struct cpu_state *s, s
         if (check[i].v & check[i].reserved)
             return err_set(e, EINVAL, "cpu state: %s 0x%" PRIx64 " needs what this processor lacks",
                            check[i].name, check[i].v);
+    for (unsigned i = 0; i < ARRAY_LEN(s->pdpte) && s->pdptes_valid; i++)
+        if ((s->pdpte[i] & 1) && (s->pdpte[i] & above))
+            return err_set(e, EINVAL, "cpu state: PDPTE 0x%" PRIx64 " is beyond %u address bits",
+                           s->pdpte[i], p->maxphys);
     for (unsigned i = 0; i < ARRAY_LEN(s->mtrr_var); i++)
         if (s->mtrr_var[i] & above)
             return err_set(e, EINVAL, "cpu state: MTRR 0x%" PRIx64 " is beyond %u address bits",

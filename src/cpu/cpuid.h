@@ -66,10 +66,26 @@ struct cpuid_policy {
     uint64_t arch_capabilities; /* IA32_ARCH_CAPABILITIES, Intel models */
 };
 
+/* Which processors a policy is good for: the host's kind, or the levels of the x86-64 psABI (§3.1.1). A level has the
+ * instructions that the psABI counts up to it and no other extension; what our engines do themselves (system
+ * features) comes with each. */
+enum cpuid_level { CPUID_HOST, CPUID_V2, CPUID_V3, CPUID_V4 };
+
+#define CPUID_LIMIT_MAX 128
+
+/* What bounds a policy from below: what a hypervisor lets its guests have. A leaf that is not there has no bits. */
+struct cpuid_limit {
+    uint32_t n;
+    struct cpuid_leaf leaf[CPUID_LIMIT_MAX];
+    uint64_t arch_capabilities;
+};
+
 struct cpuid_cfg {
     uint32_t cpus;    /* vCPUs, for topology leaves */
     uint64_t tsc_khz; /* for leaves 0x15, 0x16 and 0x40000010 */
     bool kvm_leaves;  /* offer the KVM paravirtual leaves at 0x40000000 */
+    enum cpuid_level level;
+    const struct cpuid_limit *limit; /* offer nothing that it lacks; NULL: there is none */
 };
 
 /* Where a policy starts from: a processor's CPUID, and the XCR0 its operating system enabled. */
@@ -81,8 +97,10 @@ struct cpuid_host {
 
 /* Builds the policy of the host CPU restricted to what ring3 supports, with the choices of
  * docs (PCID on, not vulnerable, invariant TSC). Fails with a message naming a baseline feature
- * (x86-64-v1 plus CX16, XSAVE, FXSR) the host lacks. */
+ * (x86-64-v1 plus CX16, XSAVE, FXSR) the host lacks, or one of cfg's level. */
 int cpuid_build(struct cpuid_policy *p, const struct cpuid_cfg *cfg, struct err *e);
+/* "host", "x86-64-v2", "x86-64-v3", "x86-64-v4"; 0, or -EINVAL with e set. */
+int cpuid_level_parse(const char *name, enum cpuid_level *out, struct err *e);
 /* The same for any processor's CPUID (tests, models). */
 int cpuid_build_from(struct cpuid_policy *p, const struct cpuid_cfg *cfg,
                      const struct cpuid_host *host, struct err *e);
@@ -108,6 +126,9 @@ uint64_t cpuid_efer_mask(const struct cpuid_policy *p);
  * comes from outside: reserved bits of CR3, CR4, EFER, XCR0 and the MTRRs. 0, or -EINVAL with e
  * naming the field. */
 int cpuid_check_state(const struct cpuid_policy *p, const struct cpu_state *s, struct err *e);
+
+/* Does the limit allow what the policy says? 0, or -EINVAL with e naming a feature. */
+int cpuid_check_limit(const struct cpuid_policy *p, const struct cpuid_limit *limit, struct err *e);
 
 const char *cpu_feature_name(enum cpu_feature f); /* "avx2", lower case */
 

@@ -26,4 +26,20 @@ void cpuid_draft_set(struct cpuid_draft *d, uint32_t leaf, uint32_t sub, const u
  * speculation, paravirtual leaves. Called with the features already in the leaves. */
 void cpuid_model_build(struct cpuid_draft *d);
 
+/* ---- cpuid.c ---- */
+struct cpuid_place {
+    uint32_t leaf;
+    uint8_t sub, reg, bit;
+};
+struct cpuid_place cpuid_feature_place(enum cpu_feature f);
+void cpuid_set_feature(struct cpuid_policy *p, unsigned f, bool on);
+uint32_t *cpuid_leaf_reg(struct cpuid_leaf *l, unsigned reg);
+
+/* ---- cpuid_level.c ---- */
+/* Takes away what the level has not; -ENOTSUP if one of its own is not there. */
+int cpuid_level_apply(struct cpuid_policy *p, enum cpuid_level level, struct err *e);
+bool cpuid_limit_allows(const struct cpuid_limit *l, enum cpu_feature f);
+/* Bounds the leaves of a finished model by d->cfg->limit; features were bounded before. */
+void cpuid_limit_rest(struct cpuid_draft *d);
+
 #endif

@@ -5,7 +5,6 @@
 #include "cpu/paging.h"
 
 /* Bits that all formats of entry share. */
-#define PTE_P BIT(0)
 #define PTE_W BIT(1)
 #define PTE_U BIT(2)
 #define PTE_A BIT(5)
@@ -16,7 +15,6 @@
 #define PTE_ADDR 0x000ffffffffff000ull
 
 /* PAE page-directory-pointer entry: bits that must be 0 besides those above maxphys. */
-#define PDPTE_RSVD (0x1e6ull | ~0ull << 52)
 
 /* Permission of a walk that does not use the guest's tables. */
 static void identity(uint64_t la, struct walk *w)

@@ -13,6 +13,10 @@
 #include "cpu/state.h"
 #include "mem/p2m.h"
 
+#define PTE_P 1ull
+/* Bits of a present page-directory-pointer entry of PAE paging that must be 0, beside those above maxphys. */
+#define PDPTE_RSVD (0x1e6ull | ~0ull << 52)
+
 enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_EXEC };
 
 /* Context of a walk, taken from cpu_state when a control register changes. */

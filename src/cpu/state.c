@@ -40,6 +40,7 @@ static void reset_common(struct cpu_state *s)
     s->sipi_pending = 0;
     s->sipi_vector = 0;
     s->pending_dbg = 0;
+    s->pdptes_valid = 0;
 }
 
 void cpu_state_reset(struct cpu_state *s)
@@ -165,8 +166,9 @@ static const struct state_field cpu_state_fields[] = {
     F_MAX(init_pending, 1),
     F_MAX(sipi_pending, 1),
     F(sipi_vector),
-    STATE_PAD(struct cpu_state, pad2),
+    F_MAX(pdptes_valid, 1),
     F(pending_dbg),
+    STATE_ARRAY(struct cpu_state, pdpte),
 };
 
 #undef F

@@ -169,13 +169,18 @@ struct cpu_state {
     uint64_t zmm[32][8]; /* XMM = [0..1], YMM = [0..3] of each row; see bt/vec.c */
     uint64_t k[8];
 
+    /* PAE paging outside long mode: the four page-directory pointers that the processor has loaded, which memory may no
+     * longer hold (SDM vol. 3 §4.4.1). They count if pdptes_valid; else they are to be loaded from where CR3 points. */
+    uint64_t pdpte[4];
+
     /* Interruptibility and pending events between instructions. */
     uint8_t sti_shadow;    /* maskable interrupts blocked until the next instruction has run */
     uint8_t mov_ss_shadow; /* as sti_shadow, and debug traps and NMI too */
     uint8_t nmi_blocked;   /* until IRET */
     uint8_t nmi_pending;
     uint8_t init_pending, sipi_pending, sipi_vector;
-    uint8_t pad2;
+
+    uint8_t pdptes_valid;
 };
 
 /* Is la canonical for 48-bit linear addresses (SDM vol. 1 §3.3.7.1)? */
@@ -196,6 +201,12 @@ static inline enum cpu_bits cpu_code_bits(const struct cpu_state *s)
     if (cpu_long_mode(s) && (s->seg[CS].attr & SEG_L))
         return CPU_64;
     return s->seg[CS].attr & SEG_DB ? CPU_32 : CPU_16;
+}
+
+/* Do PDPTEs matter in this mode? */
+static inline bool cpu_pae(const struct cpu_state *s)
+{
+    return (s->cr0 & CR0_PG) && (s->cr4 & CR4_PAE) && !cpu_long_mode(s);
 }
 
 /* Power-on reset state (SDM vol. 3 table 10-1): real mode, CS F000:FFF0 base FFFF0000, running.

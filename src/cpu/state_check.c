@@ -9,6 +9,7 @@
 
 #include "base/err.h"
 #include "cpu/msr.h"
+#include "cpu/paging.h"
 #include "cpu/state.h"
 
 #define RFLAGS_DEFINED                                                                     \
@@ -242,6 +243,17 @@ static int check_mtrr(const struct cpu_state *s, struct err *e)
     return 0;
 }
 
+/* What MOV to CR3 would have refused (SDM vol. 3 §4.4.1). */
+static int check_pdptes(const struct cpu_state *s, struct err *e)
+{
+    if (s->pdptes_valid > 1 || (s->pdptes_valid && !cpu_pae(s)))
+        return bad(e, "pdptes_valid", s->pdptes_valid);
+    for (unsigned i = 0; i < ARRAY_LEN(s->pdpte) && s->pdptes_valid; i++)
+        if ((s->pdpte[i] & PTE_P) && (s->pdpte[i] & PDPTE_RSVD))
+            return bad(e, "pdpte", s->pdpte[i]);
+    return 0;
+}
+
 static int check_rest(const struct cpu_state *s, struct err *e)
 {
     const struct {
@@ -274,7 +286,7 @@ static int check_rest(const struct cpu_state *s, struct err *e)
 int cpu_state_validate(const struct cpu_state *s, struct err *e)
 {
     int (*const check[])(const struct cpu_state *, struct err *) = {
-        check_plain, check_modes, check_segments, check_rip, check_mtrr, check_rest,
+        check_plain, check_modes, check_segments, check_rip, check_mtrr, check_pdptes, check_rest,
     };
 
     for (unsigned i = 0; i < ARRAY_LEN(check); i++) {

@@ -13,6 +13,7 @@
 #include "base/trace.h"
 #include "base/util.h"
 #include "ctl/cli.h"
+#include "ctl/engine_switch.h"
 #include "ctl/netopt.h"
 #include "ctl/diskopt.h"
 #include "ctl/option.h"
@@ -30,6 +31,7 @@ struct run_cfg {
     struct netdev_cfg nets[MACHINE_NETS_MAX];
     struct machine_disk disks[MACHINE_DISKS_MAX];
     const char *engine;
+    struct engine_switch_cfg change;
     uint64_t timeout; /* ns, 0 = none */
     const char *trace;
     enum log_level level;
@@ -49,6 +51,11 @@ static int set_engine(void *cfg, const char *val, struct err *e)
     return 0;
 }
 
+static int set_engine_switch(void *cfg, const char *val, struct err *e)
+{
+    return engine_switch_parse(&((struct run_cfg *)cfg)->change, val, e);
+}
+
 static int set_check(void *cfg, const char *val, struct err *e)
 {
     ((struct run_cfg *)cfg)->m.check = true;
@@ -66,6 +73,11 @@ static int set_cpus(void *cfg, const char *val, struct err *e)
         return err_set(e, EINVAL, "a machine has at most %u", MACHINE_CPUS_MAX);
     ((struct run_cfg *)cfg)->m.cpus = (uint32_t)n;
     return rc;
+}
+
+static int set_cpu(void *cfg, const char *val, struct err *e)
+{
+    return cpuid_level_parse(val, &((struct run_cfg *)cfg)->m.cpu, e);
 }
 
 static int set_memory(void *cfg, const char *val, struct err *e)
@@ -189,13 +201,22 @@ static int set_log_level(void *cfg, const char *val, struct err *e)
 static const struct option_desc options[] = {
     {"name", "NAME", "Name of the VM in messages. Default: vm.", set_name},
     {"engine", "ENGINE",
-     "CPU engine: bt (binary translator), interp (interpreter), or auto,\n"
-     "the first that 'ring3 engines' lists as available. Default: auto.",
+     "CPU engine: kvm (the host's hardware), bt (binary translator),\n"
+     "interp (interpreter), or auto, the first that 'ring3 engines' lists as\n"
+     "available. Default: auto.",
      set_engine},
+    {"engine-switch", engine_switch_arg, engine_switch_help, set_engine_switch},
     {"check", NULL,
      "Compare the binary translator with the interpreter, block by block,\n"
      "and end at the first difference. Slow; needs engine bt and one vCPU.",
      set_check},
+    {"cpu", "MODEL",
+     "What the guest's processors can do: host, which is all that this host\n"
+     "has, or x86-64-v2, -v3 or -v4, which is what the x86-64 psABI counts to\n"
+     "that level, and no other extension of the instruction set; always\n"
+     "restricted to what every engine that is available here can honour, so\n"
+     "that the VM may change engine. Default: host.",
+     set_cpu},
     {"cpus", "N", "Number of vCPUs, 1 to 255; each is a thread. Default: 1.", set_cpus},
     {"memory", "SIZE",
      "Guest memory, with K, M, G or T; a multiple of 4K, at least 2M.\n"
@@ -254,7 +275,8 @@ static void help(void)
            "  4     the time given by --timeout is over\n"
            "  64+N  the guest wrote N to the debug-exit port 0xf4 (127 for N of 63 and more)\n"
            "SIGINT, SIGTERM and SIGHUP end the VM and then ring3 by that signal.\n"
-           "SIGUSR1 presses the guest's power button.\n");
+           "SIGUSR1 presses the guest's power button. SIGUSR2 changes to the next engine that\n"
+           "this host offers, as Ctrl-A E does.\n");
 }
 
 /* A running command. */
@@ -265,11 +287,20 @@ struct run {
     struct loop *loop;
     struct signals signals;
     struct machine *m;
+    struct engine_switch change;
     int timeout_fd;
     struct loop_fd *timeout_reg;
     int signo; /* the signal that ended it, or 0 */
     bool timed_out;
 };
+
+static void next_engine(struct run *r)
+{
+    struct err e;
+
+    if (machine_next_engine(r->m, &e))
+        log_msg(&r->log, LOG_WARN, "no change of engine: %s", e.msg);
+}
 
 static void on_signal(void *arg, int signo)
 {
@@ -277,6 +308,10 @@ static void on_signal(void *arg, int signo)
 
     if (signo == SIGUSR1) {
         machine_power_button(r->m);
+        return;
+    }
+    if (signo == SIGUSR2) {
+        next_engine(r);
         return;
     }
     if (signo == SIGWINCH) {
@@ -300,24 +335,42 @@ static void on_timeout(void *arg, uint32_t events)
 
 static void on_ended(void *arg) { loop_stop(((struct run *)arg)->loop); }
 
+static int engine_missing(const char *name, const struct err *why, struct err *e)
+{
+    *e = *why;
+    err_prefix(e, 0, "%s", name);
+    return err_prefix(e, -ENOTSUP, "--engine");
+}
+
+/* The engine of that name or, with auto, the best that this host offers; one line says which, and why none of the better
+ * ones. All are asked, once: the machine may change to another one later. */
 static int choose_engine(struct run *r, struct err *e)
 {
-    bool automatic = !strcmp(r->cfg.engine, "auto");
-    struct err why;
+    const struct engine_ops *named = engine_find(r->cfg.engine), **chosen = &r->cfg.m.engine;
+    struct err why = {""};
 
-    for (const struct engine_ops *const *x = engine_list; *x; x++) {
-        if (!automatic && strcmp((*x)->name, r->cfg.engine) != 0)
-            continue;
-        if (!(*x)->probe || (*x)->probe(&why) == 0) {
-            r->cfg.m.engine = *x;
-            log_msg(&r->log, LOG_INFO, "engine %s", (*x)->name);
-            return 0;
+    for (uint32_t i = 0; engine_list[i]; i++) {
+        const struct engine_ops *x = engine_list[i];
+        struct err reason;
+
+        if (!x->probe || !x->probe(&reason)) {
+            r->cfg.m.engines |= BIT(i);
+            if (!*chosen && (!named || x == named))
+                *chosen = x;
+        } else if (x == named) {
+            return engine_missing(x->name, &reason, e);
+        } else if (!*chosen) {
+            err_prefix(&reason, 0, "%s%s%s is missing", why.msg, why.msg[0] ? "; " : "", x->name);
+            why = reason;
         }
-        if (!automatic)
-            return err_set(e, ENOTSUP, "--engine: %s: %s", (*x)->name, why.msg);
-        log_msg(&r->log, LOG_INFO, "engine %s is missing: %s", (*x)->name, why.msg);
     }
-    return err_set(e, ENOTSUP, "--engine: this host offers none");
+    if (!*chosen)
+        return err_set(e, ENOTSUP, "--engine: %s", why.msg);
+    if (named)
+        log_msg(&r->log, LOG_INFO, "engine %s", named->name);
+    else
+        log_msg(&r->log, LOG_INFO, "engine %s, %s", (*chosen)->name, why.msg[0] ? why.msg : "the first choice");
+    return 0;
 }
 
 static int start_timeout(struct run *r, struct err *e)
@@ -386,11 +439,14 @@ static int run_machine(struct run *r, struct err *e)
     }
     rc = start_timeout(r, e);
     if (!rc)
+        rc = engine_switch_start(&r->change, &r->cfg.change, r->m, e);
+    if (!rc)
         rc = machine_start(r->m, e);
     if (!rc)
         rc = loop_run(r->loop, e);
     if (!rc)
         status = status_of_end(r, e);
+    engine_switch_stop(&r->change);
     machine_free(r->m);
 out:
     if (r->timeout_reg)
@@ -463,6 +519,8 @@ static int run_configured(struct run *r, struct err *e)
         err_set(e, EINVAL, "--check: is for one vCPU, not %u", r->cfg.m.cpus);
         return CLI_USAGE;
     }
+    if (r->cfg.change.ms && engine_switch_check(&r->cfg.change, &r->cfg.m, e))
+        return CLI_USAGE;
     raise_files_limit();
     if (loop_new(&r->loop, e))
         return CLI_FAILED;
@@ -522,6 +580,7 @@ int cli_run(int argc, char **argv)
                 .engine = "auto",
                 .level = LOG_WARN},
         .timeout_fd = -1,
+        .change = {.fd = -1},
     };
     int status;
 

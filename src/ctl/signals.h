@@ -1,7 +1,6 @@
 /*
- * SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGWINCH as events of a loop. While a struct signals lives
- * they are blocked in the calling thread and all it creates, so that nothing is left half done when
- * one arrives.
+ * SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGWINCH as events of a loop. While a struct signals lives they are
+ * blocked in the calling thread and all it creates, so that nothing is left half done when one arrives.
  */
 #ifndef RING3_CTL_SIGNALS_H
 #define RING3_CTL_SIGNALS_H

@@ -6,6 +6,7 @@
 #ifndef RING3_ENGINE_ENGINE_H
 #define RING3_ENGINE_ENGINE_H
 
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -75,7 +76,9 @@ struct vcpu {
     uint32_t index; /* 0-based; the APIC ID unless the machine says otherwise */
     _Atomic uint32_t events;
     _Atomic uint8_t sipi;
-    const struct engine_ops *engine; /* which engine runs it now */
+    _Atomic uint32_t posting; /* threads in vcpu_post that may be about to kick */
+    /* Which engine runs it now; NULL while it has none, that is before the first and during a change. */
+    const struct engine_ops *_Atomic engine;
     void *priv;                      /* that engine's per-vCPU data */
     void *owner;                     /* the machine's per-vCPU data */
     /* in: instructions to run before STOP_BUDGET, where an exception or interrupt delivered counts as one too, so that
@@ -98,13 +101,31 @@ struct vm {
     void *engine_priv; /* engine's per-VM data */
 };
 
-/* Seam 1. */
+/* What an engine demands of every machine that it is to run. */
+struct engine_demands {
+    struct cpuid_limit *limit; /* in: room; out: bounds the machine's CPUID policy */
+    bool limited;              /* out: it does */
+    uint64_t tsc_khz;          /* in: the guest TSC's rate that the machine would like; out: that it must have */
+    uint64_t counter_khz;      /* out: the clock must follow the host's TSC, of this rate; 0: it need not */
+};
+
+/*
+ * Seam 1. A VM's first engine lives as long as the VM, or until the machine changes to another one, with all vCPUs
+ * outside run(): get_state of the old engine; vm_init, vcpu_init and set_state of the new one, while the old one's data,
+ * which vm.engine_priv and vcpu.priv do not show then, still exists; vcpu_fini and vm_fini of the old one (or, if the
+ * new one failed anywhere, of the new one). No thread calls kick, map_changed or code_write meanwhile. Events stay
+ * posted, and VCPU_EV_INTR is posted to every vCPU afterwards. Init, set_state and fini run on another thread than run.
+ */
 struct engine_ops {
     const char *name;
     const char *summary; /* for `ring3 engines` */
     bool checks;         /* heeds vm.check */
     /* Can it run on this host? 0, or negative errno with the reason. */
     int (*probe)(struct err *e);
+    /* NULL: nothing. Asked before the machine is made, also of engines that it may change to. A failure leaves d unchanged
+     * (but for what limit holds). */
+    int (*demand)(struct engine_demands *d, struct err *e);
+    /* Fails, saying why, also where the guest could not have the processor that vm.cpuid has promised it. */
     int (*vm_init)(struct vm *vm, struct err *e);
     int (*vcpu_init)(struct vcpu *v, struct err *e);
     /* Runs until a reason to stop. Only the vCPU's own thread. */
@@ -112,7 +133,8 @@ struct engine_ops {
     /* Makes run() return soon (or look at events). Any thread, async-signal-safe. NULL: setting the event
      * is enough. */
     void (*kick)(struct vcpu *v);
-    /* State transfer, only while run() is not running. */
+    /* State transfer, only while run() is not running. get_state changes nothing that the guest can tell; if
+     * set_state fails vcpu.error says why. */
     int (*get_state)(struct vcpu *v, struct cpu_state *s);
     int (*set_state)(struct vcpu *v, const struct cpu_state *s);
     /* The flat view changed: drop every cached translation on every vCPU before guest code can tell. Waits until
@@ -123,20 +145,36 @@ struct engine_ops {
     /* Dirty bits of ram since the last fetch, ORed into bits; vCPUs are outside run(). */
     int (*dirty_fetch)(struct vm *vm, struct ram *ram, uint64_t *bits);
     void (*vcpu_fini)(struct vcpu *v);
+    /* Leaves no P2M_CODE behind, and in P2M_DIRTY what the engine alone knows to be dirty. */
     void (*vm_fini)(struct vm *vm);
 };
 
 /* All engines in order of preference, NULL-terminated (engines.c). */
 extern const struct engine_ops *const engine_list[];
-extern const struct engine_ops interp_engine, bt_engine;
+extern const struct engine_ops interp_engine, bt_engine, kvm_engine;
 const struct engine_ops *engine_find(const char *name);
 
 /* Posts events and kicks. Any thread, async-signal-safe. */
 static inline void vcpu_post(struct vcpu *v, uint32_t ev)
 {
+    const struct engine_ops *engine;
+
     atomic_fetch_or_explicit(&v->events, ev, memory_order_seq_cst);
-    if (v->engine && v->engine->kick)
-        v->engine->kick(v);
+    atomic_fetch_add(&v->posting, 1);
+    engine = atomic_load(&v->engine);
+    if (engine && engine->kick)
+        engine->kick(v);
+    atomic_fetch_sub(&v->posting, 1);
+}
+
+/* Takes the engine from the vCPU; on return nobody is in its kick, nor will be. Not while run() is running. */
+static inline const struct engine_ops *vcpu_detach(struct vcpu *v)
+{
+    const struct engine_ops *engine = atomic_exchange(&v->engine, NULL);
+
+    while (atomic_load(&v->posting))
+        sched_yield();
+    return engine;
 }
 
 #endif

@@ -4,7 +4,7 @@
 
 #include "engine/engine.h"
 
-const struct engine_ops *const engine_list[] = {&bt_engine, &interp_engine, NULL};
+const struct engine_ops *const engine_list[] = {&kvm_engine, &bt_engine, &interp_engine, NULL};
 
 const struct engine_ops *engine_find(const char *name)
 {

@@ -1,6 +1,7 @@
 #include "machine/machine.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -11,18 +12,17 @@
 #include "dev/platform/acpi.h"
 #include "machine/env.h"
 #include "machine/disks.h"
+#include "machine/gate.h"
 #include "machine/memory.h"
 #include "machine/pc.h"
 
 /* The guest's TSC ticks once a nanosecond on every host: conversions are exact and machines can
- * move. */
+ * move. Only where guests read the host's TSC as it is must it have that one's rate. */
 #define TSC_KHZ 1000000u
 /* How long the end of a machine waits for the serial port's last output. */
 #define FLUSH_MS 1000u
 /* Changes of the memory map after which the views from before them are freed. */
 #define MAP_CHANGES_KEPT 1024u
-
-enum gate { GATE_CLOSED, GATE_OPEN, GATE_QUIT };
 
 /* What the loop's thread is asked to do; where several meet, the greatest wins. */
 enum action {
@@ -35,52 +35,6 @@ enum action {
     ACTION_STOP
 };
 
-/* ---- the gate ---- */
-
-static void gate_set(struct machine *m, enum gate g)
-{
-    pthread_mutex_lock(&m->lock);
-    atomic_store(&m->gate, g);
-    pthread_cond_broadcast(&m->changed);
-    pthread_mutex_unlock(&m->lock);
-}
-
-/* Also those that have no thread yet, of which only the loop's thread knows how many there are. */
-static void kick_all(struct machine *m)
-{
-    for (uint32_t i = 0; i < m->ncpu; i++)
-        vcpu_wake(&m->cpu[i], VCPU_EV_KICK);
-}
-
-bool machine_gate(struct machine *m)
-{
-    bool go;
-
-    if (likely(atomic_load(&m->gate) == GATE_OPEN))
-        return true;
-    pthread_mutex_lock(&m->lock);
-    m->nparked++;
-    pthread_cond_broadcast(&m->changed);
-    while (atomic_load(&m->gate) == GATE_CLOSED)
-        pthread_cond_wait(&m->changed, &m->lock);
-    m->nparked--;
-    go = atomic_load(&m->gate) == GATE_OPEN;
-    pthread_mutex_unlock(&m->lock);
-    return go;
-}
-
-/* Closes the gate and waits until every vCPU thread is parked. */
-static void vcpus_stop(struct machine *m)
-{
-    gate_set(m, GATE_CLOSED);
-    kick_all(m);
-    pthread_mutex_lock(&m->lock);
-    while (m->nparked < m->nstarted)
-        pthread_cond_wait(&m->changed, &m->lock);
-    pthread_mutex_unlock(&m->lock);
-    physmap_reclaim(m->map);
-}
-
 /* Has the loop's thread call on_action. */
 static void poke(struct machine *m)
 {
@@ -90,21 +44,11 @@ static void poke(struct machine *m)
         ;
 }
 
-/* Opens the gate, unless something waits that closed it. */
-static void vcpus_go(struct machine *m)
-{
-    pthread_mutex_lock(&m->lock);
-    if (m->action == ACTION_NONE)
-        atomic_store(&m->gate, GATE_OPEN);
-    pthread_cond_broadcast(&m->changed);
-    pthread_mutex_unlock(&m->lock);
-}
-
 void machine_quiesce(struct machine *m)
 {
     if (m->quiesced)
         return;
-    vcpus_stop(m);
+    gate_stop(m);
     for (struct device *d = m->devices; d; d = d->next)
         device_quiesce(d);
     for (uint32_t i = 0; i < m->ncpu; i++)
@@ -127,7 +71,7 @@ void machine_resume(struct machine *m)
     for (struct device *d = m->devices; d; d = d->next)
         device_resume(d);
     m->quiesced = false;
-    vcpus_go(m);
+    gate_go(m);
     if (atomic_load(&m->gate) != GATE_OPEN)
         poke(m); /* for a reset that waited */
 }
@@ -146,7 +90,7 @@ static void post(struct machine *m, enum action a, int arg, const struct err *wh
     if (atomic_load(&m->gate) == GATE_OPEN)
         atomic_store(&m->gate, GATE_CLOSED);
     pthread_mutex_unlock(&m->lock);
-    kick_all(m);
+    gate_kick(m);
     poke(m);
 }
 
@@ -208,7 +152,12 @@ static void end(struct machine *m, enum machine_end how, int status, const struc
     if (m->console)
         chardev_flush(m->console, FLUSH_MS);
     machine_quiesce(m);
-    for (uint32_t i = 0; i < m->ncpu; i++)
+    if (m->changes.n)
+        log_msg(m->log, LOG_INFO, "%s: %llu changes of engine; the vCPUs stood for %llu us each, at most %llu us",
+                m->name, (unsigned long long)m->changes.n,
+                (unsigned long long)(m->changes.stood / m->changes.n / 1000),
+                (unsigned long long)(m->changes.most / 1000));
+    for (uint32_t i = 0; i < m->ncpu && !m->changes.n; i++) /* engines count for themselves */
         if (m->cpu[i].v.insns)
             log_msg(m->log, LOG_INFO, "%s: vcpu%u: %llu instructions", m->name, i,
                     (unsigned long long)m->cpu[i].v.insns);
@@ -239,7 +188,7 @@ static void on_action(void *arg, uint32_t events)
 
     if (read(m->action_fd, &count, sizeof(count)) < 0)
         return;
-    vcpus_stop(m);
+    gate_stop(m);
     pthread_mutex_lock(&m->lock);
     a = m->action;
     status = m->action_arg;
@@ -254,7 +203,7 @@ static void on_action(void *arg, uint32_t events)
     switch ((enum action)a) {
     case ACTION_NONE:
         if (!m->quiesced && m->result.end == MACHINE_ALIVE)
-            vcpus_go(m);
+            gate_go(m);
         break;
     case ACTION_RESET:
         if (m->no_reboot)
@@ -307,12 +256,23 @@ static void on_timers(void *arg, uint32_t events) { timerq_run(arg); }
 
 static void on_leave(void *arg) { machine_stop(arg); }
 
+static void on_engine_key(void *arg, char *line, size_t n)
+{
+    struct machine *m = arg;
+    struct err e;
+    int rc = machine_next_engine(m, &e);
+
+    snprintf(line, n, "engine %s%s%s", m->engine->name, rc ? " goes on: " : "", rc ? e.msg : "");
+}
+
 static void on_map_changed(void *arg, const struct flat_view *view)
 {
     struct machine *m = arg;
 
+    pthread_rwlock_rdlock(&m->engine_lock);
     if (m->engine)
         m->engine->map_changed(&m->vm, view);
+    pthread_rwlock_unlock(&m->engine_lock);
     /* Old views can be freed only while the vCPUs are parked. A guest that moves a device about all the time must
      * not make us keep one for each move. */
     if (++m->map_changes % MAP_CHANGES_KEPT == 0)
@@ -323,8 +283,10 @@ static void on_code_write(void *arg, uint64_t gpa, uint64_t len)
 {
     struct machine *m = arg;
 
+    pthread_rwlock_rdlock(&m->engine_lock);
     if (m->engine)
         m->engine->code_write(&m->vm, gpa, len);
+    pthread_rwlock_unlock(&m->engine_lock);
 }
 
 static int check_cfg(const struct machine_cfg *cfg, struct err *e)
@@ -440,22 +402,65 @@ static int make_nets(struct machine *m, const struct machine_cfg *cfg, struct er
     return 0;
 }
 
+/* The demands of its engine, and of those to which the machine may change while it runs. One of them that cannot say what it
+ * wants is none of those. */
+static int demands(struct machine *m, const struct machine_cfg *cfg, struct engine_demands *d, struct err *e)
+{
+    int rc = 0;
+
+    m->probed = cfg->engines;
+    for (uint32_t i = 0; engine_list[i] && !rc; i++) {
+        const struct engine_ops *x = engine_list[i];
+        bool ours = x == cfg->engine;
+
+        if (!x->demand || !(ours || m->probed & BIT(i)))
+            continue;
+        rc = x->demand(d, ours ? e : NULL);
+        if (rc && !ours) {
+            m->probed &= ~(uint32_t)BIT(i);
+            rc = 0;
+        }
+    }
+    return rc;
+}
+
+/* The processor and the clock, as the engines demand. */
+static int make_model(struct machine *m, const struct machine_cfg *cfg, struct err *e)
+{
+    struct cpuid_cfg cpuid = {.cpus = cfg->cpus, .kvm_leaves = true, .level = cfg->cpu};
+    struct engine_demands d = {.tsc_khz = TSC_KHZ};
+    int rc;
+
+    d.limit = calloc(1, sizeof(*d.limit));
+    if (!d.limit)
+        return err_set(e, ENOMEM, "no memory");
+    rc = demands(m, cfg, &d, e);
+    cpuid.tsc_khz = d.tsc_khz;
+    cpuid.limit = d.limited ? d.limit : NULL;
+    if (!rc)
+        rc = cpuid_build(&m->cpuid, &cpuid, e);
+    free(d.limit);
+    if (d.counter_khz)
+        clock_init_counter(&m->clock, d.tsc_khz, d.counter_khz);
+    else
+        clock_init(&m->clock, d.tsc_khz);
+    return rc;
+}
+
 static int build(struct machine *m, const struct machine_cfg *cfg, struct err *e)
 {
-    const struct cpuid_cfg cpuid = {.cpus = cfg->cpus, .tsc_khz = TSC_KHZ, .kvm_leaves = true};
     const struct chardev_host host = {
-        .loop = cfg->loop, .log = cfg->log, .leave = on_leave, .arg = m};
+        .loop = cfg->loop, .log = cfg->log, .leave = on_leave, .next_engine = on_engine_key, .arg = m};
     int rc = check_cfg(cfg, e);
 
     if (!rc)
         rc = boot_open(&m->boot, &cfg->boot, e);
     if (!rc)
-        rc = cpuid_build(&m->cpuid, &cpuid, e);
+        rc = make_model(m, cfg, e);
     if (!rc)
         rc = make_memory(m, cfg, e);
     if (rc)
         return rc;
-    clock_init(&m->clock, TSC_KHZ);
     rc = timerq_init(&m->timers, &m->clock, e);
     if (rc)
         return rc;
@@ -508,6 +513,7 @@ int machine_new(struct machine **out, const struct machine_cfg *cfg, struct err 
     m->arg = cfg->arg;
     pthread_mutex_init(&m->lock, NULL);
     pthread_cond_init(&m->changed, NULL);
+    pthread_rwlock_init(&m->engine_lock, NULL);
     m->name = strdup(cfg->name);
     rc = m->name ? build(m, cfg, e) : err_set(e, ENOMEM, "no memory");
     if (rc) {
@@ -525,7 +531,7 @@ int machine_start(struct machine *m, struct err *e)
     for (; m->nstarted < m->ncpu && !rc; m->nstarted += !rc)
         rc = vcpu_start(&m->cpu[m->nstarted], e);
     if (!rc)
-        vcpus_go(m);
+        gate_go(m);
     return rc;
 }
 
@@ -543,8 +549,7 @@ void machine_free(struct machine *m)
 {
     if (!m)
         return;
-    gate_set(m, GATE_QUIT);
-    kick_all(m);
+    gate_quit(m);
     for (uint32_t i = 0; i < m->nstarted; i++)
         pthread_join(m->cpu[i].thread, NULL);
     free_devices(m);
@@ -569,6 +574,7 @@ void machine_free(struct machine *m)
     physmap_free(m->map);
     ram_free(m->ram);
     boot_close(m->boot);
+    pthread_rwlock_destroy(&m->engine_lock);
     pthread_cond_destroy(&m->changed);
     pthread_mutex_destroy(&m->lock);
     free(m->name);

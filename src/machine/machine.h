@@ -6,8 +6,7 @@
  * machine_resume and machine_free are called from it (or before it runs). machine_stop and the
  * functions below "for vCPUs and devices" may be called from any thread.
  *
- * The gate stands between vCPU threads and their engines: while it is closed they park, with all
- * guest state in the engines' get_state. machine_quiesce() is the only stop-the-world.
+ * machine_quiesce() is the only stop-the-world. A change of engine (change.h) stops vCPUs alone (gate.h).
  */
 #ifndef RING3_MACHINE_MACHINE_H
 #define RING3_MACHINE_MACHINE_H
@@ -36,6 +35,7 @@
 #include "irq/lapic.h"
 #include "irq/pic.h"
 #include "machine/boot/boot.h"
+#include "machine/change.h"
 #include "machine/vcpu.h"
 
 struct chardev;
@@ -69,8 +69,10 @@ struct machine_vsock {
 struct machine_cfg {
     const char *name;
     const struct engine_ops *engine;
+    uint32_t engines;     /* by place in engine_list: others that run on this host, and that it must be able to change to */
     bool check;           /* lockstep with the interpreter; the engine must offer it, and cpus be 1 */
     uint32_t cpus;        /* 1..MACHINE_CPUS_MAX */
+    enum cpuid_level cpu; /* what the guest's processors are */
     uint64_t memory;      /* bytes, a multiple of 4 KiB */
     struct boot_cfg boot; /* strings are copied */
     const char *serial;   /* chardev name: "stdio", "file:PATH", "none" */
@@ -142,6 +144,9 @@ struct machine {
 
     struct vm vm;
     const struct engine_ops *engine; /* set once its vm_init succeeded */
+    pthread_rwlock_t engine_lock;    /* for who uses `engine` while vCPUs may stand; written by a change */
+    uint32_t probed, missing; /* engines known to run on this host, or not to (change.c) */
+    struct change_stats changes;
     struct vcpu *vcpus[MACHINE_CPUS_MAX];
     struct vcpu_host cpu[MACHINE_CPUS_MAX];
     uint32_t ncpu; /* initialised */
@@ -195,8 +200,6 @@ void machine_isa_irq(void *machine, int line, bool level); /* struct irq.set */
 /* ---- for vCPUs and devices ---- */
 /* dev_ctx.request: enum machine_request. */
 void machine_request(void *machine, int request, int arg);
-/* Parks while the gate is closed; false when the thread must end. */
-bool machine_gate(struct machine *m);
 void machine_died(struct machine *m, uint32_t cpu, uint16_t cs, uint64_t rip);
 void machine_failed(struct machine *m, const struct err *why);
 

@@ -27,7 +27,8 @@
 #define LAPIC_SIZE 0x1000u
 #define IOAPIC_ID 0
 #define ECAM_BASE 0xe0000000u
-#define ECAM_BUSES_LOG2 8
+/* Linux looks for devices by ports on every bus that there may be: 64 accesses a bus. */
+#define ECAM_BUSES_LOG2 6
 #define ECAM_SIZE (1u << (20 + ECAM_BUSES_LOG2))
 #define MMIO32_BASE MEMORY_LOW_MAX /* PCI BARs: from the end of RAM to the ECAM window */
 

@@ -11,6 +11,7 @@
 
 #include "irq/pic.h"
 #include "machine/env.h"
+#include "machine/gate.h"
 #include "machine/machine.h"
 
 /* A vCPU that spins on, with no more than RELAX_GAP instructions from one STOP_PAUSE to the next,
@@ -168,7 +169,7 @@ static void *vcpu_main(void *arg)
 
     snprintf(name, sizeof(name), "vcpu%u", h->v.index);
     pthread_setname_np(pthread_self(), name);
-    while (machine_gate(h->m)) {
+    while (gate_pass(h->m)) {
         switch (h->v.engine->run(&h->v)) {
         case STOP_HLT:
             vcpu_sleep(h);

@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <time.h>
+#include <x86intrin.h>
 
 #include "base/clock.h"
 
@@ -176,12 +177,59 @@ static void test_concurrent(void **state)
     assert_null(bad);
 }
 
+/* Time that follows the host's TSC: what is said of one moment agrees, whatever CLOCK_MONOTONIC does. */
+static void test_counter(void **state)
+{
+    const uint64_t khz = 2300000;
+    struct clock c;
+    uint64_t host = __rdtsc(), tsc, before, after;
+    uint32_t changes;
+
+    clock_init_counter(&c, khz, khz);
+    host = __rdtsc();
+    tsc = clock_tsc_at(&c, host);
+    /* Ticks go over one to one, but for rounding to nanoseconds. */
+    for (uint64_t later = 1; later < 1ull << 60; later *= 8) {
+        uint64_t d = clock_tsc_at(&c, host + later) - tsc;
+
+        assert_true(d + 6 > later && d < later + 6);
+    }
+    before = clock_tsc_at(&c, __rdtsc());
+    fake_mono += 1000000000;
+    tsc = clock_tsc(&c);
+    after = clock_tsc_at(&c, __rdtsc());
+    assert_true(before <= tsc && tsc <= after);
+
+    /* A deadline is told in the host's other clock, as seen from now. */
+    assert_true(clock_to_host(&c, clock_now(&c) + 1000000000000) <= fake_mono + 1000000000000);
+    assert_true(clock_to_host(&c, clock_now(&c) + 1000000000000) > fake_mono + 900000000000);
+    assert_int_equal(clock_to_host(&c, UINT64_MAX), UINT64_MAX);
+
+    changes = clock_changes(&c);
+    clock_freeze(&c);
+    assert_int_not_equal(clock_changes(&c), changes);
+    tsc = clock_tsc(&c);
+    assert_int_equal(clock_tsc_at(&c, __rdtsc() + 1000000), tsc);
+    changes = clock_changes(&c);
+    clock_thaw(&c);
+    assert_int_not_equal(clock_changes(&c), changes);
+    assert_true(clock_tsc(&c) >= tsc);
+    assert_int_equal(clock_changes(&c), clock_changes(&c));
+
+    /* Another rate: 1 GHz for the guest. */
+    clock_init_counter(&c, 1000000, khz);
+    host = __rdtsc();
+    tsc = clock_tsc_at(&c, host);
+    assert_true(clock_tsc_at(&c, host + khz * 1000) - tsc - 999999999 <= 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_runs), cmocka_unit_test(test_freeze),
         cmocka_unit_test(test_wall), cmocka_unit_test(test_stepped),
         cmocka_unit_test(test_tsc),  cmocka_unit_test(test_concurrent),
+        cmocka_unit_test(test_counter),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

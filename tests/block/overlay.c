@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/util.h"
 #include "kit.h"
@@ -24,7 +25,7 @@ static int read_now(struct blockdev *d, uint64_t at, uint8_t *buf, uint64_t len)
     return block_read_now(d, &r);
 }
 
-/* Random writes and zeros against a copy in memory. */
+/* Random writes, zeros and discards (which make zeros) against a copy in memory. */
 static void test_random(void **state)
 {
     uint8_t *model = malloc(SIZE), *buf = malloc(SIZE);
@@ -39,13 +40,18 @@ static void test_random(void **state)
     kit_fill(1, 0, model, SIZE);
     d = kit_open(&k);
     assert_false(block_info(d)->ro);
+    assert_true(block_info(d)->can_discard);
     for (int i = 0; i < 2000; i++) {
         uint64_t at = chance(SIZE / 512) * 512;
         uint64_t len = MIN((chance(64) + 1) * 512, SIZE - at);
 
         if (i % 100 == 99)
             len = MIN(len * 256, SIZE - at); /* whole leaves */
-        switch (chance(4)) {
+        switch (chance(5)) {
+        case 4:
+            assert_int_equal(kit_do(d, BLOCK_DISCARD, 0, at, NULL, len), 0);
+            memset(model + at, 0, len);
+            break;
         case 0:
             assert_int_equal(kit_do(d, BLOCK_WRITE_ZEROES, i & 1, at, NULL, len), 0);
             memset(model + at, 0, len);
@@ -118,11 +124,54 @@ static void test_ro(void **state)
     kit_fini(&k);
 }
 
+/* Bytes of the host's disks that the files of this process take which have no name any more. */
+static uint64_t nameless_bytes(void)
+{
+    uint64_t sum = 0;
+
+    for (int fd = 3; fd < 64; fd++) {
+        struct stat st;
+
+        if (!fstat(fd, &st) && S_ISREG(st.st_mode) && !st.st_nlink)
+            sum += (uint64_t)st.st_blocks * 512;
+    }
+    return sum;
+}
+
+/* What a guest discards, the host has again. */
+static void test_room(void **state)
+{
+    uint8_t *buf = malloc(SIZE);
+    struct blockdev *d;
+    struct kit k;
+    uint64_t before;
+
+    (void)state;
+    assert_non_null(buf);
+    kit_init(&k);
+    k.o.snapshot = true;
+    kit_file(&k, SIZE, 1);
+    d = kit_open(&k);
+    before = nameless_bytes();
+    kit_fill(2, 0, buf, SIZE);
+    assert_int_equal(kit_write(d, 0, buf, SIZE), 0);
+    assert_true(nameless_bytes() >= before + SIZE);
+    assert_int_equal(kit_do(d, BLOCK_DISCARD, 0, 0, NULL, SIZE / 2), 0);
+    assert_int_equal(kit_do(d, BLOCK_WRITE_ZEROES, BLOCK_REQ_UNMAP, SIZE / 2, NULL, SIZE / 2), 0);
+    assert_true(nameless_bytes() <= before + 65536);
+    assert_int_equal(kit_read(d, 0, buf, SIZE), 0);
+    assert_true(kit_is_zero(buf, SIZE));
+    block_close(d);
+    kit_fini(&k);
+    free(buf);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_read_now),
         cmocka_unit_test(test_random),
+        cmocka_unit_test(test_room),
         cmocka_unit_test(test_ro),
     };
 

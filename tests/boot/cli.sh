@@ -65,7 +65,7 @@ status 0 --help
 says "run"
 says "engines"
 status 0 run --help
-for option in name engine check cpus memory kernel initrd append serial console disk net rng share vsock no-reboot timeout trace \
+for option in name engine engine-switch check cpus memory kernel initrd append serial console disk net rng share vsock no-reboot timeout trace \
     log-level help; do
     says "  --$option"
 done
@@ -108,6 +108,12 @@ error 2 "--kernel: needs a value" run --kernel
 error 2 "--no-reboot: takes no value" run --no-reboot=yes
 error 2 "--engine: unknown engine 'warp'" run --engine warp
 error 2 "--check: takes no value" run --check=yes
+error 2 "--engine-switch: at least 1 ms" run --engine-switch 0
+error 2 "--engine-switch: " run --engine-switch soon
+error 2 "--engine-switch: unknown engine 'warp'" run --engine-switch 50,warp
+error 2 "--engine-switch: unknown engine ''" run --engine-switch 50,
+error 2 "--engine-switch: two different engines are needed" run --engine-switch 50,interp --kernel /dev/null
+error 2 "--engine-switch: does not go with --check" run --engine bt --check --engine-switch 50 --kernel /dev/null
 error 2 "--check: engine interp does not offer it" run --check --engine interp --kernel /dev/null
 error 2 "--check: is for one vCPU, not 2" run --check --engine bt --cpus 2 --kernel /dev/null
 error 2 "--cpus: 'two' is not a number" run --cpus two
@@ -184,6 +190,25 @@ status 0 run --kernel "$guest" --memory 8M --append "serial to standard output"
 says "serial to standard output"
 status 0 run --kernel "$guest" --memory 8M --append "serial to a file" --serial "file:$dir/serial"
 grep -q "serial to a file" "$dir/serial" && ok || fail "serial output is not in the file"
+
+run 0 poweroff --engine-switch 1 --log-level info
+
+# SIGUSR2 changes the engine. The VM goes on.
+"$ring3" run --kernel "$guest" --memory 8M --serial none --append loop --timeout 60 --engine interp --log-level info \
+    </dev/null >"$dir/out" 2>"$dir/err" &
+pid=$!
+for try in 1 2 3 4 5 6 7 8 9 10; do
+    sleep 0.2
+    [ -d "/proc/$pid/task" ] && grep -qs vcpu "/proc/$pid/task/"*/comm && break
+done
+kill -s USR2 "$pid"
+for try in 1 2 3 4 5 6 7 8 9 10; do
+    grep -q 'engine interp -> ' "$dir/err" && break
+    sleep 0.2
+done
+grep -q 'ring3: vm: engine interp -> [a-z]*; the vCPUs stood for [0-9]* us' "$dir/err" && ok || fail "SIGUSR2 changes nothing"
+kill -s TERM "$pid"
+wait "$pid" 2>/dev/null
 
 # Signals end the VM, and ring3 by that signal.
 for sig in INT TERM HUP; do

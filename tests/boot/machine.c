@@ -62,7 +62,7 @@ static void guest_new_smp(struct guest *g, struct world *w, const char *what, co
 {
     const struct machine_cfg cfg = {
         .name = what,
-        .engine = engine_list[0],
+        .engine = &bt_engine,
         .cpus = cpus,
         .memory = 8 * MIB,
         .boot = {.kernel = files.kernel, .initrd = files.initrd, .cmdline = what},
@@ -270,7 +270,7 @@ static void *stop_thread(void *m)
 /* From another thread, while the vCPUs are being started or before. */
 static void stops_at_any_moment(void **state)
 {
-    struct machine_cfg cfg = {.name = "loop", .engine = engine_list[0], .cpus = 1,
+    struct machine_cfg cfg = {.name = "loop", .engine = &bt_engine, .cpus = 1,
                               .memory = 4 * MIB, .serial = "none",
                               .boot = {.kernel = files.kernel, .cmdline = "loop"}};
 
@@ -429,7 +429,7 @@ static void two_machines_in_one_process(void **state)
 static void freed_without_running(void **state)
 {
     const struct machine_cfg cfg = {.name = "idle",
-                                    .engine = engine_list[0],
+                                    .engine = &bt_engine,
                                     .cpus = 1,
                                     .memory = 4 * MIB,
                                     .boot = {.kernel = files.kernel, .cmdline = "p"},

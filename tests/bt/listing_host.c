@@ -13,20 +13,19 @@ enum pointee { NOTHING, CPU, TLB_ENTRY, IC, TBLOCK };
 
 struct field {
     enum pointee of;
-    uint32_t off;
+    int32_t off;
     const char *name;
     enum pointee to;
 };
 
 #define CPU_FIELD(member, to)                          \
     {                                                  \
-        CPU, offsetof(struct cpu, member), #member, to \
+        CPU, BT_OFF(member), #member, to \
     }
 
 static const struct field fields[] = {
     CPU_FIELD(cc, NOTHING),
     CPU_FIELD(tlb, TLB_ENTRY),
-    CPU_FIELD(bt.self, CPU),
     CPU_FIELD(bt.bias, NOTHING),
     CPU_FIELD(bt.ret, NOTHING),
     CPU_FIELD(bt.sp_npage, NOTHING),
@@ -34,14 +33,14 @@ static const struct field fields[] = {
     CPU_FIELD(bt.vpage, NOTHING),
     CPU_FIELD(bt.tmp, NOTHING),
     CPU_FIELD(bt.operand, NOTHING), CPU_FIELD(bt.value, NOTHING),
-    CPU_FIELD(bt.poll, NOTHING),
+    CPU_FIELD(bt.quiet, NOTHING),
     CPU_FIELD(bt.site, NOTHING),
-    {CPU, offsetof(struct cpu, bt.ret) + BT_RET_FLAGS, "bt.ret.flags", NOTHING},
-    {CPU, offsetof(struct cpu, bt.missing[BT_LEVEL_SSE]), "bt.missing.sse", NOTHING},
-    {CPU, offsetof(struct cpu, bt.missing[BT_LEVEL_AVX]), "bt.missing.avx", NOTHING},
-    {CPU, offsetof(struct cpu, bt.missing[BT_LEVEL_AVX512]), "bt.missing.avx512", NOTHING},
-    {CPU, offsetof(struct cpu, s.seg[FS].base), "fs.base", NOTHING},
-    {CPU, offsetof(struct cpu, s.seg[GS].base), "gs.base", NOTHING},
+    {CPU, BT_OFF(bt.ret) + BT_RET_FLAGS, "bt.ret.flags", NOTHING},
+    {CPU, BT_OFF(bt.missing[BT_LEVEL_SSE]), "bt.missing.sse", NOTHING},
+    {CPU, BT_OFF(bt.missing[BT_LEVEL_AVX]), "bt.missing.avx", NOTHING},
+    {CPU, BT_OFF(bt.missing[BT_LEVEL_AVX512]), "bt.missing.avx512", NOTHING},
+    {CPU, BT_OFF(s.seg[FS].base), "fs.base", NOTHING},
+    {CPU, BT_OFF(s.seg[GS].base), "gs.base", NOTHING},
     {TLB_ENTRY, offsetof(struct tlb_entry, rtag), "rtag", NOTHING},
     {TLB_ENTRY, offsetof(struct tlb_entry, wtag), "wtag", NOTHING},
     {TLB_ENTRY, offsetof(struct tlb_entry, addend), "addend", NOTHING},
@@ -76,7 +75,7 @@ static bool name_cpu(char *buf, size_t size, int64_t off)
     static const char *const gpr[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                         "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
     const struct field *f = find_field(CPU, off);
-    int64_t r = (off - (int64_t)BT_OFF_GPR(0)) / 8, g = (off - (int64_t)BT_OFF(bt.group)) / 8;
+    int64_t r = (off - BT_OFF_GPR(0)) / 8, g = (off - BT_OFF(bt.group)) / 8;
 
     if (off >= BT_OFF_IC(0) && (f = find_ic(off)))
         snprintf(buf, size, "ic.%u.%s", ic_number(off), f->name);
@@ -161,7 +160,8 @@ struct host_insn {
 struct listing {
     FILE *out;
     const struct tr *t;
-    uint32_t cold;  /* where the cold code begins */
+    uint32_t cold;  /* where the cold code begins, and the cold paths in it */
+    uint32_t paths;
     unsigned n, at; /* the instruction that is being printed */
     enum pointee reg[16];
     bool unnamed;
@@ -207,12 +207,14 @@ static bool decode(struct listing *l, uint32_t begin, uint32_t end)
     return true;
 }
 
-/* Cold code lies apart, and nothing was translated since: it begins where the first of its branches leads. */
+/* Cold code lies apart, and nothing was translated since: it begins with a way in, or where the first of its branches
+ * leads. */
 static void find_cold(struct listing *l)
 {
     const struct bt *bt = l->t->bt;
+    const struct tblock *tb = l->t->t;
 
-    l->cold = bt->cold;
+    l->paths = bt->cold;
     for (unsigned k = 0; k < l->t->ncold; k++) {
         const struct cold *c = &l->t->cold[k];
         uint32_t to;
@@ -223,8 +225,9 @@ static void find_cold(struct listing *l)
             memcpy(&to, bt_host(bt, c->from), sizeof(to));
             to += c->from + 4;
         }
-        l->cold = MIN(l->cold, to);
+        l->paths = MIN(l->paths, to);
     }
+    l->cold = tb->entry[BT_CC] == tb->entry[BT_HOST] ? l->paths : (uint32_t)(tb->entry[BT_CC] - bt_host(bt, 0));
 }
 
 /* The stub that straight code from here on ends in, or STUB_NONE. */
@@ -310,8 +313,8 @@ static int gpr_id(ZydisRegister r)
 
 static bool is_field_of_cpu(const ZydisDecodedOperand *o)
 {
-    return o->type == ZYDIS_OPERAND_TYPE_MEMORY && o->mem.segment == ZYDIS_REGISTER_GS &&
-           o->mem.base == ZYDIS_REGISTER_NONE && o->mem.index == ZYDIS_REGISTER_NONE;
+    return o->type == ZYDIS_OPERAND_TYPE_MEMORY && gpr_id(o->mem.base) == EMIT_CPU &&
+           o->mem.index == ZYDIS_REGISTER_NONE;
 }
 
 /* What the operand's address is a field of. */
@@ -343,7 +346,7 @@ static ZyanStatus print_mem(const ZydisFormatter *f, ZydisFormatterBuffer *b,
             unnamed(l, "offset in struct cpu", o->mem.disp.value);
             strcpy(name, "?");
         }
-        append(b, "gs:[%s]", name);
+        append(b, "[cpu.%s]", name);
         return ZYAN_STATUS_SUCCESS;
     }
     field = find_field(p, o->mem.disp.value);
@@ -561,25 +564,22 @@ static void print_entries(const struct listing *l, uint32_t off)
     }
 }
 
-/* entry: all of it; else without the ways in, which lie before the body and between it and the cold
- * code. */
+/* entry: all of it; else without the ways in, which lie before the body and the cold paths. */
 static void print_block(struct listing *l, bool entry)
 {
     const struct tblock *tb = l->t->t;
-    uint32_t from = entry ? tb->begin : l->t->body, other = tb->end;
+    uint32_t from = entry ? tb->begin : l->t->body, paths = entry ? l->cold : l->paths;
     unsigned step = 0, hot = 0;
 
-    if (!entry && tb->entry[BT_CC] != tb->entry[BT_HOST])
-        other = (uint32_t)(tb->entry[BT_CC] - bt_host(l->t->bt, 0));
     for (l->at = 0; l->at < l->n; l->at++) {
         const struct host_insn *h = &l->insn[l->at];
 
-        if (h->off < from || (h->off >= other && h->off < l->cold))
+        if (h->off < from || (h->off >= l->cold && h->off < paths))
             continue;
+        if (h->off == paths)
+            fprintf(l->out, "cold\n");
         if (entry)
             print_entries(l, h->off);
-        if (h->off == l->cold)
-            fprintf(l->out, "cold\n");
         if (h->label[0] && (entry || h->off != l->t->body))
             fprintf(l->out, "%s:\n", h->label);
         while (step < l->t->n && l->t->step[step].host <= h->off)
@@ -588,7 +588,7 @@ static void print_block(struct listing *l, bool entry)
         print_host(l);
     }
     fprintf(l->out, "%u host instructions in %u bytes, and %u bytes of cold code\n", hot,
-            other - from, l->t->bt->cold - l->cold);
+            tb->end - from, l->t->bt->cold - paths);
 }
 
 bool listing_host(FILE *out, const struct tr *t, bool entry)

@@ -516,6 +516,89 @@ static void test_this_host(void **state)
     }
 }
 
+static int build_bounded(struct cpuid_policy *p, enum cpuid_level level,
+                         const struct cpuid_limit *limit, struct err *e)
+{
+    const struct cpuid_cfg cfg = {.cpus = 2, .tsc_khz = 1000000, .level = level, .limit = limit};
+    const struct cpuid_host host = {.query = fake_query, .ctx = FAKE_HOST(fake_intel_leaves), .xcr0 = XCR0_ALL};
+
+    return cpuid_build_from(p, &cfg, &host, e);
+}
+
+/* The levels of the x86-64 psABI, table 3.1: each has the one's before it, and no other extension. */
+static void test_levels(void **state)
+{
+    static const uint8_t v2[] = {CPUF_CX16,  CPUF_LAHF64, CPUF_POPCNT, CPUF_SSE3,
+                                 CPUF_SSE41, CPUF_SSE42,  CPUF_SSSE3};
+    static const uint8_t v3[] = {CPUF_AVX, CPUF_AVX2,  CPUF_BMI1,  CPUF_BMI2, CPUF_F16C,
+                                 CPUF_FMA, CPUF_LZCNT, CPUF_MOVBE, CPUF_XSAVE};
+    static const uint8_t v4[] = {CPUF_AVX512F, CPUF_AVX512BW, CPUF_AVX512CD, CPUF_AVX512DQ,
+                                 CPUF_AVX512VL};
+    static const uint8_t none[] = {CPUF_AES, CPUF_SHA,  CPUF_RDRAND,     CPUF_ADX,
+                                   CPUF_GFNI, CPUF_VAES, CPUF_AVX512VBMI, CPUF_XSAVEC};
+    enum cpuid_level level;
+    struct err e = {""};
+
+    for (level = CPUID_V2; level <= CPUID_V4; level++) {
+        static struct cpuid_policy policy, *p = &policy;
+
+        assert_int_equal(build_bounded(p, level, NULL, &e), 0);
+        for (unsigned i = 0; i < sizeof(v2); i++)
+            assert_true(cpuid_has(p, v2[i]));
+        for (unsigned i = 0; i < sizeof(v3); i++)
+            assert_int_equal(cpuid_has(p, v3[i]), level >= CPUID_V3);
+        for (unsigned i = 0; i < sizeof(v4); i++)
+            assert_int_equal(cpuid_has(p, v4[i]), level >= CPUID_V4);
+        for (unsigned i = 0; i < sizeof(none); i++)
+            assert_false(cpuid_has(p, none[i]));
+        assert_true(HAS(SMEP) && HAS(NX) && HAS(X2APIC) && HAS(SSE2));
+        assert_int_equal(p->xcr0_mask, level == CPUID_V2   ? XCR0_X87 | XCR0_SSE
+                                       : level == CPUID_V3 ? XCR0_X87 | XCR0_SSE | XCR0_AVX
+                                                           : XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_AVX512);
+    }
+    assert_int_equal(cpuid_level_parse("x86-64-v3", &level, &e), 0);
+    assert_int_equal(level, CPUID_V3);
+    assert_int_equal(cpuid_level_parse("host", &level, &e), 0);
+    assert_int_equal(level, CPUID_HOST);
+    assert_int_equal(cpuid_level_parse("x86-64-v5", &level, &e), -EINVAL);
+}
+
+/* Nothing that a hypervisor does not let its guests have, but what is ours. */
+static void test_limit(void **state)
+{
+    static struct cpuid_limit limit;
+    static struct cpuid_policy bounded, free_policy, *p = &bounded;
+    struct err e = {""};
+
+    assert_int_equal(build_bounded(&free_policy, CPUID_HOST, NULL, &e), 0);
+    memset(&limit, 0, sizeof(limit));
+    for (unsigned i = 0; i < ARRAY_LEN(fake_intel_leaves); i++) {
+        const struct fake_leaf *l = &fake_intel_leaves[i];
+        struct cpuid_leaf *x = &limit.leaf[limit.n++];
+
+        *x = (struct cpuid_leaf){l->leaf, l->sub, l->r[0], l->r[1], l->r[2], l->r[3], false};
+        if (l->leaf == 1)
+            x->ecx &= ~(1u << 17 | 1u << 21 | 1u << 24); /* no PCID; x2APIC and TSC deadline are ours */
+        if (l->leaf == 7 && l->sub == 0)
+            x->ebx &= ~(1u << 16 | 1u << 20); /* no AVX512F, no SMAP */
+    }
+    limit.arch_capabilities = BIT(0);
+    assert_int_equal(build_bounded(p, CPUID_HOST, &limit, &e), 0);
+    assert_false(HAS(PCID) || HAS(AVX512F) || HAS(AVX512VL) || HAS(SMAP));
+    assert_true(HAS(X2APIC) && HAS(TSCDEADLINE) && HAS(SMEP) && HAS(AVX2));
+    assert_false(leaf_bit(p, 1, 0, 2, 17) || leaf_bit(p, 7, 0, 1, 16));
+    assert_int_equal(p->xcr0_mask & XCR0_AVX512, 0);
+    assert_int_equal(cpuid_cr4_mask(p) & (CR4_PCIDE | CR4_SMAP), 0);
+    assert_int_equal(p->arch_capabilities, BIT(0));
+    assert_int_equal(cpuid_check_limit(p, &limit, &e), 0);
+    assert_int_equal(cpuid_check_limit(&free_policy, &limit, &e), -EINVAL);
+    assert_non_null(strstr(e.msg, "pcid"));
+    /* A level that the bounds leave incomplete. */
+    assert_int_equal(build_bounded(p, CPUID_V3, &limit, &e), 0);
+    assert_int_equal(build_bounded(p, CPUID_V4, &limit, &e), -ENOTSUP);
+    assert_non_null(strstr(e.msg, "avx512f"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -532,6 +615,8 @@ int main(void)
         cmocka_unit_test(test_not_vulnerable),
         cmocka_unit_test(test_masks),
         cmocka_unit_test(test_names),
+        cmocka_unit_test(test_levels),
+        cmocka_unit_test(test_limit),
         cmocka_unit_test(test_this_host),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -492,6 +492,39 @@ static void test_reset_of_held(void **state)
     kit_check(SEED, 15 * 4096, buf, 512);
 }
 
+/* Nor a reset of one queue: what was taken of it is done, as is the others'; and it counts. */
+static void test_queue_reset_of_held(void **state)
+{
+    struct scene *s = *state;
+    struct request r[16];
+    uint8_t buf[512];
+
+    if (engine == BLOCK_AIO_SYNC)
+        skip();
+    s->kit.o.iops.rate = 1;
+    attach(s, 2);
+    vdrv_start(&s->d, ALL | BIT(VIRTIO_F_RING_RESET), 2, 64);
+    post_writes(s, r, 16, 5);
+    assert_ptr_equal(vdrv_wait(&s->d.q[0], NULL), &r[0]);
+    while (__atomic_load_n(&s->d.v->s->queue[0].avail, __ATOMIC_ACQUIRE) < 16)
+        usleep(1000); /* the I/O thread has yet to come to them */
+    while (!block_inflight(s->disk))
+        usleep(1000);
+    vdrv_set(&s->d, VC_QUEUE_SELECT, 2, 0);
+    vdrv_set(&s->d, VC_QUEUE_RESET, 2, 1);
+    assert_int_equal(vdrv_get(&s->d, VC_QUEUE_ENABLE, 2), 0);
+    assert_int_equal(block_inflight(s->disk), 0);
+    for (unsigned i = 0; i < 16; i++) {
+        kit_read_file(&s->kit, i * 4096, buf, 512);
+        kit_check(5, i * 4096, buf, 512);
+    }
+    vdrv_queue(&s->d, 0, 32);
+    post_writes(s, r, 1, 6);
+    usleep(50000);
+    assert_null(vdrv_used(&s->d.q[0], NULL)); /* waits until the others are paid for */
+    vdrv_reset(&s->d);
+}
+
 /* Quiesced, everything taken is complete; another machine goes on from the saved state, with the same
  * memory and the same image. */
 static void test_migration(void **state)
@@ -699,7 +732,8 @@ int main(int argc, char **argv)
         T(test_framing),        T(test_discard_and_zeroes),
         T(test_not_negotiated), T(test_bad_requests),
         T(test_queues),         T(test_reset_in_flight),
-        T(test_reset_of_held),  T(test_migration),
+        T(test_reset_of_held),  T(test_queue_reset_of_held),
+        T(test_migration),
         T(test_state),          T(test_writeback),
         T(test_resize),         T(test_fuzz),
         T(test_host_error),

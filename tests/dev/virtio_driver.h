@@ -47,6 +47,7 @@ enum {
     VC_QUEUE_DESC = 32,
     VC_QUEUE_DRIVER = 40,
     VC_QUEUE_DEVICE = 48,
+    VC_QUEUE_RESET = 58,
 };
 
 struct vdrv_desc {

@@ -176,7 +176,21 @@ static _Noreturn void fail(const char *what, const struct err *e)
     abort();
 }
 
-static void force_features(struct cpuid_policy *p)
+/* What the engine demands, of the processor only: time is the test's. */
+static void demands(struct world *w, struct cpuid_cfg *cfg, struct cpuid_limit *limit)
+{
+    struct engine_demands d = {.limit = limit, .tsc_khz = cfg->tsc_khz};
+    struct err e;
+
+    if (!w->engine->demand)
+        return;
+    if (w->engine->demand(&d, &e) < 0)
+        fail("demand", &e);
+    if (d.limited)
+        cfg->limit = limit;
+}
+
+static void force_features(struct cpuid_policy *p, bool limited)
 {
     static const uint8_t on[] = {
         CPUF_VME,  CPUF_DE,      CPUF_PSE,      CPUF_PAE,     CPUF_PGE,  CPUF_PSE36,
@@ -185,7 +199,7 @@ static void force_features(struct cpuid_policy *p)
     };
     static const uint8_t off[] = {CPUF_RDRAND, CPUF_RDSEED};
 
-    for (unsigned i = 0; i < ARRAY_LEN(on); i++)
+    for (unsigned i = 0; i < ARRAY_LEN(on) && !limited; i++)
         p->feature[on[i] / 64] |= BIT(on[i] % 64);
     for (unsigned i = 0; i < ARRAY_LEN(off); i++)
         p->feature[off[i] / 64] &= ~BIT(off[i] % 64);
@@ -203,20 +217,23 @@ static void map(struct world *w, const char *name, enum region_kind kind, uint64
 
 struct world *world_new(unsigned ncpu)
 {
-    const struct cpuid_cfg cfg = {.cpus = ncpu, .tsc_khz = 1000000};
+    struct cpuid_cfg cfg = {.cpus = ncpu, .tsc_khz = 1000000};
+    struct cpuid_limit *limit = calloc(1, sizeof(*limit));
     struct physmap_listener listener = {.changed = on_changed, .code_write = on_code_write};
     struct world *w = calloc(1, sizeof(*w));
     struct err e = {.msg = "no memory"};
 
-    if (!w)
+    if (!w || !limit)
         fail("world", &e);
     w->engine = test_engine(NULL);
     log_init(&w->trace_log, LOG_WARN, STDERR_FILENO);
     trace_init(&w->trace, &w->trace_log);
     clock_init_stepped(&w->clock, cfg.tsc_khz, 0);
+    demands(w, &cfg, limit);
     if (cpuid_build(&w->policy, &cfg, &e) < 0)
         fail("cpuid", &e);
-    force_features(&w->policy);
+    force_features(&w->policy, cfg.limit);
+    free(limit);
     w->vm = (struct vm){.env = &env,
                         .clock = &w->clock,
                         .cpuid = &w->policy,

@@ -2,13 +2,13 @@
  * Runs one assembly case (tests/sys/cases) in a bare VM: RAM, fake environment, one vCPU, no
  * machine.
  *
- * sysrun [-e ENGINE] case.bin      (without -e: tests/engine.h)
+ * sysrun [-e ENGINE] case.bin      (without -e: tests/engine.h; -e hop: through all that this host offers)
  *
  * The case is loaded at CASE_BASE and entered in real mode at 0:CASE_BASE after its header. It
  * talks through ports: RESULT ends it (0 = passed, otherwise the address of the failed check),
- * DETAIL adds a number to the failure message, the others make events. Each case runs three times:
- * freely, and one instruction at a time under a budget, so that both of an engine's paths are
- * covered, and with the plain functions' state read and written back now and then.
+ * DETAIL adds a number to the failure message, the others make events. Each case runs freely, and one instruction at
+ * a time under a budget, so that both of an engine's paths are covered, with the state read and written back now and
+ * then; or, as `hop`, changes its engine after every instruction but those of long loops.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -16,6 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/change.h"
 #include "sysvm.h"
 
 #define RAM_SIZE (32 * MIB)
@@ -23,6 +24,8 @@
 #define CASE_MAX 0x10000u
 #define CASE_MAGIC 0x59533352u /* "R3SY" */
 #define STEP_SLICE 97          /* instructions between state transfers in the stepped run */
+#define HOP_LONG 8 /* visits of a RIP after which ... */
+#define HOP_SLICE 1021 /* ... changes of engine are this many instructions apart */
 #define TIMEOUT_S 60
 
 /* Where the header is: straight after a short jump over it. */
@@ -42,11 +45,36 @@ static void on_alarm(int sig)
     vcpu_post(alarmed, VCPU_EV_KICK);
 }
 
-/* Runs the case to its end; 0 if it went as the header says. */
-static int run_case(const struct engine_ops *engine, const uint8_t *image, size_t len, bool stepped)
+enum way { FREE, STEPPED, HOPPING };
+
+/* What happens at the end of a slice. 0, or negative with e set. */
+static int between(struct sysvm *w, enum way way, struct cpu_state *s, struct err *e)
 {
+    const struct engine_ops *engine = w->vcpu.engine;
+    int rc;
+
+    engine->get_state(&w->vcpu, s);
+    if (way == STEPPED) {
+        rc = engine->set_state(&w->vcpu, s);
+        if (rc)
+            *e = w->vcpu.error;
+        return rc;
+    }
+    if (w->visits[s->rip % ARRAY_LEN(w->visits)]++ >= HOP_LONG && ++w->hop_waits % HOP_SLICE)
+        return 0;
+    w->hops++;
+    rc = engine_change(&w->vm, engine, sysvm_other_engine(engine), e);
+    if (!rc)
+        test_engine_tune(&w->vm, w->vcpu.engine);
+    return rc;
+}
+
+/* Runs the case to its end; 0 if it went as the header says. */
+static int run_case(const struct engine_ops *engine, const uint8_t *image, size_t len, enum way way)
+{
+    static const char *const names[] = {"free", "stepped", "hopping"};
     const struct header *h = (const void *)image;
-    const char *what = stepped ? "stepped" : "free";
+    const char *what = names[way];
     struct err e = { .msg = "" };
     struct sysvm *w = sysvm_new(engine, RAM_SIZE, h->vendor, &e);
     struct cpu_state *s = calloc(1, sizeof(*s));
@@ -66,17 +94,15 @@ static int run_case(const struct engine_ops *engine, const uint8_t *image, size_
         goto out;
     }
 
-    w->vcpu.budget = stepped ? STEP_SLICE : 0;
+    w->vcpu.budget = way == STEPPED ? STEP_SLICE : way == HOPPING;
     alarmed = &w->vcpu;
     alarm(TIMEOUT_S);
     for (;;) {
+        engine = w->vcpu.engine;
         stop = engine->run(&w->vcpu);
         if (stop == STOP_BUDGET) {
-            engine->get_state(&w->vcpu, s);
-            if (engine->set_state(&w->vcpu, s) < 0) {
-                e = w->vcpu.error;
+            if (between(w, way, s, &e))
                 goto out;
-            }
         } else if (stop == STOP_HLT && w->halt_irq) {
             w->halt_irq = false;
             w->irq_vector = w->halt_vector;
@@ -117,6 +143,7 @@ int main(int argc, char **argv)
     static uint8_t image[CASE_MAX];
     const struct header *h = (const void *)image;
     size_t len;
+    bool hop;
     FILE *f;
     int opt;
 
@@ -127,7 +154,8 @@ int main(int argc, char **argv)
         }
         name = optarg;
     }
-    engine = test_engine(name);
+    hop = name && !strcmp(name, "hop");
+    engine = test_engine(hop ? NULL : name);
     f = optind < argc ? fopen(argv[optind], "rb") : NULL;
     len = f ? fread(image, 1, sizeof(image), f) : 0;
     if (f)
@@ -137,5 +165,7 @@ int main(int argc, char **argv)
         return 2;
     }
     signal(SIGALRM, on_alarm);
-    return run_case(engine, image, len, false) | run_case(engine, image, len, true);
+    if (hop)
+        return run_case(engine, image, len, HOPPING);
+    return run_case(engine, image, len, FREE) | run_case(engine, image, len, STEPPED);
 }

@@ -108,8 +108,25 @@ static const struct cpu_env env = {
     .hypercall = hypercall,
 };
 
+/* What the engine demands of the processor and the clock. */
+static int demands(const struct engine_ops *engine, struct cpuid_cfg *cfg,
+                   struct cpuid_limit *limit, struct clock *clock, struct err *e)
+{
+    struct engine_demands d = {.limit = limit, .tsc_khz = cfg->tsc_khz};
+    int rc = engine->demand ? engine->demand(&d, e) : 0;
+
+    cfg->tsc_khz = d.tsc_khz;
+    if (d.limited)
+        cfg->limit = limit;
+    if (d.counter_khz)
+        clock_init_counter(clock, d.tsc_khz, d.counter_khz);
+    else
+        clock_init(clock, d.tsc_khz);
+    return rc;
+}
+
 /* The cases test what the engine does itself, so they must not depend on the host's features. */
-static void force_features(struct cpuid_policy *p, uint32_t vendor)
+static void force_features(struct cpuid_policy *p, uint32_t vendor, bool limited)
 {
     static const uint8_t need[] = {
         CPUF_VME, CPUF_DE, CPUF_PSE, CPUF_PAE, CPUF_PGE, CPUF_PSE36, CPUF_PCID, CPUF_INVPCID,
@@ -117,7 +134,7 @@ static void force_features(struct cpuid_policy *p, uint32_t vendor)
         CPUF_SYSCALL, CPUF_RDTSCP, CPUF_RDPID,
     };
 
-    for (unsigned i = 0; i < ARRAY_LEN(need); i++)
+    for (unsigned i = 0; i < ARRAY_LEN(need) && !limited; i++)
         p->feature[need[i] / 64] |= BIT(need[i] % 64);
     if (vendor != VENDOR_HOST)
         p->amd = vendor == VENDOR_AMD;
@@ -129,17 +146,17 @@ struct sysvm *sysvm_new(const struct engine_ops *engine, uint64_t ram, uint32_t 
     struct region region = { .name = "ram", .kind = REGION_RAM, .size = ram };
     struct cpuid_cfg cfg = { .cpus = 1, .tsc_khz = 1000000 };
     struct sysvm *w = calloc(1, sizeof(*w));
+    struct cpuid_limit *limit = calloc(1, sizeof(*limit));
 
-    if (!w)
-        return NULL;
+    if (!w || !limit)
+        goto fail;
     log_init(&w->log, LOG_WARN, STDERR_FILENO);
     trace_init(&w->trace, &w->log);
     if (getenv("SYSRUN_TRACE") && trace_enable(&w->trace, getenv("SYSRUN_TRACE"), e) < 0)
         goto fail;
-    clock_init(&w->clock, cfg.tsc_khz);
-    if (cpuid_build(&w->policy, &cfg, e) < 0)
+    if (demands(engine, &cfg, limit, &w->clock, e) < 0 || cpuid_build(&w->policy, &cfg, e) < 0)
         goto fail;
-    force_features(&w->policy, vendor);
+    force_features(&w->policy, vendor, cfg.limit);
     w->list = &w->vcpu;
     w->vcpu = (struct vcpu){ .vm = &w->vm, .engine = engine };
     w->vm = (struct vm){ .env = &env, .clock = &w->clock, .cpuid = &w->policy, .trace = &w->trace,
@@ -153,10 +170,25 @@ struct sysvm *sysvm_new(const struct engine_ops *engine, uint64_t ram, uint32_t 
     test_engine_tune(&w->vm, engine);
     if (engine->vcpu_init(&w->vcpu, e) < 0)
         goto fail;
+    free(limit);
     return w;
 fail:
+    free(limit);
     sysvm_free(w);
     return NULL;
+}
+
+const struct engine_ops *sysvm_other_engine(const struct engine_ops *engine)
+{
+    const struct engine_ops *const *x = engine_list;
+    struct err e;
+
+    while (*x != engine)
+        x++;
+    do
+        x = x[1] ? x + 1 : engine_list;
+    while ((*x)->probe(&e) != 0);
+    return *x;
 }
 
 void sysvm_free(struct sysvm *w)

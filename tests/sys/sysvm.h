@@ -35,11 +35,14 @@ struct sysvm {
     uint8_t irq_vector, halt_vector, stage;
     uint32_t result, detail[16];
     unsigned ndetail;
+    uint64_t visits[4096], hops, hop_waits; /* sysrun's: by RIP; changes of engine */
 };
 
 /* NULL with e set on failure. SYSRUN_TRACE in the process's environment chooses trace events. */
 struct sysvm *sysvm_new(const struct engine_ops *engine, uint64_t ram, uint32_t vendor,
                         struct err *e);
 void sysvm_free(struct sysvm *w); /* NULL is allowed */
+/* The next engine of engine_list that this host offers. */
+const struct engine_ops *sysvm_other_engine(const struct engine_ops *engine);
 
 #endif

@@ -25,7 +25,7 @@ struct blockdev {
     bool no_flush;
     struct block_limit iops, bps;
     bool has_limits;
-    bool limited; /* now: not while a drain lets all go */
+    bool limited;                   /* now: not while a drain lets all go */
     struct block_req *held, **last; /* waiting for the limits, in order */
     unsigned inflight, called;      /* callbacks owed; made by this round of block_poll */
 };
@@ -169,6 +169,12 @@ static uint64_t tokens(const struct block_req *r)
     return r->op == BLOCK_READ || r->op == BLOCK_WRITE ? r->len : 0;
 }
 
+static void take_tokens(struct blockdev *d, const struct block_req *r)
+{
+    block_limit_take(&d->iops, 1);
+    block_limit_take(&d->bps, tokens(r));
+}
+
 /* Starts what the limits allow. When the next may start: UINT64_MAX if none is held. */
 static uint64_t release(struct blockdev *d)
 {
@@ -176,13 +182,12 @@ static uint64_t release(struct blockdev *d)
 
     while (d->held) {
         struct block_req *r = d->held;
-        uint64_t when = MAX(block_limit_when(&d->iops, 1, now),
-                            block_limit_when(&d->bps, tokens(r), now));
+        uint64_t when =
+            MAX(block_limit_when(&d->iops, 1, now), block_limit_when(&d->bps, tokens(r), now));
 
         if (when > now)
             return when;
-        block_limit_take(&d->iops, 1);
-        block_limit_take(&d->bps, tokens(r));
+        take_tokens(d, r);
         d->held = r->next;
         if (!d->held)
             d->last = &d->held;
@@ -215,6 +220,7 @@ void block_submit(struct blockdev *d, struct block_req *const *reqs, unsigned n)
             *d->last = r;
             d->last = &r->next;
         } else {
+            take_tokens(d, r);
             start(d, r);
         }
     }
@@ -249,6 +255,7 @@ void block_drain(struct blockdev *d)
         struct block_req *r = d->held;
 
         d->held = r->next;
+        take_tokens(d, r);
         start(d, r);
     }
     d->last = &d->held;

@@ -22,7 +22,7 @@ struct block_limit {
 void block_limit_init(struct block_limit *l, const struct block_limit_cfg *cfg, uint64_t now);
 /* When n tokens can be taken: a time <= now if they can at once. */
 uint64_t block_limit_when(struct block_limit *l, uint64_t n, uint64_t now);
-/* Takes n tokens, after block_limit_when said that it may. */
+/* Takes n tokens: after block_limit_when said that it may, or as a debt. */
 void block_limit_take(struct block_limit *l, uint64_t n);
 
 #endif

@@ -168,10 +168,10 @@ static void overlay_submit(struct block_node *n, struct block_req *r)
         break;
     case BLOCK_WRITE:
     case BLOCK_WRITE_ZEROES:
+    case BLOCK_DISCARD: /* a hole, in place of what the image has */
         submit_write(o, r);
         break;
     case BLOCK_FLUSH:
-    case BLOCK_DISCARD: /* a wish */
         block_aio_complete(n->aio, r, 0);
         break;
     }
@@ -219,7 +219,6 @@ int block_overlay_open(struct block_node **out, struct block_node *base, struct 
     o->node = *base;
     o->node.ops = &overlay_ops;
     o->node.ro = false;
-    o->node.can_discard = false;
     o->base = base;
     o->nleaves = (base->size / BLOCK_SECTOR + LEAF_SECTORS - 1) / LEAF_SECTORS;
     o->leaves = calloc(o->nleaves, sizeof(struct leaf *));
@@ -233,6 +232,8 @@ int block_overlay_open(struct block_node **out, struct block_node *base, struct 
         free(o);
         return rc;
     }
+    o->node.can_discard = block_file_info(o->file)->can_discard;
+    o->node.discard_granularity = block_file_info(o->file)->discard_granularity;
     *out = &o->node;
     return 0;
 }

@@ -40,6 +40,7 @@ enum {
     PCI_REVISION = 0x08,
     PCI_CLASS_PROG = 0x09,
     PCI_CLASS = 0x0a,
+    PCI_CACHE_LINE = 0x0c,
     PCI_HEADER_TYPE = 0x0e,
     PCI_BAR0 = 0x10,
     PCI_SUBSYS_VENDOR = 0x2c,
@@ -87,7 +88,6 @@ struct pci_func {
     struct device *dev;
     struct pci_func_state *s; /* inside dev's state */
     pthread_mutex_t irq_lock;
-    bool express; /* has the extended configuration space, without capabilities in it: zeroes */
     struct pci_bus *bus; /* once on one */
     uint8_t devfn;
     uint8_t init[PCI_CFG_SIZE];  /* contents after reset */
@@ -96,6 +96,9 @@ struct pci_func {
     uint8_t own[PCI_CFG_SIZE];   /* bits that only the device changes; saved as part of the state */
     unsigned cap_last, cap_end;  /* the last capability, and the end of it; 0: none yet */
     unsigned power;              /* the power management capability; 0: none */
+    /* The PCI Express capability, and with it the extended configuration space, in which there are
+     * no capabilities: zeroes; 0: none. */
+    unsigned express;
     struct pci_bar bar[PCI_BARS];
     /* Called before a guest reads [off, off+size), so that registers can be brought up to date.
      * NULL: nothing to do. */
@@ -103,6 +106,10 @@ struct pci_func {
     /* Called after a guest wrote [off, off+size), masks applied and BARs moved. NULL: nothing to
      * do. */
     void (*written)(struct pci_func *f, unsigned off, unsigned size);
+    /* The guest asked for a function level reset (PCI Express Base 2.0 §6.6.2): the device becomes
+     * what it is after power-on, pci_func_reset included, before this returns; its lock is held.
+     * Set in init, before pci_func_express. NULL: there is no such reset. */
+    void (*flr)(struct pci_func *f);
 };
 
 struct pci_ids {
@@ -129,7 +136,7 @@ uint8_t pci_func_cap(struct pci_func *f, uint8_t id, uint8_t len);
 void pci_func_reg(struct pci_func *f, unsigned off, unsigned size, uint32_t value, uint32_t wmask);
 
 /* In init: the capability of a PCI Express root complex integrated endpoint (PCI Express Base 2.0
- * §7.8), and with it the extended configuration space. */
+ * §7.8), with function level reset if the function can, and the extended configuration space. */
 void pci_func_express(struct pci_func *f);
 
 /* In init: the power management capability (PCI Power Management 1.2 §3.2) with the states D0 and

@@ -108,17 +108,44 @@ uint8_t pci_func_cap(struct pci_func *f, uint8_t id, uint8_t len)
 #define EXPRESS_VERSION 2
 #define EXPRESS_INTEGRATED (9 << 4)
 #define DEVICE_CAPS_ROLE_BASED BIT(15) /* error reporting, which 1.1 and later require */
-#define DEVICE_CONTROL_INIT 0x2810     /* relaxed ordering, no snoop, read requests of 512 bytes */
+#define DEVICE_CAPS_FLR BIT(28)
+#define DEVICE_CONTROL_PAYLOAD 0xe0 /* largest payload, which a function level reset leaves alone \
+                                     */
+#define DEVICE_CONTROL_FLR BIT(15)  /* begins one, reads as 0 */
+#define DEVICE_CONTROL_INIT 0x2810  /* relaxed ordering, no snoop, read requests of 512 bytes */
 #define DEVICE_CONTROL_WRITABLE 0x78ff /* all but what the capabilities lack */
 
 void pci_func_express(struct pci_func *f)
 {
     unsigned cap = pci_func_cap(f, CAP_EXPRESS, EXPRESS_SIZE);
 
+    pci_func_reg(f, PCI_CACHE_LINE, 1, 0, 0xff); /* to be kept, without effect (§7.5.1.3) */
     pci_func_reg(f, cap + EXPRESS_CAPS, 2, EXPRESS_VERSION | EXPRESS_INTEGRATED, 0);
-    pci_func_reg(f, cap + EXPRESS_DEVICE_CAPS, 4, DEVICE_CAPS_ROLE_BASED, 0);
+    pci_func_reg(f, cap + EXPRESS_DEVICE_CAPS, 4,
+                 DEVICE_CAPS_ROLE_BASED | (f->flr ? DEVICE_CAPS_FLR : 0), 0);
     pci_func_reg(f, cap + EXPRESS_DEVICE_CONTROL, 2, DEVICE_CONTROL_INIT, DEVICE_CONTROL_WRITABLE);
-    f->express = true;
+    f->express = cap;
+}
+
+/* Does this write ask for a function level reset? */
+static bool asks_flr(const struct pci_func *f, unsigned off, unsigned size, uint32_t val)
+{
+    unsigned high = f->express + EXPRESS_DEVICE_CONTROL + 1;
+
+    return f->express && f->flr && off <= high && off + size > high &&
+           val >> 8 * (high - off) & DEVICE_CONTROL_FLR >> 8;
+}
+
+/* Everything goes back to what it is after power-on, BARs and the command register too: that is for
+ * the driver to set up again. */
+static void do_flr(struct pci_func *f)
+{
+    unsigned control = f->express + EXPRESS_DEVICE_CONTROL;
+    uint8_t payload = f->s->cfg[control] & DEVICE_CONTROL_PAYLOAD;
+
+    trace(f->dev->ctx->trace, pci_flr, "%s", f->dev->id);
+    f->flr(f);
+    f->s->cfg[control] = (uint8_t)((f->s->cfg[control] & ~DEVICE_CONTROL_PAYLOAD) | payload);
 }
 
 #define CAP_POWER 0x01
@@ -311,7 +338,9 @@ void pci_func_write(struct pci_func *f, unsigned off, unsigned size, uint32_t va
     intx_update(f);
     pthread_mutex_unlock(&f->irq_lock);
     bars_update(f);
-    if (f->written)
+    if (asks_flr(f, off, size, val))
+        do_flr(f);
+    else if (f->written)
         f->written(f, off, size);
 }
 

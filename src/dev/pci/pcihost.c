@@ -154,6 +154,8 @@ static int pcihost_init(struct device *d, const void *cfg, struct err *e)
     pci_func_init(&h->host, d, &h->s.host,
                   &(struct pci_ids){
                       .vendor = VENDOR_INTEL, .device = Q35_MCH, .class_code = CLASS_HOST_BRIDGE});
+    /* Both bridges forward what there is to be forwarded; the guest has no say in it. */
+    pci_func_reg(&h->host, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 0);
     if (c->ecam_base) {
         uint32_t length = 8 - c->buses_log2; /* 0: 256 buses, 1: 128, 2: 64 */
 
@@ -164,6 +166,8 @@ static int pcihost_init(struct device *d, const void *cfg, struct err *e)
     pci_func_init(&h->isa, d, &h->s.isa,
                   &(struct pci_ids){
                       .vendor = VENDOR_INTEL, .device = ICH9_LPC, .class_code = CLASS_ISA_BRIDGE});
+    pci_func_reg(&h->isa, PCI_COMMAND, 2,
+                 PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 0);
 
     int rc = pci_bus_add(c->bus, &h->host, PCI_DEVFN(0, 0), e);
     if (rc)

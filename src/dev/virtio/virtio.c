@@ -11,7 +11,7 @@
     (VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER | VIRTIO_DRIVER_OK | VIRTIO_FEATURES_OK | VIRTIO_FAILED)
 #define FEATURES                                                                       \
     (BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_F_INDIRECT_DESC) | BIT(VIRTIO_F_EVENT_IDX) | \
-     BIT(VIRTIO_F_RING_PACKED))
+     BIT(VIRTIO_F_RING_PACKED) | BIT(VIRTIO_F_RING_RESET))
 #define ISR_ALL 3
 
 static const struct state_field virtio_fields[] = {
@@ -77,6 +77,32 @@ static void stop(struct virtio *v, enum virtio_stop why)
         v->ops->stop(v, why);
     stop_queues(v);
     v->running = false;
+}
+
+/* ---- one queue (§2.6.1) ---- */
+
+/* What the others have in flight is completed; so are this one's requests, unlike in a device's
+ * reset, for a disk's writes may not be left half done while it goes on. */
+void virtio_reset_queue(struct virtio *v, unsigned n)
+{
+    bool was = v->running;
+
+    stop(v, VIRTIO_STOP_QUIESCE);
+    virtq_reset(&v->vq[n], v->queue_size);
+    virtio_pci_reset_queue(v, n);
+    trace(v->dev.ctx->trace, virtio_queue_reset, "%s queue=%u", v->dev.id, n);
+    if (was && !v->s->needs_reset)
+        start(v);
+}
+
+void virtio_enable_queue(struct virtio *v, unsigned n)
+{
+    bool was = v->running;
+
+    stop(v, VIRTIO_STOP_QUIESCE);
+    v->s->queue[n].enabled = 1;
+    if (was && !v->s->needs_reset)
+        start(v);
 }
 
 /* ---- status (§2.1, §3.1.1) ---- */

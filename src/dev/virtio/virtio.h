@@ -1,6 +1,6 @@
 /*
- * Virtio devices over PCI (virtio 1.2 §2, §3, §4.1), modern only: features, status, configuration space,
- * queues and interrupts. A device embeds struct virtio first and struct virtio_state first
+ * Virtio devices over PCI (virtio 1.2 §2, §3, §4.1), modern only: features, status, configuration
+ * space, queues and interrupts. A device embeds struct virtio first and struct virtio_state first
  * in its own state:
  *
  *      struct virtio_rng_state { struct virtio_state virtio; ... };
@@ -14,7 +14,8 @@
  *
  * Life: a device runs from ops->start to ops->stop. It runs while the driver has set DRIVER_OK and
  * the machine is not quiesced. Only while it runs may it touch queues and guest memory. Features,
- * sizes and addresses of queues do not change while it runs.
+ * sizes and addresses of queues do not change while it runs. A driver that resets one queue, or
+ * enables it again (VIRTIO_F_RING_RESET), makes the device pause for that.
  *
  * Threads and locks: every op is called with the device's lock held, except kick where
  * unlocked_kick says otherwise. A device either works under that lock (in kick, and in callbacks of
@@ -43,6 +44,7 @@
 /* Feature bits that every device has (§6); VERSION_1, the ring's and these are added by
  * virtio_init. */
 #define VIRTIO_F_VERSION_1 32
+#define VIRTIO_F_RING_RESET 40
 
 /* Device types (§5). */
 enum virtio_id {
@@ -69,7 +71,7 @@ struct virtio;
 
 enum virtio_stop {
     VIRTIO_STOP_RESET,  /* the driver, or the machine, resets the device: answers are not awaited */
-    VIRTIO_STOP_QUIESCE /* pause, save or the end: start comes again, or nothing */
+    VIRTIO_STOP_QUIESCE /* pause, save, a queue's reset or the end: start comes again, or nothing */
 };
 
 struct virtio_ops {

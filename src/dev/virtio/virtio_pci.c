@@ -25,7 +25,7 @@
 #define ISR_QUEUE 1
 #define ISR_CONFIG 2
 
-/* §4.1.4.3, without what features add that are not offered. */
+/* §4.1.4.3. */
 struct common {
     uint32_t device_feature_select, device_feature;
     uint32_t driver_feature_select, driver_feature;
@@ -33,7 +33,11 @@ struct common {
     uint8_t status, generation;
     uint16_t queue_select, queue_size, queue_vector, queue_enable, queue_notify_off;
     uint64_t queue_desc, queue_driver, queue_device;
+    uint16_t queue_notify_data; /* of a feature that is not offered: 0 */
+    uint16_t queue_reset;       /* reads as 0, for a reset is over when the write is */
+    uint16_t pad[2];
 };
+#define COMMON_SIZE offsetof(struct common, pad)
 
 /* §4.1.4: a capability that says where a structure is. */
 #define CAP_VENDOR 0x09
@@ -131,10 +135,22 @@ static void set_half(uint64_t *reg, bool high, uint32_t val)
     *reg = (*reg & ~((uint64_t)UINT32_MAX << shift)) | (uint64_t)val << shift;
 }
 
-/* Registers of the selected queue that are settled once it is enabled, or the device runs. */
-static void queue_write(struct virtio *v, struct virtq_state *q, unsigned off, uint32_t val)
+static void queue_enable(struct virtio *v, unsigned n)
 {
-    if (q->enabled || v->s->status & VIRTIO_DRIVER_OK)
+    if (v->s->queue[n].size)
+        virtio_enable_queue(v, n);
+}
+
+/* Registers of queue n that are settled once it is enabled, or (if queues cannot be reset alone)
+ * the device runs. */
+static void queue_write(struct virtio *v, unsigned n, unsigned off, uint32_t val)
+{
+    struct virtq_state *q = &v->s->queue[n];
+    bool resets = v->s->status & VIRTIO_FEATURES_OK && virtio_has(v, VIRTIO_F_RING_RESET);
+
+    if (off == offsetof(struct common, queue_reset) && val == 1 && resets)
+        virtio_reset_queue(v, n);
+    if (q->enabled || (v->s->status & VIRTIO_DRIVER_OK && !resets))
         return;
     switch (off) {
     case offsetof(struct common, queue_size):
@@ -142,7 +158,8 @@ static void queue_write(struct virtio *v, struct virtq_state *q, unsigned off, u
             q->size = (uint16_t)val;
         break;
     case offsetof(struct common, queue_enable):
-        q->enabled = val == 1 && q->size;
+        if (val == 1)
+            queue_enable(v, n);
         break;
     case offsetof(struct common, queue_desc):
     case offsetof(struct common, queue_desc) + 4:
@@ -189,7 +206,7 @@ static void common_write(struct virtio *v, unsigned off, uint32_t val)
         break;
     default:
         if (s->queue_select < v->queues)
-            queue_write(v, &s->queue[s->queue_select], off, val);
+            queue_write(v, s->queue_select, off, val);
         break;
     }
 }
@@ -197,9 +214,11 @@ static void common_write(struct virtio *v, unsigned off, uint32_t val)
 /* Width that the driver must use (§4.1.3.1); halves of the 64-bit registers count as registers. */
 static unsigned common_width(unsigned off)
 {
-    if (off >= sizeof(struct common))
+    if (off >= COMMON_SIZE)
         return 0;
-    if (off < offsetof(struct common, config_vector) || off >= offsetof(struct common, queue_desc))
+    if (off < offsetof(struct common, config_vector) ||
+        (off >= offsetof(struct common, queue_desc) &&
+         off < offsetof(struct common, queue_notify_data)))
         return 4;
     return off == offsetof(struct common, status) || off == offsetof(struct common, generation) ? 1
                                                                                                 : 2;
@@ -378,6 +397,13 @@ static void pci_written(struct pci_func *f, unsigned off, unsigned size)
         kick(v, n);
 }
 
+static void pci_flr(struct pci_func *f)
+{
+    struct virtio *v = container_of(f, struct virtio, pci);
+
+    v->dev.cls->reset(&v->dev, RESET_COLD);
+}
+
 static uint8_t add_cap(struct virtio *v, uint8_t type, uint8_t bar, uint32_t off, uint32_t len,
                        uint8_t size)
 {
@@ -399,7 +425,7 @@ static void add_caps(struct virtio *v)
     pci_func_power(f);
     pci_func_express(f);
     pci_msix_init(&v->msix, f, &v->s->msix, v->queues + 1, BAR_MSIX);
-    add_cap(v, TYPE_COMMON, BAR_REGISTERS, COMMON, sizeof(struct common), CAP_MORE);
+    add_cap(v, TYPE_COMMON, BAR_REGISTERS, COMMON, COMMON_SIZE, CAP_MORE);
     add_cap(v, TYPE_ISR, BAR_REGISTERS, ISR, 1, CAP_MORE);
     if (v->config_len)
         add_cap(v, TYPE_DEVICE, BAR_REGISTERS, CONFIG, v->config_len, CAP_MORE);
@@ -433,6 +459,7 @@ int virtio_pci_init(struct virtio *v, const struct virtio_slot *slot, struct err
     pci_func_bar(&v->pci, BAR_REGISTERS, PCI_BAR_MEM64, REGISTERS_SIZE, &registers_ops);
     pci_func_bar(&v->pci, BAR_NOTIFY, PCI_BAR_MEM64_PREFETCH, NOTIFY_SIZE, &notify_ops);
     pci_func_bar(&v->pci, BAR_MSIX, PCI_BAR_MEM64, PCI_MSIX_BAR_SIZE, &msix_ops);
+    v->pci.flr = pci_flr;
     add_caps(v);
     v->pci.reading = pci_reading;
     v->pci.written = pci_written;
@@ -445,6 +472,11 @@ void virtio_pci_reset(struct virtio *v)
     for (unsigned i = 0; i < VIRTIO_QUEUES_MAX; i++)
         v->s->queue_vector[i] = VIRTIO_NO_VECTOR;
     read_isr(v);
+}
+
+void virtio_pci_reset_queue(struct virtio *v, unsigned n)
+{
+    __atomic_store_n(&v->s->queue_vector[n], VIRTIO_NO_VECTOR, __ATOMIC_RELAXED);
 }
 
 void virtio_pci_reset_function(struct virtio *v)

@@ -59,8 +59,26 @@ static bool constant_change(const struct step *s, unsigned r, int32_t *by)
     return false;
 }
 
+/* The access's distance from bt.vpage, if it is relative to RIP and does not cross a page's end. */
+static bool in_page(const struct step *s, unsigned which, int32_t *disp)
+{
+    const struct insn_mem *m = &s->i.mem;
+    int64_t at = (int64_t)m->disp + s->off + s->i.len;
+
+    if (which || m->base != REG_RIP || m->seg >= FS || s->i.addrsize != 8 || at != (int32_t)at ||
+        (at & PAGE_MASK) + s->mem.size > PAGE_SIZE)
+        return false;
+    *disp = (int32_t)at;
+    return true;
+}
+
+/* Groups relative to RIP that are remembered while a block is analysed. */
+#define PAGES_OPEN 4
+
 struct analysis {
     struct tr *t;
+    uint8_t page[PAGES_OPEN]; /* groups relative to RIP that may have more members */
+    unsigned pages;           /* of them so far */
     uint8_t open[16];   /* groups that may have more members, by base */
     uint8_t with_index; /* one of those that have an index */
     int32_t delta[16];  /* what constants were added to a base since its group began */
@@ -98,15 +116,44 @@ static void join(struct analysis *an, struct use *a, uint8_t *open, const struct
     a->group = *open;
 }
 
+/* Whole pages are shared: that takes no longer. */
+static void join_page(struct analysis *an, struct use *a, int32_t disp)
+{
+    struct tr *t = an->t;
+    int32_t page = disp & ~(int32_t)PAGE_MASK;
+    unsigned k = 0;
+    struct group *g;
+
+    while (k < PAGES_OPEN && (an->page[k] == GROUP_NONE || t->group[an->page[k]].min != page ||
+                              (a->write && !t->group[an->page[k]].write && t->group[an->page[k]].exits != an->exits)))
+        k++;
+    if (k == PAGES_OPEN) {
+        if (t->ngroup == GROUPS_MAX)
+            return;
+        k = an->pages++ % PAGES_OPEN;
+        an->page[k] = (uint8_t)t->ngroup;
+        t->group[t->ngroup++] = (struct group){.base = REG_RIP, .index = REG_NONE, .min = page, .exits = an->exits};
+    }
+    g = &t->group[an->page[k]];
+    g->write |= a->write;
+    g->members++;
+    a->group = an->page[k];
+}
+
 static void analyse_use(struct analysis *an, struct step *s, unsigned which)
 {
     struct use *a = which ? &s->stack : &s->mem;
     const struct insn_mem *m = &s->i.mem;
+    int32_t disp;
     int base;
 
     a->group = GROUP_NONE;
     if (!a->used || an->t->b->nogroup)
         return;
+    if (in_page(s, which, &disp)) {
+        join_page(an, a, disp);
+        return;
+    }
     base = base_of(an->t, s, which);
     if (base >= 0) {
         join(an, a, &an->open[base], &(struct group){.base = (uint8_t)base, .index = REG_NONE},
@@ -140,6 +187,7 @@ static void analyse_changes(struct analysis *an, const struct step *s)
     }
     if (s->how <= HOW_HELP) {
         memset(an->open, GROUP_NONE, sizeof(an->open));
+        memset(an->page, GROUP_NONE, sizeof(an->page));
         an->with_index = GROUP_NONE;
     }
     an->exits += s->how == HOW_JCC;
@@ -157,6 +205,7 @@ void access_analyse(struct tr *t)
     unsigned slots = 0;
 
     memset(an.open, GROUP_NONE, sizeof(an.open));
+    memset(an.page, GROUP_NONE, sizeof(an.page));
     t->ngroup = 0;
     for (unsigned k = 0; k < t->n; k++) {
         for (unsigned which = 0; which < 2; which++)
@@ -189,10 +238,13 @@ void access_address(struct tr *t, unsigned dst)
     int32_t disp = (int32_t)m->disp;
 
     if (m->base == REG_RIP) {
-        int64_t at = (int64_t)m->disp + t->s->off + i->len;
-
-        emit_load_gs(t->e, dst, BT_OFF(bt.vpage));
-        emit_lea(t->e, w, dst, dst, REG_NONE, 0, (int32_t)at);
+        emit_load_cpu(t->e, dst, BT_OFF(bt.vpage));
+        if (disp + (int64_t)t->s->off + i->len == (int32_t)(disp + t->s->off + i->len)) {
+            emit_lea(t->e, w, dst, dst, REG_NONE, 0, disp + t->s->off + i->len);
+        } else {
+            emit_lea(t->e, w, dst, dst, REG_NONE, 0, disp);
+            emit_lea(t->e, w, dst, dst, REG_NONE, 0, t->s->off + i->len);
+        }
     } else {
         if (m->base != REG_NONE)
             base = tr_reg(t, m->base, dst);
@@ -208,7 +260,7 @@ void access_address(struct tr *t, unsigned dst)
             emit_mov_ri32(t->e, dst, (uint32_t)disp);
     }
     if (m->seg >= FS && i->id != INSN_LEA) {
-        emit_load_gs(t->e, BT_T1, BT_OFF(s.seg[0].base) + (uint32_t)(m->seg * sizeof(struct segment)));
+        emit_load_cpu(t->e, BT_T1, BT_OFF(s.seg[0].base) + (int32_t)(m->seg * sizeof(struct segment)));
         emit_lea(t->e, 1, dst, dst, BT_T1, 0, 0);
     }
 }
@@ -246,7 +298,7 @@ static void lookup(struct tr *t, unsigned base, int32_t disp, unsigned last, boo
         emit_mov_rr(e, BT_T1, base);
     emit_shr_ri(e, BT_T1, PAGE_SHIFT - 5);
     emit_alu_ri(e, ALU_AND, 0, BT_T1, (TLB_ENTRIES - 1) * 32);
-    emit_op_gs(e, 0x03, 1, BT_T1, BT_OFF(tlb)); /* add */
+    emit_op_cpu(e, 0x03, 1, BT_T1, BT_OFF(tlb)); /* add */
     emit_lea(e, 1, BT_T2, base, REG_NONE, 0, disp + (int32_t)last);
     emit_alu_ri(e, ALU_AND, 1, BT_T2, -(int32_t)PAGE_SIZE);
     emit_op_m(e, 0x3b, 1, BT_T2, BT_T1, (int32_t)tag_offset(write)); /* cmp */
@@ -259,6 +311,29 @@ static void lookup(struct tr *t, unsigned base, int32_t disp, unsigned last, boo
 
 _Static_assert(sizeof(struct tlb_entry) == 32, "the lookups' arithmetic");
 
+/* T2 = host address of the page `page` bytes from bt.vpage, for an access of `size` bytes at `off` there. */
+static void lookup_page(struct tr *t, int32_t page, unsigned off, unsigned size, bool write, enum bt_site_kind kind,
+                        bool group, uint32_t retry)
+{
+    struct emit *e = t->e;
+    struct cold *c;
+
+    emit_load_cpu(e, BT_T2, BT_OFF(bt.vpage));
+    if (page)
+        emit_lea(e, 1, BT_T2, BT_T2, REG_NONE, 0, page);
+    emit_mov_rr(e, BT_T1, BT_T2);
+    emit_shr_ri(e, BT_T1, PAGE_SHIFT - 5);
+    emit_alu_ri(e, ALU_AND, 0, BT_T1, (TLB_ENTRIES - 1) * 32);
+    emit_op_cpu(e, 0x03, 1, BT_T1, BT_OFF(tlb)); /* add */
+    emit_op_m(e, 0x3b, 1, BT_T2, BT_T1, (int32_t)tag_offset(write)); /* cmp */
+    cold_access(t, emit_jcc(e, CC_NE, 0), kind, group, 0, size, retry);
+    c = &t->cold[t->ncold - 1];
+    c->address = true;
+    c->base = BT_T2;
+    c->disp = (int32_t)off;
+    emit_op_m(e, 0x03, 1, BT_T2, BT_T1, offsetof(struct tlb_entry, addend)); /* add */
+}
+
 /* By the page the stack is in: T2 = addend. `min`: of the first byte from RSP. */
 static void lookup_stack(struct tr *t, int32_t min, unsigned last, enum bt_site_kind kind, bool group,
                          uint16_t adj, uint32_t retry)
@@ -267,7 +342,7 @@ static void lookup_stack(struct tr *t, int32_t min, unsigned last, enum bt_site_
     struct cold *c;
 
     emit_lea(e, 1, BT_T0, t->home[RSP], REG_NONE, 0, min);
-    emit_op_gs(e, 0x03, 1, BT_T0, BT_OFF(bt.sp_npage)); /* add */
+    emit_op_cpu(e, 0x03, 1, BT_T0, BT_OFF(bt.sp_npage)); /* add */
     emit_alu_ri(e, ALU_CMP, 1, BT_T0, (int32_t)(PAGE_SIZE - 1 - last));
     cold_access(t, emit_jcc(e, CC_A, 0), kind, group, adj, last + 1, retry);
     c = &t->cold[t->ncold - 1];
@@ -275,7 +350,7 @@ static void lookup_stack(struct tr *t, int32_t min, unsigned last, enum bt_site_
     c->base = t->home[RSP];
     c->disp = min;
     t->bt->site[c->site].stack = true;
-    emit_load_gs(e, BT_T2, BT_OFF(bt.sp_addend));
+    emit_load_cpu(e, BT_T2, BT_OFF(bt.sp_addend));
 }
 
 void access_translate(struct tr *t, const struct use *a, bool stack, struct recode_mem *m)
@@ -287,14 +362,32 @@ void access_translate(struct tr *t, const struct use *a, bool stack, struct reco
     enum bt_site_kind kind = a->write ? BT_SITE_WRITE : write ? BT_SITE_EARLY : BT_SITE_READ;
     uint16_t adj = (uint16_t)(g ? a->disp - g->min : 0);
     uint32_t retry;
+    int32_t at;
     int base;
 
+    if (in_page(t->s, stack, &at)) {
+        bool made = g && g->made;
+
+        if (made && t->in_t2 != a->group) {
+            emit_load_cpu(e, BT_T2, BT_OFF(bt.group) + 8 * g->slot);
+        } else if (!made) {
+            fl_release(t);
+            lookup_page(t, at & ~(int32_t)PAGE_MASK, (unsigned)at & PAGE_MASK, a->size, write, kind, g, emit_pos(e));
+        }
+        if (g && !made) {
+            emit_store_cpu(e, BT_OFF(bt.group) + 8 * g->slot, BT_T2);
+            g->made = true;
+        }
+        t->in_t2 = a->group;
+        *m = (struct recode_mem){.base = BT_T2, .index = REG_NONE, .disp = at & (int32_t)PAGE_MASK};
+        return;
+    }
     if (g && g->made) {
         bool by_index = g->index != REG_NONE;
 
         if (t->in_t2 != a->group)
-            emit_load_gs(e, BT_T2, g->base == RSP && !by_index ? BT_OFF(bt.sp_addend)
-                                                               : BT_OFF(bt.group) + 8u * g->slot);
+            emit_load_cpu(e, BT_T2, g->base == RSP && !by_index ? BT_OFF(bt.sp_addend)
+                                                               : BT_OFF(bt.group) + 8 * g->slot);
         t->in_t2 = a->group;
         *m = (struct recode_mem){.base = t->home[g->base], .index = BT_T2, .disp = a->disp};
         if (by_index) {
@@ -324,7 +417,7 @@ void access_translate(struct tr *t, const struct use *a, bool stack, struct reco
         lookup(t, by_index ? BT_T0 : t->home[g->base], by_index ? g->min - a->disp : g->min, last,
                write, kind, true, adj, retry);
         emit_load(e, BT_T2, BT_T1, offsetof(struct tlb_entry, addend));
-        emit_store_gs(e, BT_OFF(bt.group) + 8u * g->slot, BT_T2);
+        emit_store_cpu(e, BT_OFF(bt.group) + 8 * g->slot, BT_T2);
         g->made = true;
         t->in_t2 = a->group;
         *m = by_index ? (struct recode_mem){.base = BT_T0, .index = BT_T2}

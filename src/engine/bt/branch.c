@@ -22,33 +22,45 @@ static void emit_link(struct tr *t, const uint8_t *op, unsigned n, unsigned off)
     tr_cold(t, COLD_LINK, l.patch, bt_link_add(t->bt, &l));
 }
 
+struct poll {
+    uint32_t at; /* rel8 */
+    struct cold *cold;
+};
+
 /* Before a branch back: looks whether there are events. */
-static void poll(struct tr *t, uint32_t site)
+static struct poll poll(struct tr *t, uint32_t site)
 {
-    emit_op_gs(t->e, 0x8b, 0, BT_T1, BT_OFF(bt.poll));
-    tr_cold(t, COLD_EVENT, emit_jmp_if_rcx(t->e), site);
+    emit_op_cpu(t->e, 0x8b, 0, BT_T1, BT_OFF(bt.quiet));
+    return (struct poll){.at = emit_jrcxz(t->e), .cold = tr_cold(t, COLD_EVENT, 0, site)};
+}
+
+/* Behind it, where nothing else comes. */
+static void poll_end(struct tr *t, const struct poll *p)
+{
+    emit_fix_short(t->e, p->at);
+    p->cold->from = emit_jmp(t->e, 0);
 }
 
 /* The inline cache's tblock into T2, if its RIP is T0 and things are as when it was filled; returns the offset of
  * the rel32 to where not. T1 is used. */
 static uint32_t emit_ic(struct emit *e, uint32_t ic, enum bt_flags flags)
 {
-    const uint32_t nkey = BT_OFF_IC(ic) + offsetof(struct bt_jump, nkey);
+    const int32_t nkey = BT_OFF_IC(ic) + (int32_t)offsetof(struct bt_jump, nkey);
     uint32_t miss;
 
     if (flags == BT_CC) {
-        emit_load_gs(e, BT_T1, BT_OFF(bt.bias));
+        emit_load_cpu(e, BT_T1, BT_OFF(bt.bias));
         emit_alu_rr(e, ALU_ADD, 1, BT_T1, BT_T0);
-        emit_op_gs(e, ALU_ADD << 3 | 3, 1, BT_T1, nkey);
+        emit_op_cpu(e, ALU_ADD << 3 | 3, 1, BT_T1, nkey);
         miss = emit_jcc(e, CC_NE, 0);
     } else {
-        emit_load_gs(e, BT_T1, nkey);
-        emit_load_gs(e, BT_T2, BT_OFF(bt.bias));
+        emit_load_cpu(e, BT_T1, nkey);
+        emit_load_cpu(e, BT_T2, BT_OFF(bt.bias));
         emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, 0);
         emit_lea(e, 1, BT_T1, BT_T1, BT_T2, 0, 0);
         miss = emit_jmp_if_rcx(e);
     }
-    emit_load_gs(e, BT_T2, BT_OFF_IC(ic) + offsetof(struct bt_jump, t));
+    emit_load_cpu(e, BT_T2, BT_OFF_IC(ic) + (int32_t)offsetof(struct bt_jump, t));
     return miss;
 }
 
@@ -67,7 +79,7 @@ static void come_back(struct tr *t)
     uint32_t ic = t->bt->nic++;
 
     tr_cold(t, COLD_BACK, emit_ic(e, ic, BT_HOST), 0)->ic = ic;
-    emit_load_gs8(e, BT_T1, BT_OFF(bt.ret) + BT_RET_FLAGS);
+    emit_movzx_cpu(e, 1, BT_T1, BT_OFF(bt.ret) + BT_RET_FLAGS);
     emit_jmp_mx(e, BT_T2, BT_T1, offsetof(struct tblock, entry));
 }
 
@@ -102,7 +114,7 @@ static void go(struct tr *t, int64_t off, enum bt_site_kind kind)
         return;
     }
     fl_settle(t);
-    emit_load_gs(t->e, BT_T0, BT_OFF(bt.vpage));
+    emit_load_cpu(t->e, BT_T0, BT_OFF(bt.vpage));
     emit_lea(t->e, 1, BT_T0, BT_T0, REG_NONE, 0, (int32_t)off);
     jump_t0(t, tr_site(t, kind, 0), call);
 }
@@ -124,6 +136,7 @@ static void jcc(struct tr *t)
 {
     struct step *s = t->s;
     int64_t to = target(s);
+    struct poll p = {0};
     uint32_t over;
     bool swapped;
 
@@ -132,22 +145,27 @@ static void jcc(struct tr *t)
         emit_link(t, (const uint8_t[]){0x0f, 0x80 | s->i.cond}, 2, (unsigned)to);
         return;
     }
-    over = emit_jcc(t->e, s->i.cond ^ 1u, 0);
+    over = emit_jcc_short(t->e, s->i.cond ^ 1u);
     if (to >= 0 && to < (int64_t)PAGE_SIZE)
-        poll(t, target_site(t, (unsigned)to));
+        p = poll(t, target_site(t, (unsigned)to));
     swapped = t->swapped;
     go(t, to, BT_SITE_JUMP);
     t->swapped = swapped;
-    emit_fix_here(t->e, over);
+    if (p.cold)
+        poll_end(t, &p);
+    emit_fix_short(t->e, over);
 }
 
 static void jmp(struct tr *t)
 {
     int64_t to = target(t->s);
+    struct poll p = {0};
 
     if (to >= 0 && to <= t->s->off)
-        poll(t, target_site(t, (unsigned)to));
+        p = poll(t, target_site(t, (unsigned)to));
     go(t, to, BT_SITE_JUMP);
+    if (p.cold)
+        poll_end(t, &p);
 }
 
 /* Stores the return address and moves RSP. T0 may be the operand's address. */
@@ -156,7 +174,7 @@ static void push_return(struct tr *t)
     struct recode_mem m;
 
     access_translate(t, &t->s->stack, true, &m);
-    emit_load_gs(t->e, BT_T1, BT_OFF(bt.vpage));
+    emit_load_cpu(t->e, BT_T1, BT_OFF(bt.vpage));
     emit_lea(t->e, 1, BT_T1, BT_T1, REG_NONE, 0, t->s->off + t->s->i.len);
     emit_rex(t->e, 1, BT_T1, m.index == REG_NONE ? 0 : m.index, m.base);
     emit8(t->e, 0x89);
@@ -173,7 +191,7 @@ static void load_target(struct tr *t, bool keep)
 
     if (o->kind == OP_REG) {
         if (t->home[o->reg] == BT_SPILLED)
-            emit_load_gs(t->e, BT_T0, BT_OFF_GPR(o->reg));
+            emit_load_cpu(t->e, BT_T0, BT_OFF_GPR(o->reg));
         else
             emit_mov_rr(t->e, BT_T0, t->home[o->reg]);
     } else {
@@ -183,7 +201,7 @@ static void load_target(struct tr *t, bool keep)
         emit_mem(t->e, BT_T0, m.base, m.index, 0, m.disp);
     }
     if (keep)
-        emit_store_gs(t->e, BT_OFF(bt.value), BT_T0);
+        emit_store_cpu(t->e, BT_OFF(bt.value), BT_T0);
 }
 
 static void ret(struct tr *t)
@@ -202,7 +220,7 @@ static void ret(struct tr *t)
     site = tr_site(t, BT_SITE_RET, 0);
     t->bt->site[site].span = (uint16_t)pop;
     homes_leave(t);
-    emit_store_gs_i32(t->e, BT_OFF(bt.ret), site | (t->fl == FL_CC ? 8u : 0) << 8 * BT_RET_FLAGS);
+    emit_store_cpu_i32(t->e, BT_OFF(bt.ret), site | (t->fl == FL_CC ? 8u : 0) << 8 * BT_RET_FLAGS);
     emit8(t->e, 0xc3);
 }
 
@@ -222,20 +240,23 @@ void branch_translate(struct tr *t)
         break;
     case HOW_CALL: {
         int64_t to = target(t->s);
+        struct poll p = {0};
 
         push_return(t);
         fl_settle(t);
         /* Recursion without end is a loop as well. */
         if (to >= 0 && to <= t->s->off)
-            poll(t, target_site(t, (unsigned)to));
+            p = poll(t, target_site(t, (unsigned)to));
         go(t, to, BT_SITE_CALL);
+        if (p.cold)
+            poll_end(t, &p);
         break;
     }
     case HOW_CALL_IND:
         load_target(t, true);
         push_return(t);
         fl_settle(t);
-        emit_load_gs(t->e, BT_T0, BT_OFF(bt.value));
+        emit_load_cpu(t->e, BT_T0, BT_OFF(bt.value));
         jump_t0(t, tr_site(t, BT_SITE_CALL, 0), true);
         break;
     case HOW_RET:

@@ -6,7 +6,7 @@
  * While translated code runs:
  *   - guest registers are in host registers, by bt_home[]; those without one in cpu.s.gpr. Within a block some may
  *     have changed places (homes.c);
- *   - GS base is the struct cpu; host RCX, R9 and R10 are scratch; the host stack is one of its own, for
+ *   - EMIT_CPU points into the struct cpu; host RCX, R9 and R10 are scratch; the host stack is one of its own, for
  *     return addresses alone (returns.h), and calls to C change to the one that bt_enter left;
  *   - the guest's status flags are in the host's EFLAGS ("host") or in cpu.cc ("cc") between blocks,
  *     and each block has an entry for either; within a block see flags.c;
@@ -28,17 +28,20 @@
 /* Host registers by role. */
 enum { BT_T0 = R10, BT_T1 = RCX, BT_T2 = R9 };
 #define BT_SPILLED 0xff
-/* Guest register -> host register, or BT_SPILLED: the four that compilers use least. Those with a
+/* Guest register -> host register, or BT_SPILLED: the five that compilers use least. Those with a
  * meaning of their own (RAX, RDX ...) stay where they are. */
 static const uint8_t bt_home[16] = {
     [RAX] = RAX, [RCX] = R11, [RDX] = RDX, [RBX] = RBX,
     [RSP] = R15, [RBP] = RBP, [RSI] = RSI, [RDI] = RDI,
-    [R8] = R8,   [R9] = BT_SPILLED, [R10] = BT_SPILLED, [R11] = BT_SPILLED,
-    [R12] = R12, [R13] = R13, [R14] = R14, [R15] = BT_SPILLED,
+    [R8] = BT_SPILLED, [R9] = BT_SPILLED, [R10] = BT_SPILLED, [R11] = BT_SPILLED,
+    [R12] = R12, [R13] = R13, [R14] = R8, [R15] = BT_SPILLED,
 };
 
-#define BT_OFF(field) ((uint32_t)offsetof(struct cpu, field))
-#define BT_OFF_GPR(r) (BT_OFF(s.gpr) + 8u * (r))
+/* EMIT_CPU points so far into struct cpu, and fields are so far from there. */
+#define BT_CPU_AT ((int32_t)offsetof(struct cpu, s))
+#define BT_OFF(field) ((int32_t)offsetof(struct cpu, field) - BT_CPU_AT)
+_Static_assert(BT_OFF(bt.group) == -128 && BT_OFF(s.gpr) == 0, "a byte holds these displacements");
+#define BT_OFF_GPR(r) (BT_OFF(s.gpr) + 8 * (int32_t)(r))
 
 #define BT_AREA_SIZE (128 * MIB)
 #define BT_AREA_COLD (BT_AREA_SIZE / 2) /* offset of its part for cold paths */
@@ -48,8 +51,8 @@ static const uint8_t bt_home[16] = {
 #define BT_ICS_MAX (1u << 20)
 
 /* Inline cache n of a vCPU, a struct bt_jump, lies behind its struct cpu. */
-#define BT_OFF_IC(n) ((uint32_t)(ALIGN_UP(sizeof(struct cpu), 64) + sizeof(struct bt_jump) * (n)))
-#define BT_IC_BYTES ((size_t)BT_OFF_IC(BT_ICS_MAX) - sizeof(struct cpu))
+#define BT_OFF_IC(n) ((int32_t)(ALIGN_UP(sizeof(struct cpu), 64) + sizeof(struct bt_jump) * (n)) - BT_CPU_AT)
+#define BT_IC_BYTES ((size_t)(BT_OFF_IC(BT_ICS_MAX) + BT_CPU_AT) - sizeof(struct cpu))
 
 /* Instead of a site, where the branch is not known to those who leave. */
 #define BT_FROM_DEAD (~0u)     /* it led to cpu.bt.dead; it was to a canonical address */

@@ -174,11 +174,11 @@ void bt_link_far(struct bt *bt, uint32_t n)
 
     if (l->to || l->far || bt_code_full(bt))
         return;
-    emit_load_gs(e, BT_T0, BT_OFF(bt.vpage));
+    emit_load_cpu(e, BT_T0, BT_OFF(bt.vpage));
     emit_lea(e, 1, BT_T0, BT_T0, REG_NONE, 0, l->off);
     miss = bt_emit_jump(e, bt->nic, (enum bt_flags)l->flags, false);
     emit_fix_here(e, miss);
-    emit_mov_ri32(e, BT_T2, BT_OFF_IC(bt->nic++));
+    emit_mov_ri32(e, BT_T2, (uint32_t)BT_OFF_IC(bt->nic++));
     emit_mov_ri32(e, BT_T1, BT_FROM_LINK);
     emit_jmp(e, bt->stub.miss[l->flags]);
     l->far = true;

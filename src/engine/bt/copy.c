@@ -71,7 +71,7 @@ static bool bind(const struct tr *t, const struct insn *i, const struct recode_m
         room[nroom++] = BT_T1;
     if (!mem || mem->base != BT_T0)
         room[nroom++] = BT_T0;
-    if (!mem || mem->index != BT_T2)
+    if (!mem || (mem->index != BT_T2 && mem->base != BT_T2))
         room[nroom++] = BT_T2;
     for (unsigned k = 0; k < i->nops; k++) {
         const struct opnd *o = &i->op[k];
@@ -205,7 +205,7 @@ void copy_translate(struct tr *t)
         emit_mov_rr(t->e, RCX, t->home[RCX]);
     for (unsigned k = 0; k < b.n; k++) {
         if (b.load[k])
-            emit_load_gs(t->e, b.tmp[k], BT_OFF_GPR(b.guest[k]));
+            emit_load_cpu(t->e, b.tmp[k], BT_OFF_GPR(b.guest[k]));
         if (b.tmp[k] == BT_T2)
             t->in_t2 = GROUP_NONE;
     }
@@ -221,7 +221,7 @@ void copy_translate(struct tr *t)
         emit_mov_rr(t->e, t->home[RCX], RCX);
     for (unsigned k = 0; k < b.n; k++)
         if (s->writes & BIT(b.guest[k]))
-            emit_store_gs(t->e, BT_OFF_GPR(b.guest[k]), b.tmp[k]);
+            emit_store_cpu(t->e, BT_OFF_GPR(b.guest[k]), b.tmp[k]);
     fl_written(t, !mem && !b.n && b.high < 0 && !b.rcx ? out : NULL, len);
 }
 

@@ -7,6 +7,7 @@
 #ifndef RING3_ENGINE_BT_EMIT_H
 #define RING3_ENGINE_BT_EMIT_H
 
+#include <assert.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -18,6 +19,10 @@ struct emit {
     uint8_t *start; /* of the area's writable mapping */
     uint8_t *p;
 };
+
+/* Points to struct cpu while translated code runs, so that most of its fields that matter are a byte's displacement
+ * away. */
+enum { EMIT_CPU = R14 };
 
 enum emit_alu { ALU_ADD, ALU_OR, ALU_ADC, ALU_SBB, ALU_AND, ALU_SUB, ALU_XOR, ALU_CMP };
 enum emit_cc { CC_O, CC_NO, CC_B, CC_AE, CC_E, CC_NE, CC_BE, CC_A };
@@ -77,15 +82,10 @@ static inline void emit_op_m(struct emit *e, unsigned opcode, unsigned w, unsign
     emit_mem(e, reg, base, REG_NONE, 0, disp);
 }
 
-/* opcode reg, gs:[off]: a field of struct cpu */
-static inline void emit_op_gs(struct emit *e, unsigned opcode, unsigned w, unsigned reg, uint32_t off)
+/* opcode reg, field of struct cpu: `off` bytes from where EMIT_CPU points */
+static inline void emit_op_cpu(struct emit *e, unsigned opcode, unsigned w, unsigned reg, int32_t off)
 {
-    emit8(e, 0x65);
-    emit_rex(e, w, reg, 0, 0);
-    emit8(e, opcode);
-    emit8(e, (reg & 7) << 3 | 4);
-    emit8(e, 0x25);
-    emit32(e, off);
+    emit_op_m(e, opcode, w, reg, EMIT_CPU, off);
 }
 
 static inline void emit_mov_rr(struct emit *e, unsigned dst, unsigned src)
@@ -106,22 +106,22 @@ static inline void emit_mov_ri64(struct emit *e, unsigned dst, uint64_t v)
     emit8(e, 0xb8 | (dst & 7));
     emit64(e, v);
 }
-static inline void emit_load_gs(struct emit *e, unsigned dst, uint32_t off)
+static inline void emit_load_cpu(struct emit *e, unsigned dst, int32_t off)
 {
-    emit_op_gs(e, 0x8b, 1, dst, off);
+    emit_op_cpu(e, 0x8b, 1, dst, off);
 }
-static inline void emit_store_gs(struct emit *e, uint32_t off, unsigned src)
+static inline void emit_store_cpu(struct emit *e, int32_t off, unsigned src)
 {
-    emit_op_gs(e, 0x89, 1, src, off);
+    emit_op_cpu(e, 0x89, 1, src, off);
 }
-static inline void emit_store_gs32(struct emit *e, uint32_t off, unsigned src)
+static inline void emit_store_cpu32(struct emit *e, int32_t off, unsigned src)
 {
-    emit_op_gs(e, 0x89, 0, src, off);
+    emit_op_cpu(e, 0x89, 0, src, off);
 }
-static inline void emit_store_gs16(struct emit *e, uint32_t off, unsigned src)
+static inline void emit_store_cpu16(struct emit *e, int32_t off, unsigned src)
 {
     emit8(e, 0x66);
-    emit_op_gs(e, 0x89, 0, src, off);
+    emit_op_cpu(e, 0x89, 0, src, off);
 }
 static inline void emit_load(struct emit *e, unsigned dst, unsigned base, int32_t disp)
 {
@@ -179,32 +179,28 @@ static inline void emit_rorx(struct emit *e, unsigned dst, unsigned src, unsigne
     emit8(e, 0xc0 | (dst & 7) << 3 | (src & 7));
     emit8(e, n);
 }
-/* pext dst, src, gs:[off]: no flags */
-static inline void emit_pext_gs(struct emit *e, unsigned dst, unsigned src, uint32_t off)
+/* pext dst, src, field of struct cpu: no flags */
+static inline void emit_pext_cpu(struct emit *e, unsigned dst, unsigned src, int32_t off)
 {
-    emit8(e, 0x65);
     emit8(e, 0xc4);
-    emit8(e, (dst < 8 ? 0x80 : 0) | 0x60 | 2);
+    emit8(e, (dst < 8 ? 0x80 : 0) | 0x40 | (EMIT_CPU < 8 ? 0x20 : 0) | 2);
     emit8(e, 0x82 | (~src & 15) << 3);
     emit8(e, 0xf5);
-    emit8(e, (dst & 7) << 3 | 4);
-    emit8(e, 0x25);
-    emit32(e, off);
+    emit_mem(e, dst, EMIT_CPU, REG_NONE, 0, off);
 }
-/* mov dword gs:[off], v */
-static inline void emit_store_gs_i32(struct emit *e, uint32_t off, uint32_t v)
+/* mov dword field of struct cpu, v */
+static inline void emit_store_cpu_i32(struct emit *e, int32_t off, uint32_t v)
 {
-    emit_bytes(e, (const uint8_t[]){0x65, 0xc7, 0x04, 0x25}, 4);
-    emit32(e, off);
+    emit_op_m(e, 0xc7, 0, 0, EMIT_CPU, off);
     emit32(e, v);
 }
-/* movzx dst, byte gs:[off] */
-static inline void emit_load_gs8(struct emit *e, unsigned dst, uint32_t off)
+/* movzx dst, byte or word field of struct cpu */
+static inline void emit_movzx_cpu(struct emit *e, unsigned size, unsigned dst, int32_t off)
 {
-    emit8(e, 0x65);
-    emit_rex(e, 0, dst, 0, 0);
-    emit_bytes(e, (const uint8_t[]){0x0f, 0xb6, (uint8_t)((dst & 7) << 3 | 4), 0x25}, 4);
-    emit32(e, off);
+    emit_rex(e, 0, dst, 0, EMIT_CPU);
+    emit8(e, 0x0f);
+    emit8(e, size == 1 ? 0xb6 : 0xb7);
+    emit_mem(e, dst, EMIT_CPU, REG_NONE, 0, off);
 }
 
 /* Branches within the area; they return the offset of their rel32 field. */
@@ -237,6 +233,24 @@ static inline uint32_t emit_jmp_if_rcx(struct emit *e)
     emit8(e, 0xe3);
     emit8(e, 5);
     return emit_jmp(e, 0);
+}
+/* Short branches forward; they return the offset of their rel8 field. */
+static inline uint32_t emit_short(struct emit *e, unsigned opcode)
+{
+    emit8(e, opcode);
+    emit8(e, 0);
+    return emit_pos(e) - 1;
+}
+static inline uint32_t emit_jcc_short(struct emit *e, unsigned cc) { return emit_short(e, 0x70 | cc); }
+/* jrcxz: no flags */
+static inline uint32_t emit_jrcxz(struct emit *e) { return emit_short(e, 0xe3); }
+/* Points such a branch here. */
+static inline void emit_fix_short(struct emit *e, uint32_t at)
+{
+    uint32_t rel = emit_pos(e) - (at + 1);
+
+    assert(rel <= INT8_MAX);
+    e->start[at] = (uint8_t)rel;
 }
 /* Points the branch whose rel32 is at `at` to target. */
 static inline void emit_fix(struct emit *e, uint32_t at, uint32_t target)
@@ -277,15 +291,12 @@ static inline void emit_call_r(struct emit *e, unsigned r)
     emit8(e, 0xff);
     emit8(e, 0xd0 | (r & 7));
 }
-/* Pads with NOPs until `ahead` bytes from here the next four lie within eight aligned ones: where a
- * rel32 is that will be patched while others run it. */
+/* Before a direct branch: pads until `ahead` bytes from here the next four lie within eight aligned ones, where a
+ * rel32 is that will be patched while others run it. CS prefixes mean nothing there and cost less than NOPs. */
 static inline void emit_align_rel32(struct emit *e, unsigned ahead)
 {
-    static const uint8_t nop[4][3] = {{0}, {0x90}, {0x66, 0x90}, {0x0f, 0x1f, 0x00}};
-    unsigned at = (emit_pos(e) + ahead) & 7;
-
-    if (at > 4)
-        emit_bytes(e, nop[8 - at], 8 - at);
+    while (((emit_pos(e) + ahead) & 7) > 4)
+        emit8(e, 0x2e);
 }
 
 #endif

@@ -36,16 +36,14 @@ static void emit_park(struct emit *e)
     emit_mov_rr(e, BT_T1, RAX);
     emit8(e, 0x9f);                                        /* lahf */
     emit_bytes(e, (const uint8_t[]){0x0f, 0x90, 0xc0}, 3); /* seto al */
-    emit_store_gs16(e, BT_OFF(cc), RAX);
+    emit_store_cpu16(e, BT_OFF(cc), RAX);
     emit_mov_rr(e, RAX, BT_T1);
 }
 
 static void emit_unpark(struct emit *e)
 {
     emit_mov_rr(e, BT_T1, RAX);
-    emit8(e, 0x65); /* movzx eax, word gs:[cc] */
-    emit_bytes(e, (const uint8_t[]){0x0f, 0xb7, 0x04, 0x25}, 4);
-    emit32(e, BT_OFF(cc));
+    emit_movzx_cpu(e, 2, RAX, BT_OFF(cc));
     emit_bytes(e, (const uint8_t[]){0x04, 0x7f}, 2); /* add al, 0x7f: OF */
     emit8(e, 0x9e);                                  /* sahf */
     emit_mov_rr(e, RAX, BT_T1);
@@ -356,7 +354,7 @@ bool fl_keeps(const struct tr *t)
     return true;
 }
 
-/* op between a register, or an immediate if reg is REG_NONE, and r/m: T1, or gs:[bt.operand]. to_reg: the register
+/* op between a register, or an immediate if reg is REG_NONE, and r/m: T1, or bt.operand. to_reg: the register
  * is the destination. */
 static void alu_operand(struct emit *e, enum emit_alu op, unsigned size, unsigned reg, bool to_reg,
                         int32_t imm, bool kept)
@@ -364,19 +362,15 @@ static void alu_operand(struct emit *e, enum emit_alu op, unsigned size, unsigne
     bool small = imm == (int8_t)imm, with_imm = reg == REG_NONE;
     unsigned field = with_imm ? (unsigned)op : reg & 7;
 
-    if (kept)
-        emit8(e, 0x65);
     if (size == 2)
         emit8(e, 0x66);
-    emit8(e, 0x40 | (size == 8) << 3 | (with_imm ? 0 : reg >> 3) << 2 | (kept ? 0 : BT_T1 >> 3));
+    emit8(e, 0x40 | (size == 8) << 3 | (with_imm ? 0 : reg >> 3) << 2 | (kept ? EMIT_CPU : BT_T1) >> 3);
     if (with_imm)
         emit8(e, size == 1 ? 0x80 : small ? 0x83 : 0x81);
     else
         emit8(e, (unsigned)op << 3 | to_reg << 1 | (size > 1));
     if (kept) {
-        emit8(e, field << 3 | 4);
-        emit8(e, 0x25);
-        emit32(e, BT_OFF(bt.operand));
+        emit_mem(e, field, EMIT_CPU, REG_NONE, 0, BT_OFF(bt.operand));
     } else {
         emit8(e, 0xc0 | field << 3 | (BT_T1 & 7));
     }
@@ -417,7 +411,7 @@ void fl_operand(struct tr *t, const struct recode_mem *m)
     struct recipe *r = &t->recipe;
 
     load_operand(t->e, size, m);
-    emit_store_gs(t->e, BT_OFF(bt.operand), BT_T1);
+    emit_store_cpu(t->e, BT_OFF(bt.operand), BT_T1);
     fl_regs_change(t, t->s->writes);
     alu_operand(t->e, op, size, reg, to_reg, (int32_t)i->imm, false);
     *r = (struct recipe){.size = (uint8_t)size,

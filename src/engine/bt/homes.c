@@ -11,7 +11,7 @@
 #define WORTH_ONCE 9
 
 /* RSP, and those that are scratch or have nobody's home, never take part. */
-static const uint8_t lenders[] = {R14, R13, R12, RBP, RBX, R8, RDI, RSI, RDX, RAX};
+static const uint8_t lenders[] = {R14, R13, R12, RBP, RBX, RDI, RSI, RDX, RAX};
 
 static void count(uint8_t weight[16], unsigned r, unsigned n)
 {
@@ -154,8 +154,8 @@ void homes_enter(struct tr *t)
     for (unsigned k = 0; k < b->nswap && !t->swapped; k++) {
         unsigned h = bt_home[b->swap[k].out];
 
-        emit_store_gs(t->e, BT_OFF_GPR(b->swap[k].out), h);
-        emit_load_gs(t->e, h, BT_OFF_GPR(b->swap[k].in));
+        emit_store_cpu(t->e, BT_OFF_GPR(b->swap[k].out), h);
+        emit_load_cpu(t->e, h, BT_OFF_GPR(b->swap[k].in));
     }
     t->swapped = b->nswap != 0;
 }
@@ -167,8 +167,8 @@ void homes_leave(struct tr *t)
     for (unsigned k = 0; k < b->nswap && t->swapped; k++) {
         unsigned h = bt_home[b->swap[k].out];
 
-        emit_store_gs(t->e, BT_OFF_GPR(b->swap[k].in), h);
-        emit_load_gs(t->e, h, BT_OFF_GPR(b->swap[k].out));
+        emit_store_cpu(t->e, BT_OFF_GPR(b->swap[k].in), h);
+        emit_load_cpu(t->e, h, BT_OFF_GPR(b->swap[k].out));
     }
     t->swapped = false;
 }

@@ -9,7 +9,6 @@
 #include "base/log.h"
 #include "engine/bt/bt.h"
 #include "engine/bt/check.h"
-#include "engine/bt/gs.h"
 #include "engine/bt/hooks.h"
 #include "engine/bt/jump.h"
 #include "engine/bt/returns.h"
@@ -50,11 +49,23 @@ static struct tblock *translate(struct cpu *c, struct block *b, uint32_t link, u
 static struct tblock *find(struct cpu *c, struct block **b, uint32_t link, uint64_t flushes)
 {
     struct tblock *t = bt_jumps_find(c, c->s.rip);
+    bool global = false;
 
     *b = NULL;
     if (t && t->live)
         return t;
-    *b = interp_find(c);
+    *b = c->bits == CPU_64 ? cache_peek(c, &global) : NULL;
+    if (*b) {
+        /* Mostly it is only this address space that does not know its translation. */
+        t = __atomic_load_n(&(*b)->t, __ATOMIC_ACQUIRE);
+        if (t && t->live) {
+            bt_jumps_add(c, t, false, global);
+            return t;
+        }
+        interp_know(c, *b, global);
+    } else {
+        *b = interp_find(c);
+    }
     if (c->bits != CPU_64 || !(*b)->live || (*b)->heat == HEAT_NEVER)
         return NULL;
     t = (*b)->t;
@@ -207,7 +218,7 @@ static void bt_run_some(struct cpu *c)
         }
         bt_stack_check(c);
         /* A kick that came before the bias was set is here; a later one takes the bias away. */
-        if (unlikely(atomic_load(&c->bt.poll)))
+        if (unlikely(!atomic_load(&c->bt.quiet)))
             return;
         if (unlikely(c->bt.check))
             begin_check(c, t);
@@ -370,7 +381,6 @@ static int bt_vcpu_init(struct vcpu *v, struct err *e)
         return err_set(e, ENOMEM, "out of memory for a vCPU");
     }
     c->tlbs.bt = &c->bt;
-    c->bt.self = c;
     c->bt.jump_mask = ((1ull << BT_JUMP_BITS) - 1) << BT_JUMP_SHIFT;
     memset(c->bt.missing, 1, sizeof(c->bt.missing));
     if (v->vm->check) {
@@ -391,7 +401,7 @@ static void bt_kick(struct vcpu *v)
 
     if (!c)
         return;
-    atomic_store(&c->bt.poll, 1);
+    atomic_store(&c->bt.quiet, 0);
     atomic_store(&c->bt.bias, c->bt.nowhere);
 }
 
@@ -400,8 +410,8 @@ static enum stop bt_run(struct vcpu *v)
     struct cpu *c = v->priv;
     enum stop st;
 
-    if (gs_set(c) < 0 || trap_enter(bt_fault_find, bt_of(c), c->bt.returns) < 0) {
-        err_sys(&v->error, "setting the GS base or the stack of signal handlers");
+    if (trap_enter(bt_fault_find, bt_of(c), c->bt.returns) < 0) {
+        err_sys(&v->error, "setting the stack of signal handlers");
         return STOP_ERROR;
     }
     st = interp_run(v);

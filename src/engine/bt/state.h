@@ -44,44 +44,45 @@ struct bt_jumps {
 /* Vector instruction sets that a block needs, and that are available with registers live. */
 enum bt_level { BT_LEVEL_NONE, BT_LEVEL_SSE, BT_LEVEL_AVX, BT_LEVEL_AVX512 };
 
-#define BT_GROUPS 8
+#define BT_GROUPS 6
 
+/* What translated code uses much is from `group` on: within 128 bytes of the registers, which struct cpu has behind. */
 struct bt_cpu {
-    struct cpu *self;
     struct check *check; /* in lockstep with the interpreter (check.h), or NULL */
     struct bt_jumps *jumps; /* BT_JUMP_TABLES of them; NULL: this vCPU does not translate */
     struct bt_jumps *jump;  /* the one for the mode and address space of now */
-    /* Its bias; `nowhere`, which nothing has, when control must come back at the next such branch. Set by the vCPU's
-     * thread, taken away by kicks. */
-    _Atomic uint64_t bias;
-    uint64_t now; /* what the vCPU's thread has put there */
+    uint64_t now; /* what the vCPU's thread has put into bias */
     uint64_t nowhere;
     uint64_t seed; /* for the next one */
     uint64_t jump_mask; /* constant for PEXT */
-    /* The page the stack is in, as minus its linear address, and host minus guest address. When there is none:
-     * a page at no canonical address, which the guest cannot know, and memory of no importance. */
-    uint64_t sp_npage, sp_addend;
     uint64_t secret;
-    void *scratch; /* that memory: a page */
+    void *scratch; /* the stack's page when there is none */
     /* The host stack while translated code runs (returns.h), and C's. */
     struct returns *returns;
     void *sp, *csp;
-    uint32_t ret;   /* the last return: its site, and BT_RET_FLAGS */
     struct tblock *dead; /* what was branched to but is no more */
     uint64_t hold[2]; /* registers of stubs */
-    uint64_t vpage; /* linear address of the page that runs */
     uint64_t tmp;   /* a register that flags displace */
-    uint64_t operand; /* of memory, for making flags again (bt/flags.c) */
-    uint64_t value; /* what an instruction with two memory operands carries between them */
-    uint64_t group[BT_GROUPS]; /* host minus guest address of shared translations */
     /* While the interpreter runs an instruction for a translation: is that still valid? */
     const bool *live;
     /* An interrupt may be waiting that was looked for while they were disabled. */
     bool intr;
-    _Atomic uint32_t poll;     /* look at events at the next back-edge */
-    uint32_t site;             /* where translated code left */
-    uint8_t level;             /* enum bt_level: the vector registers are live and offer this */
-    uint8_t missing[4];        /* by level: nonzero if it is not offered now */
+    uint8_t level;  /* enum bt_level: the vector registers are live and offer this */
+    uint32_t site;  /* where translated code left */
+
+    uint64_t group[BT_GROUPS]; /* host minus guest address of shared translations */
+    uint64_t operand; /* of memory, for making flags again (bt/flags.c) */
+    uint64_t value; /* what an instruction with two memory operands carries between them */
+    uint64_t vpage; /* linear address of the page that runs */
+    /* The page the stack is in, as minus its linear address, and host minus guest address. When there is none:
+     * a page at no canonical address, which the guest cannot know, and memory of no importance. */
+    uint64_t sp_npage, sp_addend;
+    /* The jump table's; `nowhere`, which nothing has, when control must come back at the next such branch. Set by the
+     * vCPU's thread, taken away by kicks. */
+    _Atomic uint64_t bias;
+    uint32_t ret;   /* the last return: its site, and BT_RET_FLAGS */
+    _Atomic uint32_t quiet; /* 0: look at events at the next back-edge */
+    uint8_t missing[8]; /* by enum bt_level: nonzero if it is not offered now */
 };
 
 static inline unsigned bt_jump_index(uint64_t rip)

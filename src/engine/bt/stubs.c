@@ -19,14 +19,14 @@ static void save_guest(struct emit *e)
 {
     for (unsigned r = 0; r < 16; r++)
         if (bt_home[r] != BT_SPILLED)
-            emit_store_gs(e, BT_OFF_GPR(r), bt_home[r]);
+            emit_store_cpu(e, BT_OFF_GPR(r), bt_home[r]);
 }
 
 static void load_guest(struct emit *e)
 {
     for (unsigned r = 0; r < 16; r++)
         if (bt_home[r] != BT_SPILLED)
-            emit_load_gs(e, bt_home[r], BT_OFF_GPR(r));
+            emit_load_cpu(e, bt_home[r], BT_OFF_GPR(r));
 }
 
 /* EFLAGS -> cpu.cc. Uses T2. */
@@ -35,16 +35,14 @@ static void park(struct emit *e)
     emit_mov_rr(e, BT_T2, RAX);
     emit8(e, 0x9f);                                        /* lahf */
     emit_bytes(e, (const uint8_t[]){0x0f, 0x90, 0xc0}, 3); /* seto al */
-    emit_store_gs16(e, BT_OFF(cc), RAX);
+    emit_store_cpu16(e, BT_OFF(cc), RAX);
     emit_mov_rr(e, RAX, BT_T2);
 }
 
 /* cpu.cc -> EFLAGS. Destroys RAX. */
 static void unpark(struct emit *e)
 {
-    emit8(e, 0x65); /* movzx eax, word gs:[cc] */
-    emit_bytes(e, (const uint8_t[]){0x0f, 0xb7, 0x04, 0x25}, 4);
-    emit32(e, BT_OFF(cc));
+    emit_movzx_cpu(e, 2, RAX, BT_OFF(cc));
     emit_bytes(e, (const uint8_t[]){0x04, 0x7f}, 2); /* add al, 0x7f: OF */
     emit8(e, 0x9e);                                  /* sahf */
 }
@@ -52,7 +50,7 @@ static void unpark(struct emit *e)
 /* Back to bt_enter's caller, who may use vector registers; guest registers are saved already, and the stack is C's. */
 static void leave(struct emit *e, enum bt_exit why)
 {
-    emit_load_gs(e, RDI, BT_OFF(bt.self));
+    emit_lea(e, 1, RDI, EMIT_CPU, REG_NONE, 0, -BT_CPU_AT);
     emit_mov_ri64(e, RAX, (uintptr_t)bt_vec_leave);
     emit_call_r(e, RAX);
     emit_mov_ri32(e, RAX, why);
@@ -68,10 +66,10 @@ static void stop(struct emit *e, uint32_t at[2])
     at[BT_HOST] = emit_pos(e);
     park(e);
     at[BT_CC] = emit_pos(e);
-    emit_store_gs32(e, BT_OFF(bt.site), BT_T1);
+    emit_store_cpu32(e, BT_OFF(bt.site), BT_T1);
     save_guest(e);
-    emit_store_gs(e, BT_OFF(bt.sp), RSP);
-    emit_load_gs(e, RSP, BT_OFF(bt.csp));
+    emit_store_cpu(e, BT_OFF(bt.sp), RSP);
+    emit_load_cpu(e, RSP, BT_OFF(bt.csp));
 }
 
 /* Goes on at T1. */
@@ -79,14 +77,14 @@ static void go_on(struct emit *e)
 {
     unpark(e);
     load_guest(e);
-    emit_load_gs(e, RSP, BT_OFF(bt.sp));
+    emit_load_cpu(e, RSP, BT_OFF(bt.sp));
     emit_jmp_r(e, BT_T1);
 }
 
 static void make_exit(struct emit *e, enum bt_exit why, uint32_t at[2])
 {
     stop(e, at);
-    emit_store_gs(e, BT_OFF(s.rip), BT_T0); /* only for BT_EXIT_LOOKUP is this RIP */
+    emit_store_cpu(e, BT_OFF(s.rip), BT_T0); /* only for BT_EXIT_LOOKUP is this RIP */
     leave(e, why);
 }
 
@@ -98,7 +96,7 @@ static void make_refill(struct emit *e, uint32_t at[2])
     stop(e, at);
     emit_mov_rr(e, RSI, BT_T1);
     emit_mov_rr(e, RDX, BT_T0);
-    emit_load_gs(e, RDI, BT_OFF(bt.self));
+    emit_lea(e, 1, RDI, EMIT_CPU, REG_NONE, 0, -BT_CPU_AT);
     emit_mov_ri64(e, RAX, (uintptr_t)bt_refill);
     emit_call_r(e, RAX);
     emit_bytes(e, (const uint8_t[]){0x48, 0x85, 0xc0}, 3); /* test rax, rax */
@@ -115,7 +113,7 @@ static void make_help(struct emit *e, uint32_t at[2])
 
     stop(e, at);
     emit_mov_rr(e, RSI, BT_T1);
-    emit_load_gs(e, RDI, BT_OFF(bt.self));
+    emit_lea(e, 1, RDI, EMIT_CPU, REG_NONE, 0, -BT_CPU_AT);
     emit_call_r(e, BT_T0);
     emit_bytes(e, (const uint8_t[]){0x48, 0x85, 0xc0}, 3); /* test rax, rax */
     none = emit_jcc(e, CC_E, 0);
@@ -130,14 +128,14 @@ static void make_vec(struct emit *e, uint32_t at[2])
     uint32_t none;
 
     stop(e, at);
-    emit_store_gs(e, BT_OFF(bt.tmp), BT_T0);
+    emit_store_cpu(e, BT_OFF(bt.tmp), BT_T0);
     emit_mov_rr(e, RSI, BT_T1);
-    emit_load_gs(e, RDI, BT_OFF(bt.self));
+    emit_lea(e, 1, RDI, EMIT_CPU, REG_NONE, 0, -BT_CPU_AT);
     emit_mov_ri64(e, RAX, (uintptr_t)bt_vec_enter);
     emit_call_r(e, RAX);
     emit_bytes(e, (const uint8_t[]){0x84, 0xc0}, 2); /* test al, al */
     none = emit_jcc(e, CC_E, 0);
-    emit_load_gs(e, BT_T1, BT_OFF(bt.tmp));
+    emit_load_cpu(e, BT_T1, BT_OFF(bt.tmp));
     go_on(e);
     emit_fix_here(e, none);
     leave(e, BT_EXIT_INTERP);
@@ -150,7 +148,8 @@ static uint32_t make_enter(struct emit *e)
     for (unsigned k = 0; k < ARRAY_LEN(callee_saved); k++)
         push(e, callee_saved[k]);
     emit_bytes(e, (const uint8_t[]){0x48, 0x83, 0xec, 0x08}, 4); /* sub rsp, 8 */
-    emit_store_gs(e, BT_OFF(bt.csp), RSP);
+    emit_lea(e, 1, EMIT_CPU, RDI, REG_NONE, 0, BT_CPU_AT);
+    emit_store_cpu(e, BT_OFF(bt.csp), RSP);
     emit_mov_rr(e, BT_T1, RSI);
     go_on(e);
     return at;
@@ -160,7 +159,7 @@ static uint32_t make_dead(struct emit *e, uint32_t lookup)
 {
     uint32_t at = emit_pos(e);
 
-    emit_store_gs(e, BT_OFF(bt.dead), BT_T2);
+    emit_store_cpu(e, BT_OFF(bt.dead), BT_T2);
     emit_mov_ri32(e, BT_T1, BT_FROM_DEAD);
     emit_jmp(e, lookup);
     return at;
@@ -168,7 +167,7 @@ static uint32_t make_dead(struct emit *e, uint32_t lookup)
 
 /* ---- the jump table ---- */
 
-#define HOLD(n) (BT_OFF(bt.hold) + 8u * (n))
+#define HOLD(n) (BT_OFF(bt.hold) + 8 * (n))
 
 _Static_assert(sizeof(struct bt_jump) == 16 && BT_JUMP_SHIFT == 2 && !offsetof(struct bt_jumps, e),
                "the lookup's arithmetic");
@@ -177,33 +176,32 @@ _Static_assert(sizeof(struct bt_jump) == 16 && BT_JUMP_SHIFT == 2 && !offsetof(s
  * T1 is used, and RAX is held. */
 static uint32_t table_entry(struct emit *e)
 {
-    emit_store_gs(e, HOLD(0), RAX);
-    emit_load_gs(e, BT_T2, BT_OFF(bt.jump));
+    emit_store_cpu(e, HOLD(0), RAX);
+    emit_load_cpu(e, BT_T2, BT_OFF(bt.jump));
     emit_rorx(e, BT_T1, BT_T0, BT_JUMP_ROR);
     emit_lea(e, 1, BT_T1, BT_T1, BT_T0, 0, 0);
-    emit_pext_gs(e, BT_T1, BT_T1, BT_OFF(bt.jump_mask));
+    emit_pext_cpu(e, BT_T1, BT_T1, BT_OFF(bt.jump_mask));
     emit_lea(e, 1, BT_T1, BT_T1, BT_T1, 0, 0);
     emit_lea(e, 1, BT_T2, BT_T2, BT_T1, 3, 0);
-    emit_load_gs(e, RAX, BT_OFF(bt.bias));
+    emit_load_cpu(e, RAX, BT_OFF(bt.bias));
     emit_lea(e, 1, RAX, RAX, BT_T0, 0, 0);
     emit_load(e, BT_T1, BT_T2, offsetof(struct bt_jump, nkey));
     emit_lea(e, 1, BT_T1, BT_T1, RAX, 0, 0);
     return emit_jmp_if_rcx(e);
 }
 
-/* mov gs:[T1 + disp], r */
+/* mov [EMIT_CPU + T1 + disp], r */
 static void store_ic(struct emit *e, unsigned r, int32_t disp)
 {
-    emit8(e, 0x65);
-    emit_rex(e, 1, r, 0, BT_T1);
+    emit_rex(e, 1, r, BT_T1, EMIT_CPU);
     emit8(e, 0x89);
-    emit_mem(e, r, BT_T1, REG_NONE, 0, disp);
+    emit_mem(e, r, EMIT_CPU, BT_T1, 0, disp);
 }
 
 /* The table's entry T2 into the inline cache at HOLD(1). T2 = its tblock. */
 static void fill_ic(struct emit *e)
 {
-    emit_load_gs(e, BT_T1, HOLD(1));
+    emit_load_cpu(e, BT_T1, HOLD(1));
     emit_load(e, RAX, BT_T2, offsetof(struct bt_jump, nkey));
     store_ic(e, RAX, offsetof(struct bt_jump, nkey));
     emit_load(e, BT_T2, BT_T2, offsetof(struct bt_jump, t));
@@ -214,15 +212,15 @@ static uint32_t make_miss(struct emit *e, uint32_t lookup, enum bt_flags f)
 {
     uint32_t at = emit_pos(e), none;
 
-    emit_store_gs32(e, BT_OFF(bt.site), BT_T1);
-    emit_store_gs(e, HOLD(1), BT_T2);
+    emit_store_cpu32(e, BT_OFF(bt.site), BT_T1);
+    emit_store_cpu(e, HOLD(1), BT_T2);
     none = table_entry(e);
     fill_ic(e);
-    emit_load_gs(e, RAX, HOLD(0));
+    emit_load_cpu(e, RAX, HOLD(0));
     emit_jmp_m(e, BT_T2, (int32_t)(offsetof(struct tblock, entry) + sizeof(uint8_t *) * f));
     emit_fix_here(e, none);
-    emit_load_gs(e, RAX, HOLD(0));
-    emit_op_gs(e, 0x8b, 0, BT_T1, BT_OFF(bt.site));
+    emit_load_cpu(e, RAX, HOLD(0));
+    emit_op_cpu(e, 0x8b, 0, BT_T1, BT_OFF(bt.site));
     emit_jmp(e, lookup);
     return at;
 }
@@ -236,12 +234,12 @@ static void make_return(struct emit *e, const uint32_t lookup[2], bool ic)
         fill_ic(e);
     else
         emit_load(e, BT_T2, BT_T2, offsetof(struct bt_jump, t));
-    emit_load_gs(e, RAX, HOLD(0));
-    emit_load_gs8(e, BT_T1, BT_OFF(bt.ret) + BT_RET_FLAGS);
+    emit_load_cpu(e, RAX, HOLD(0));
+    emit_movzx_cpu(e, 1, BT_T1, BT_OFF(bt.ret) + BT_RET_FLAGS);
     emit_jmp_mx(e, BT_T2, BT_T1, offsetof(struct tblock, entry));
     emit_fix_here(e, none);
-    emit_load_gs(e, RAX, HOLD(0));
-    emit_load_gs8(e, BT_T1, BT_OFF(bt.ret) + BT_RET_FLAGS);
+    emit_load_cpu(e, RAX, HOLD(0));
+    emit_movzx_cpu(e, 1, BT_T1, BT_OFF(bt.ret) + BT_RET_FLAGS);
     cc = emit_jmp_if_rcx(e);
     for (enum bt_flags f = BT_HOST; f <= BT_CC; f++) {
         if (f == BT_CC)
@@ -255,7 +253,7 @@ static uint32_t make_back(struct emit *e, const uint32_t lookup[2])
 {
     uint32_t at = emit_pos(e);
 
-    emit_store_gs(e, HOLD(1), BT_T2);
+    emit_store_cpu(e, HOLD(1), BT_T2);
     make_return(e, lookup, true);
     return at;
 }

@@ -13,14 +13,15 @@ enum fl_place {
     FL_NONE    /* nowhere: nobody will look */
 };
 
-/* Accesses through one base register that share an address translation. */
+/* Accesses through one base register, or relative to RIP and in one page, that share an address translation. */
 struct group {
-    uint8_t base, index, scale; /* guest registers; index REG_NONE: none, as mostly */
+    uint8_t base, index, scale; /* guest registers; index REG_NONE: none, as mostly; or base REG_RIP */
     bool write;         /* some member writes */
     bool made;          /* code for it has been emitted */
     uint8_t slot;       /* bt.group[] */
     uint16_t members, exits;
-    int32_t min, end;   /* of the members' displacements, from the base's value at the first one */
+    int32_t min, end;   /* of the members' displacements, from the base's value at the first one; REG_RIP: the page,
+                           from bt.vpage */
 };
 #define GROUP_NONE 0xff
 #define GROUPS_MAX 64
@@ -30,7 +31,8 @@ struct use {
     bool used, read, write;
     uint8_t size;
     uint8_t group;      /* GROUP_NONE: by itself */
-    int32_t disp;       /* with a group: from the base's value at its first member */
+    int32_t disp;       /* with a group: from the base's value at its first member; relative to RIP: from bt.vpage,
+                           if that can be told */
 };
 
 /* What the translator makes of an instruction. */

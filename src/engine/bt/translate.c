@@ -25,7 +25,7 @@ unsigned tr_reg(struct tr *t, unsigned r, unsigned tmp)
 {
     if (t->home[r] != BT_SPILLED)
         return t->home[r];
-    emit_load_gs(t->e, tmp, BT_OFF_GPR(r));
+    emit_load_cpu(t->e, tmp, BT_OFF_GPR(r));
     return tmp;
 }
 
@@ -37,13 +37,17 @@ static void lea(struct tr *t)
     unsigned r = i->op[0].reg, home = t->home[r];
 
     fl_regs_change(t, t->s->writes);
+    if (i->mem.base == REG_RIP && home != BT_SPILLED && i->opsize == 8) {
+        access_address(t, home);
+        return;
+    }
     access_address(t, BT_T0);
     if (home == BT_SPILLED && i->opsize >= 4) {
         if (i->opsize == 4)
             emit_lea(t->e, 0, BT_T0, BT_T0, REG_NONE, 0, 0);
-        emit_store_gs(t->e, BT_OFF_GPR(r), BT_T0);
+        emit_store_cpu(t->e, BT_OFF_GPR(r), BT_T0);
     } else if (home == BT_SPILLED) {
-        emit_store_gs16(t->e, BT_OFF_GPR(r), BT_T0);
+        emit_store_cpu16(t->e, BT_OFF_GPR(r), BT_T0);
     } else if (i->opsize == 8) {
         emit_mov_rr(t->e, home, BT_T0);
     } else {
@@ -86,14 +90,14 @@ static void push(struct tr *t)
     if (s->mem.used) {
         access_translate(t, &s->mem, false, &m);
         emit_to_mem(t, 0x8b, BT_T1, &m);
-        emit_store_gs(t->e, BT_OFF(bt.value), BT_T1);
+        emit_store_cpu(t->e, BT_OFF(bt.value), BT_T1);
     }
     access_translate(t, &s->stack, true, &m);
     if (o->kind == OP_IMM) {
         emit_to_mem(t, 0xc7, 0, &m);
         emit32(t->e, (uint32_t)s->i.imm);
     } else if (s->mem.used) {
-        emit_load_gs(t->e, BT_T1, BT_OFF(bt.value));
+        emit_load_cpu(t->e, BT_T1, BT_OFF(bt.value));
         emit_to_mem(t, 0x89, BT_T1, &m);
     } else {
         emit_to_mem(t, 0x89, tr_reg(t, o->reg, BT_T1), &m);
@@ -111,7 +115,7 @@ static void pop(struct tr *t)
     fl_regs_change(t, t->s->writes);
     emit_to_mem(t, 0x8b, home == BT_SPILLED ? BT_T1 : home, &m);
     if (home == BT_SPILLED)
-        emit_store_gs(t->e, BT_OFF_GPR(r), BT_T1);
+        emit_store_cpu(t->e, BT_OFF_GPR(r), BT_T1);
     if (r != RSP)
         emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, 8);
 }
@@ -135,7 +139,7 @@ static void vec_check(struct tr *t, uint8_t level)
 
     if (level <= t->level)
         return;
-    emit_load_gs8(t->e, BT_T1, BT_OFF(bt.missing) + level);
+    emit_movzx_cpu(t->e, 1, BT_T1, BT_OFF(bt.missing) + level);
     c = tr_cold(t, COLD_VEC, emit_jmp_if_rcx(t->e), tr_site(t, BT_SITE_VEC, level));
     s = &t->bt->site[c->site];
     s->retry = emit_pos(t->e);
@@ -301,7 +305,7 @@ static void cold(struct tr *t, const struct cold *c)
         emit_jmp(e, s->event[in]);
         break;
     case COLD_MISS:
-        emit_mov_ri32(e, BT_T2, BT_OFF_IC(c->ic));
+        emit_mov_ri32(e, BT_T2, (uint32_t)BT_OFF_IC(c->ic));
         if (c->pad) {
             emit_call(e, s->miss[in]);
             emit_jmp(e, c->pad);
@@ -310,7 +314,7 @@ static void cold(struct tr *t, const struct cold *c)
         }
         break;
     case COLD_BACK:
-        emit_mov_ri32(e, BT_T2, BT_OFF_IC(c->ic));
+        emit_mov_ri32(e, BT_T2, (uint32_t)BT_OFF_IC(c->ic));
         emit_jmp(e, s->back);
         break;
     case COLD_LINK:
@@ -328,7 +332,7 @@ static void table_entry(struct tr *t, enum bt_flags f)
 {
     t->t->entry[f] = bt_host(t->bt, emit_pos(t->e));
     emit_lea(t->e, 1, BT_T1, BT_T0, REG_NONE, 0, -(int32_t)t->step[0].off);
-    emit_store_gs(t->e, BT_OFF(bt.vpage), BT_T1);
+    emit_store_cpu(t->e, BT_OFF(bt.vpage), BT_T1);
 }
 
 static void checked_entry(struct tr *t, enum bt_flags f)
@@ -382,7 +386,7 @@ static void version_entry(struct tr *t, uint8_t level)
     }
 }
 
-/* The other one, behind it. */
+/* The other one, in the cold part: most blocks are entered by links, or always the same way. */
 static void other_entry(struct tr *t)
 {
     struct tblock *b = t->t;
@@ -449,13 +453,15 @@ static bool decode(struct tr *t)
 }
 
 /* In their own part of the area: what runs stays dense. */
-static void cold_paths(struct tr *t)
+static void cold_part(struct tr *t)
 {
     uint8_t *hot = t->e->p;
     uint32_t begin;
 
     t->e->p = t->bt->rw + t->bt->cold;
     begin = t->bt->cold;
+    if (!t->t->given)
+        other_entry(t);
     for (unsigned k = 0; k < t->ncold; k++)
         cold(t, &t->cold[k]);
     t->bt->cold = emit_pos(t->e);
@@ -496,8 +502,6 @@ static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const 
         return NULL;
     tb = t->t = cache_alloc(bt->cache, sizeof(*tb));
     *tb = (struct tblock){.b = b, .live = true, .given = given};
-    while (emit_pos(t->e) & 15)
-        emit8(t->e, 0xcc);
     tb->begin = emit_pos(t->e);
     if (main)
         homes_like(t, main);
@@ -529,11 +533,9 @@ static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const 
             branch_fall(t, end);
         }
     }
-    if (!main)
-        other_entry(t);
     tb->end = emit_pos(t->e);
     bt->bytes += tb->end - tb->begin;
-    cold_paths(t);
+    cold_part(t);
     bt->blocks++;
     bt->insns += t->n;
     bt->nanoseconds += now_ns() - began;

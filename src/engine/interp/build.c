@@ -108,26 +108,79 @@ struct fetch {
     unsigned n; /* how many of them */
 };
 
-/* Translates la for execution; raises #PF. Returns the gpa. */
-static uint64_t exec_gpa(struct cpu *c, uint64_t la)
+/* Where the page of la was the last time, or NULL. */
+static const struct itlb_entry *code_page(struct cpu *c, uint64_t la)
 {
+    const struct itlb_entry *x = itlb_slot(&c->tlbs.code, la);
+
+    return x->page == (la & ~PAGE_MASK) && (x->key == c->key || x->key == c->gkey) ? x : NULL;
+}
+
+/* Remembers it. */
+static void code_page_set(struct cpu *c, uint64_t la, const struct walk *w, uint8_t *host)
+{
+    if (c->key != CPU_KEY_NONE && !c->dry)
+        *itlb_slot(&c->tlbs.code, la) = (struct itlb_entry){.page = la & ~PAGE_MASK,
+                                                            .key = w->global && la >> 63 ? c->gkey : c->key,
+                                                            .gpa = w->gpa & ~PAGE_MASK,
+                                                            .host = host};
+}
+
+/* Notes what depends on where la is. */
+static void code_walked(struct cpu *c, uint64_t la, const struct walk *w)
+{
+    struct tlbs *t = &c->tlbs;
+
+    if (w->global && la >> 63) {
+        if (!itlb_note(&t->code, la, w)) {
+            tlbs_new_global(t);
+            cpu_update_mode(c);
+            itlb_note(&t->code, la, w);
+        }
+        if (c->cpl) /* what others may fetch is not walked for them */
+            t->code.partial = true;
+        if (!t->code.partial)
+            return;
+    }
+    if (w->page_shift > PAGE_SHIFT)
+        t->large_code |= tlb_gib(la);
+}
+
+/* Translates la for execution, to gpa and the host's address there or NULL; raises #PF. */
+static void exec_page(struct cpu *c, uint64_t la, struct part *p)
+{
+    const struct itlb_entry *x = code_page(c, la);
     struct walk w;
-    bool ok = paging_walk(&c->pg, physmap_p2m(c->vm->map), la, ACCESS_EXEC, c->cpl == 3, false, &w);
+    uint64_t ent;
+    bool ok;
+
+    if (x) {
+        c->fetch_global &= x->key == c->gkey;
+        p->gpa = x->gpa | (la & PAGE_MASK);
+        p->host = x->host + (la & PAGE_MASK);
+        return;
+    }
+    ok = paging_walk(&c->pg, physmap_p2m(c->vm->map), la, ACCESS_EXEC, c->cpl == 3, false, &w);
 
     if (unlikely(w.ncode))
         mem_walked(c, &w);
     if (!ok)
         cpu_raise_pf(c, la, w.error);
     c->fetch_global &= w.global;
-    if (w.page_shift > PAGE_SHIFT)
-        c->tlbs.large_code |= tlb_gib(la);
-    return w.gpa;
+    code_walked(c, la, &w);
+    p->gpa = w.gpa;
+    p->host = NULL;
+    ent = p2m_get(physmap_p2m(c->vm->map), w.gpa >> PAGE_SHIFT);
+    if (!(ent & P2M_PRESENT))
+        return;
+    code_page_set(c, la, &w, p2m_host(ent));
+    p->host = p2m_host(ent) + (la & PAGE_MASK);
 }
 
 /* The bytes at offset rip of CS. Raises #GP(0) and #PF. */
 static void fetch_part(struct cpu *c, uint64_t rip, unsigned max, struct part *p)
 {
-    uint64_t la = rip, ent;
+    uint64_t la = rip;
 
     p->limited = false;
     if (c->bits == CPU_64) {
@@ -147,13 +200,10 @@ static void fetch_part(struct cpu *c, uint64_t rip, unsigned max, struct part *p
         }
     }
     p->avail = MIN(p->avail, max);
-    p->gpa = exec_gpa(c, la);
-    ent = p2m_get(physmap_p2m(c->vm->map), p->gpa >> PAGE_SHIFT);
-    p->memory = ent & P2M_PRESENT;
-    if (p->memory) {
-        p->host = p2m_host(ent) + (p->gpa & PAGE_MASK);
+    exec_page(c, la, p);
+    p->memory = p->host;
+    if (p->memory)
         return;
-    }
     p->avail = MIN(p->avail, (unsigned)INSN_MAX_LEN);
     p->host = p->io;
     world_mmio_read(c, p->gpa, p->io, p->avail);
@@ -430,12 +480,9 @@ struct block *cache_single(struct cpu *c, const struct insn *i)
 static struct block *find(struct cpu *c, const struct part *p, uint8_t mode)
 {
     struct code_cache *cc = c->code;
+    struct block *b = cache_find(cc, p->gpa, mode);
     uint64_t last;
-    struct block *b;
 
-    cache_lock(cc);
-    b = cache_find(cc, p->gpa, mode);
-    cache_unlock(cc);
     if (!b)
         return NULL;
     if (b->gpa2 == ~0ull) {
@@ -523,10 +570,26 @@ static struct block *make(struct cpu *c, struct fetch *f, unsigned max, uint8_t 
     }
 }
 
+static uint8_t block_mode(const struct cpu *c, bool single)
+{
+    return (uint8_t)(c->bits | (single ? MODE_SINGLE : 0) | c->no_fast << 3 |
+                     (c->bits != CPU_64 && (cpu_real(&c->s) || cpu_v86(&c->s))) << 4);
+}
+
+struct block *cache_peek(struct cpu *c, bool *global)
+{
+    const struct itlb_entry *x = code_page(c, c->s.rip);
+    struct block *b = x ? cache_find(c->code, x->gpa | (c->s.rip & PAGE_MASK), block_mode(c, false)) : NULL;
+
+    if (!b || b->gpa2 != ~0ull)
+        return NULL;
+    *global = x->key == c->gkey;
+    return b;
+}
+
 struct block *cache_lookup(struct cpu *c, unsigned max)
 {
-    uint8_t mode = (uint8_t)(c->bits | (max == 1 ? MODE_SINGLE : 0) | c->no_fast << 3 |
-                             (cpu_real(&c->s) || cpu_v86(&c->s)) << 4);
+    uint8_t mode = block_mode(c, max == 1);
     struct fetch f;
     struct block *b;
 

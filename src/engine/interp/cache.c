@@ -76,10 +76,21 @@ int cache_new(struct code_cache **out, struct vm *vm, struct err *e)
     return 0;
 }
 
+/* No frame is known to hold code any more. */
+static void forget_frames(struct code_cache *cc)
+{
+    struct p2m *p2m = physmap_p2m(cc->vm->map);
+
+    for (unsigned h = 0; h < ARRAY_LEN(cc->pages); h++)
+        for (struct code_page *p = cc->pages[h]; p; p = p->next)
+            p2m_clear_flags(p2m, p->gfn, P2M_CODE);
+}
+
 void cache_free(struct code_cache *cc)
 {
     if (!cc)
         return;
+    forget_frames(cc);
     munmap(cc->arena, ARENA_SIZE);
     pthread_mutex_destroy(&cc->lock);
     free(cc);
@@ -117,12 +128,8 @@ static void set_budget(struct code_cache *cc)
 
 void cache_empty(struct code_cache *cc)
 {
-    struct p2m *p2m = physmap_p2m(cc->vm->map);
-
     pthread_mutex_lock(&cc->lock);
-    for (unsigned h = 0; h < ARRAY_LEN(cc->pages); h++)
-        for (struct code_page *p = cc->pages[h]; p; p = p->next)
-            p2m_clear_flags(p2m, p->gfn, P2M_CODE);
+    forget_frames(cc);
     memset(cc->hash, 0, sizeof(cc->hash));
     memset(cc->pages, 0, sizeof(cc->pages));
     cc->used = 0;
@@ -141,17 +148,20 @@ void *cache_alloc(struct code_cache *cc, size_t size)
     return p;
 }
 
+/* Neighbours in a frame are neighbours here: who enters one block will soon look for the next. */
 static unsigned hash_of(uint64_t gpa, uint8_t mode)
 {
-    return (unsigned)((gpa * 0x9e3779b97f4a7c15ull + mode * 0x85ebca6bull) >> (64 - HASH_BITS));
+    uint64_t frame = (gpa >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> (64 - HASH_BITS);
+
+    return (frame + ((gpa & PAGE_MASK) >> 4) + mode * 0x1a57u) & ((1u << HASH_BITS) - 1);
 }
 
 struct block *cache_find(struct code_cache *cc, uint64_t gpa, uint8_t mode)
 {
-    struct block *b = cc->hash[hash_of(gpa, mode)];
+    struct block *b = __atomic_load_n(&cc->hash[hash_of(gpa, mode)], __ATOMIC_ACQUIRE);
 
     while (b && (b->gpa != gpa || b->mode != mode))
-        b = b->hash_next;
+        b = __atomic_load_n(&b->hash_next, __ATOMIC_ACQUIRE);
     return b;
 }
 
@@ -231,11 +241,12 @@ void cache_add(struct code_cache *cc, struct block *b)
 {
     struct block **h = &cc->hash[hash_of(b->gpa, b->mode)];
 
-    b->hash_next = *h;
-    *h = b;
     page_add(cc, b, b->gpa >> PAGE_SHIFT);
     if (b->gpa2 != ~0ull && (b->gpa2 ^ b->gpa) >> PAGE_SHIFT)
         page_add(cc, b, b->gpa2 >> PAGE_SHIFT);
+    /* Complete: others may find it now. */
+    b->hash_next = *h;
+    __atomic_store_n(h, b, __ATOMIC_RELEASE);
 }
 
 void cache_kill(struct code_cache *cc, struct block *b)
@@ -244,8 +255,9 @@ void cache_kill(struct code_cache *cc, struct block *b)
 
     while (*pp && *pp != b)
         pp = &(*pp)->hash_next;
+    /* Who is at b goes on from there. */
     if (*pp)
-        *pp = b->hash_next;
+        __atomic_store_n(pp, b->hash_next, __ATOMIC_RELEASE);
     __atomic_store_n(&b->live, false, __ATOMIC_RELEASE);
     if (b->t)
         cc->client.killed(cc->client.arg, b->t);

@@ -13,8 +13,9 @@
  * and then reads the bytes and enters the block under the lock that killing takes. So a store is
  * seen by the decoder or kills what it has made.
  *
- * Locking: one mutex around building, killing and emptying; ops are read without it. Nobody waits
- * for anything with it held.
+ * Locking: one mutex around building, killing and emptying; blocks are looked up, and ops read, without it. A chain
+ * of the hash table can be followed while it changes: a block enters it when it is complete, and one that has left still
+ * leads on, for its memory stays. Nobody waits for anything with the lock held.
  */
 #ifndef RING3_ENGINE_INTERP_CACHE_H
 #define RING3_ENGINE_INTERP_CACHE_H
@@ -113,6 +114,9 @@ void cache_attach(struct code_cache *cc, const struct cache_client *client);
 /* The block for the code at the current RIP in the current mode, built if need be. Raises the
  * fetch's page fault, #UD ... through cpu_raise. max: most instructions it may have (1 to step). */
 struct block *cache_lookup(struct cpu *c, unsigned max);
+/* The same if it is there and in one page, and is found without looking at page tables, or NULL. 64-bit code, not in
+ * single steps; global: it lies in global pages of the upper half. */
+struct block *cache_peek(struct cpu *c, bool *global);
 /* Memory for cpu.scratch (free() it): NULL without memory. */
 struct block *cache_scratch_new(void);
 /* Was the block killed that holds o, which is running? A repeated string instruction that
@@ -135,8 +139,10 @@ bool cache_full(const struct code_cache *cc);
 /* Drops everything; all vCPUs are stopped at SYNC_OUTSIDE and forget their jumps before they go on.
  */
 void cache_empty(struct code_cache *cc);
-/* The rest with the lock held. */
+/* Any vCPU that is not outside (sync.h), without the lock: what it finds may be dead already, as it may be a moment
+ * later. */
 struct block *cache_find(struct code_cache *cc, uint64_t gpa, uint8_t mode);
+/* The rest with the lock held. */
 void *cache_alloc(struct code_cache *cc, size_t size);
 void cache_add(struct code_cache *cc, struct block *b);
 void cache_kill(struct code_cache *cc, struct block *b);

@@ -23,6 +23,8 @@ int interp_dirty_fetch(struct vm *vm, struct ram *ram, uint64_t *bits);
 
 /* The block at c->s.rip; one that is not live is good for running once. Raises what fetching does. */
 struct block *interp_find(struct cpu *c);
+/* Remembers b as that, for branches there; global: it lies in global pages of the upper half. */
+void interp_know(struct cpu *c, struct block *b, bool global);
 /* Runs from o, the code at c->s.rip, until something wants the run loop; c->s.rip is then where. */
 void interp_run_from(struct cpu *c, const struct op *o);
 /* Must the next instruction be run by itself (TF, shadows, breakpoints, a budget)? */

@@ -53,6 +53,23 @@ struct event {
 };
 
 struct cpu {
+    uint64_t next_rip;
+    /* What a jump-cache entry must match beside RIP: mode and TLB generation; gkey for code in global pages of the
+     * upper half, which outlives changes of the address space. */
+    uint64_t key, gkey;
+#define CPU_KEY_NONE (~0ull) /* that of single steps: nothing matches it */
+    bool fetch_global;   /* the code cache_lookup found lies in global pages */
+    const _Atomic uint32_t *events; /* v->events */
+    const struct op *op; /* last fast handler that took a slow path */
+    struct bt_cpu bt;    /* the translator's; it wants these at small distances from the registers (bt/bt.h) */
+    struct tlb_set *tlb; /* the set for CPL, SMAP and PCID now; an always empty one while `align` or `watch` */
+    /* Status flags in LAHF/SETO form: bits 15..8 = SF ZF 0 AF 0 PF 1 CF, bit 0 = OF. While run() is
+     * inside, the status bits of s.rflags are stale; use cpu_flags(). */
+    uint16_t cc;
+
+    uint8_t cpl;       /* cached cpu_cpl() */
+    uint8_t bits;      /* cached cpu_code_bits() */
+    bool flat;         /* 64-bit code: only FS and GS have bases */
     /* rip, status flags and x87 may live elsewhere while running: see below. g views the state as
      * 64-bit words so that one index names a base or index register, a segment base (G_FSBASE),
      * the running block's RIP (G_RIP) or zero (G_ZERO): see op.h. */
@@ -61,21 +78,6 @@ struct cpu {
         uint64_t g[sizeof(struct cpu_state) / 8 + 2];
     };
 
-    /* Status flags in LAHF/SETO form: bits 15..8 = SF ZF 0 AF 0 PF 1 CF, bit 0 = OF. While run() is
-     * inside, the status bits of s.rflags are stale; use cpu_flags(). */
-    uint16_t cc;
-
-    uint8_t cpl;       /* cached cpu_cpl() */
-    uint8_t bits;      /* cached cpu_code_bits() */
-    bool flat;         /* 64-bit code: only FS and GS have bases */
-    uint64_t next_rip;
-    struct tlb_set *tlb; /* the set for CPL, SMAP and PCID now; an always empty one while `align` or `watch` */
-    /* What a jump-cache entry must match beside RIP: mode and TLB generation; gkey for code in global pages of the
-     * upper half, which outlives changes of the address space. */
-    uint64_t key, gkey;
-    bool fetch_global;   /* the code cache_lookup found lies in global pages */
-    const _Atomic uint32_t *events; /* v->events */
-    const struct op *op; /* last fast handler that took a slow path */
 
     jmp_buf fault;       /* where cpu_raise goes */
     struct event event;  /* what it raised */
@@ -122,7 +124,6 @@ struct cpu {
     uint64_t pause_at;   /* ninsn at the last one */
     struct dry *dry;     /* a dry run is under way: memory is read but not written, TLBs not filled (dry.h) */
     bool no_fast;        /* tests: use the plain functions for everything */
-    struct bt_cpu bt;    /* the translator's */
 };
 
 /* ---- faults ---- */

@@ -79,7 +79,7 @@ static void update_tlb(struct cpu *c)
     else
         c->tlb = &x->set[c->pg.smap && (c->s.rflags & FL_AC) ? TLB_SUPER_AC : TLB_SUPER];
     if (c->step)
-        c->key = c->gkey = ~0ull; /* nothing in the jump cache matches: control comes back after one instruction */
+        c->key = c->gkey = CPU_KEY_NONE; /* control comes back after one instruction */
     else
         set_keys(c, x->gen, c->tlbs.global_gen);
     if (c->bt.jumps)
@@ -262,17 +262,22 @@ void interp_run_from(struct cpu *c, const struct op *o)
         o = o->fn(c, o);
 }
 
+void interp_know(struct cpu *c, struct block *b, bool global)
+{
+    *jump_slot(c->jc, c->s.rip) =
+        (struct jump_entry){.rip = c->s.rip, .key = global ? c->gkey : c->key, .block = b};
+}
+
 struct block *interp_find(struct cpu *c)
 {
     struct jump_entry *j = jump_slot(c->jc, c->s.rip);
 
     if (j->rip != c->s.rip || (j->key != c->key && j->key != c->gkey)) {
         struct block *b = cache_lookup(c, BLOCK_MAX_INSNS);
-        bool global = c->fetch_global && c->s.rip >> 63;
 
         if (!b->live)
             return b;
-        *j = (struct jump_entry){ .rip = c->s.rip, .key = global ? c->gkey : c->key, .block = b };
+        interp_know(c, b, c->fetch_global && c->s.rip >> 63);
     }
     return j->block;
 }
@@ -353,8 +358,8 @@ static enum stop run_loop(struct cpu *c)
         if (unlikely(c->failed))
             return STOP_ERROR;
         c->mode_changed = false;
-        if (unlikely(atomic_load_explicit(&c->bt.poll, memory_order_relaxed)))
-            atomic_store(&c->bt.poll, 0); /* before the events are looked at */
+        if (unlikely(!atomic_load_explicit(&c->bt.quiet, memory_order_relaxed)))
+            atomic_store(&c->bt.quiet, 1); /* before the events are looked at */
         if (unlikely(atomic_load_explicit(c->events, memory_order_relaxed)) && take_events(c))
             return STOP_KICK;
         if (take_interrupt(c))
@@ -486,6 +491,10 @@ int interp_get_state(struct vcpu *v, struct cpu_state *s)
     *s = c->s;
     s->rflags = cpu_flags(c);
     s->cr8 = v->vm->env->get_cr8(v);
+    s->pdptes_valid = c->pg.levels == 3;
+    memset(s->pdpte, 0, sizeof(s->pdpte));
+    if (s->pdptes_valid)
+        memcpy(s->pdpte, c->pg.pdpte, sizeof(s->pdpte));
     return 0;
 }
 
@@ -510,7 +519,9 @@ int interp_set_state(struct vcpu *v, const struct cpu_state *s)
     cpu_update_mode(c);
     /* Nothing is mapped through page-directory pointers that cannot be loaded. */
     memset(c->pg.pdpte, 0, sizeof(c->pg.pdpte));
-    if (c->pg.levels == 3)
+    if (s->pdptes_valid)
+        memcpy(c->pg.pdpte, s->pdpte, sizeof(s->pdpte));
+    else if (c->pg.levels == 3)
         paging_load_pdptes(&c->pg, physmap_p2m(v->vm->map));
     return 0;
 }

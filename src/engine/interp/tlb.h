@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "base/util.h"
+#include "engine/interp/itlb.h"
 
 #define TLB_BITS 9
 #define TLB_ENTRIES (1u << TLB_BITS)
@@ -59,11 +60,12 @@ struct tlb_context {
 };
 
 struct tlbs {
+    struct itlb code;
     struct tlb_context *ctx; /* TLB_CONTEXTS of them */
     unsigned cur;
     uint64_t next_gen, clock;
     uint64_t global_gen;    /* as tlb_context.gen, of the global entries */
-    uint64_t large_code;    /* where large mappings held code that jump caches may know, by tlb_gib() */
+    uint64_t large_code;    /* where large mappings held code that jump caches may know, by tlb_gib(), if not noted */
     struct jump_cache *jc;   /* follows the page flushes; not owned */
     struct bt_cpu *bt;       /* its jump tables too; NULL without a translator */
 };
@@ -74,6 +76,8 @@ void tlbs_fini(struct tlbs *t);
 /* Switches to the context of (cr3, pcid), dropping its old content if flush is set or it had none. */
 void tlbs_switch(struct tlbs *t, uint64_t cr3, uint16_t pcid, bool flush);
 void tlbs_flush(struct tlbs *t);                        /* everything everywhere */
+void tlbs_flush_data(struct tlbs *t);                   /* the same, but global code is where it was (itlb.h) */
+void tlbs_new_global(struct tlbs *t);                   /* jump caches forget global code */
 void tlbs_flush_nonglobal(struct tlbs *t);              /* current context, keep globals */
 void tlbs_flush_pcid(struct tlbs *t, uint16_t pcid);    /* INVPCID type 1: keep globals */
 void tlbs_flush_page(struct tlbs *t, uint64_t la);      /* INVLPG: current PCID and globals of all */

@@ -1,0 +1,145 @@
+/*
+ * The KVM engine's own structures (docs/kvm.md). KVM runs the processor; interrupt controllers, timers, clocks and every MSR
+ * that does not change how instructions execute stay ours, so that the machine's state is the same under every engine.
+ *
+ * Threads: a struct kvm_cpu belongs to its vCPU's thread, or to whoever holds the vCPU outside of run(); `inside` and
+ * run->immediate_exit are the kicker's too. struct kvm_vm.lock guards the slots. Lock order: physmap's, then this one; no
+ * callback of struct cpu_env is called with it held.
+ */
+#ifndef RING3_ENGINE_KVM_KVM_H
+#define RING3_ENGINE_KVM_KVM_H
+
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "engine/engine.h"
+
+/* Reasons that are counted by number; later ones together in the last. */
+#define KVM_EXITS 48u
+
+struct kvm_slot {
+    uint64_t gpa, size; /* bytes, whole pages */
+    uint8_t *host;
+    uint32_t id;
+    bool readonly;
+    bool logged; /* KVM logs its dirty pages; if not, all its frames are P2M_DIRTY */
+};
+
+struct kvm_vm {
+    int sys, fd;
+    size_t run_size; /* of the shared page run of a vCPU */
+    size_t xsave_size;
+    bool tsc_scaling, tsc_offset_attr, manual_protect, sregs2;
+    uint64_t msr_owned; /* which of kvm_msrs[] KVM has here, a bit each */
+    struct log_limit fallbacks;
+
+    /* Stopping the vCPUs for a change of slots: they wait outside KVM_RUN while `changing`. */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    _Atomic bool changing;
+    struct kvm_slot *slot;
+    uint32_t nslots, max_slots;
+    bool logging; /* new slots are logged */
+
+    /* Hardware TSC + tsc_base = clock_tsc(), since the clock's change of that number. Under lock. */
+    uint64_t tsc_base;
+    uint32_t tsc_changes;
+    bool tsc_known;
+};
+
+struct kvm_fallback;
+
+struct kvm_cpu {
+    struct vcpu *v;
+    struct kvm_vm *vm;
+    int fd;
+    struct kvm_run *run;
+    uint8_t *xsave; /* scratch, vm->xsave_size bytes */
+    /* What KVM does not keep: MSRs of ours, activity, TSC offset. Fields that KVM keeps are stale in here. */
+    struct cpu_state s;
+    struct cpu_state scratch;
+    _Atomic bool inside; /* in KVM_RUN, or about to be */
+    pid_t tid;           /* the thread that runs it */
+    bool unfinished;     /* KVM waits for the rest of an instruction that did I/O */
+    bool stale;          /* run->if_flag and its like are from before set_state */
+    bool stepping;       /* KVM_GUESTDBG_SINGLESTEP is on */
+    bool nmi_posted;     /* KVM may have an NMI that is not delivered */
+    uint64_t tsc_offset; /* that KVM was given */
+    bool tsc_given;
+    uint32_t tsc_changes; /* the clock's, when it was; without the offset attribute */
+    uint64_t apic_base;  /* that KVM was given */
+    struct kvm_fallback *fallback;
+    uint64_t exits[KVM_EXITS];
+};
+
+/* ---- run.c ---- */
+enum stop kvm_run(struct vcpu *v);
+void kvm_kick(struct vcpu *v);
+/* KVM_RUN that enters no guest code: finishes an instruction that did I/O, refreshes run->*. */
+int kvm_finish(struct kvm_cpu *c);
+
+/* ---- state.c ---- */
+/* What KVM has, as it stands in the middle of an exit too. */
+int kvm_read_state(struct kvm_cpu *c, struct cpu_state *s);
+int kvm_write_state(struct kvm_cpu *c, const struct cpu_state *s);
+/* Is an event on its way that KVM took but has not delivered? */
+bool kvm_in_delivery(struct kvm_cpu *c, struct kvm_vcpu_events *ev);
+/* Forgets an exception that is on its way; 0 or negative errno. */
+int kvm_drop_exception(struct kvm_cpu *c);
+int kvm_get_state(struct vcpu *v, struct cpu_state *s);
+int kvm_set_state(struct vcpu *v, const struct cpu_state *s);
+/* Tells KVM of a new IA32_APIC_BASE, which CPUID shows. */
+void kvm_sync_apic_base(struct kvm_cpu *c);
+
+/* ---- xstate.c ---- */
+int kvm_read_xstate(struct kvm_cpu *c, struct cpu_state *s);
+int kvm_write_xstate(struct kvm_cpu *c, const struct cpu_state *s);
+
+/* ---- msrs.c ---- */
+/* Reads which MSRs KVM has, and makes all others ours. */
+int kvm_msrs_init(struct kvm_vm *k, struct err *e);
+int kvm_read_msrs(struct kvm_cpu *c, struct cpu_state *s);
+int kvm_write_msrs(struct kvm_cpu *c, const struct cpu_state *s);
+/* A guest's RDMSR or WRMSR that KVM left to us; 0, or -EINVAL for #GP. */
+int kvm_exit_rdmsr(struct kvm_cpu *c, uint32_t msr, uint64_t *val);
+int kvm_exit_wrmsr(struct kvm_cpu *c, uint32_t msr, uint64_t val);
+
+/* ---- tsc.c ---- */
+/* Can the machine's clock be the guest's TSC here? 0, or negative errno with the reason. */
+int kvm_tsc_init(struct kvm_cpu *c, struct err *e);
+/* Makes the hardware's TSC that of c->s.tsc_offset. The vCPU's thread. */
+int kvm_tsc_sync(struct kvm_cpu *c);
+
+/* ---- slots.c ---- */
+int kvm_map_changed(struct vm *vm, const struct flat_view *view);
+int kvm_slots_init(struct vm *vm, struct err *e);
+/* The vCPU's way into KVM_RUN and out of it. */
+void kvm_enter(struct kvm_cpu *c);
+void kvm_leave(struct kvm_cpu *c);
+/* Turns the log of a slot on or off. */
+int kvm_slot_set(struct kvm_vm *k, const struct kvm_slot *s);
+
+/* ---- dirty.c ---- */
+/* Moves what KVM has logged of a slot into the p2m. */
+int kvm_slot_merge(struct vm *vm, struct kvm_slot *s);
+int kvm_dirty_fetch(struct vm *vm, struct ram *ram, uint64_t *bits);
+/* Is there a frame that somebody has fetched as clean? */
+bool kvm_dirty_wanted(struct vm *vm, uint64_t gpa, uint64_t size);
+
+/* ---- model.c ---- */
+int kvm_demand(struct engine_demands *d, struct err *e);
+int kvm_cpuid_limit(int sys, struct cpuid_limit *l, struct err *e);
+int kvm_set_cpuid(struct kvm_cpu *c, struct err *e);
+
+/* ---- fallback.c ---- */
+/* Has our interpreter execute one instruction, or deliver an event that KVM took. STOP_BUDGET: done. */
+enum stop kvm_interpret(struct kvm_cpu *c);
+/* So that nothing is left to be delivered; 0 or negative errno. */
+int kvm_settle(struct kvm_cpu *c);
+void kvm_fallback_free(struct kvm_cpu *c);
+
+#endif

@@ -1,0 +1,24 @@
+/*
+ * Can /dev/kvm of this host really run a guest? A device node says little: it may belong to somebody else, lack what the
+ * engine needs, or come from a back end that runs a few instructions of a guest and then gets stuck. So a small guest
+ * does what every kernel does (paging, user mode, interrupts, port I/O, MMIO, plain computing) and must come to its end.
+ */
+#ifndef RING3_ENGINE_KVM_PROBE_H
+#define RING3_ENGINE_KVM_PROBE_H
+
+#include "base/err.h"
+
+#define KVM_PROBE_NODE "/dev/kvm"
+/* For all of it. A host that is busy needs a good part of it to create a VM; the guest's part is some milliseconds. */
+#define KVM_PROBE_MS 1300
+#define KVM_PROBE_REAP_MS 200 /* and then for the end of a child that hangs */
+
+/* 0, or a negative errno and the reason why KVM is unusable. Takes some milliseconds where it is usable, never more than
+ * KVM_PROBE_MS and KVM_PROBE_REAP_MS. All of it happens in a child process, which does not live longer than the call, or than the
+ * calling process if that is killed; no SIGCHLD comes of it. Any thread; several may probe at once. */
+int kvm_probe(struct err *e);
+
+/* The same with another device node and another time, for tests. */
+int kvm_probe_node(const char *node, unsigned ms, struct err *e);
+
+#endif

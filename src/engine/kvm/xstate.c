@@ -1,0 +1,111 @@
+/* x87 and vector registers: KVM's area is the hardware's XSAVE image in standard format (SDM vol. 1 §13.4). */
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "engine/kvm/kvm.h"
+
+#define FX_FCW 0
+#define FX_FSW 2
+#define FX_TAG 4
+#define FX_FOP 6
+#define FX_FIP 8
+#define FX_FDP 16
+#define FX_MXCSR 24
+#define FX_ST 32
+#define FX_XMM 160
+#define XSTATE_BV 512
+
+enum { X87, SSE, AVX, OPMASK = 5, ZMM_HI256, HI16_ZMM };
+
+/* A component's place in the area, or NULL: not there, or beyond it. size is what we need of it. */
+static uint8_t *component(struct kvm_cpu *c, unsigned i, uint32_t size)
+{
+    const struct cpuid_policy *p = c->v->vm->cpuid;
+
+    if (!(p->xcr0_mask >> i & 1) || p->xsave_size[i] < size ||
+        p->xsave_off[i] > c->vm->xsave_size || size > c->vm->xsave_size - p->xsave_off[i])
+        return NULL;
+    return c->xsave + p->xsave_off[i];
+}
+
+int kvm_read_xstate(struct kvm_cpu *c, struct cpu_state *s)
+{
+    bool large = c->vm->xsave_size > sizeof(struct kvm_xsave);
+    uint8_t *x = c->xsave;
+    uint64_t bv;
+
+    if (ioctl(c->fd, large ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, x))
+        return -errno;
+    memset(&s->x87, 0, sizeof(s->x87));
+    memset(s->zmm, 0, sizeof(s->zmm));
+    memset(s->k, 0, sizeof(s->k));
+    memcpy(&s->x87.fcw, x + FX_FCW, 2);
+    memcpy(&s->x87.fsw, x + FX_FSW, 2);
+    s->x87.tag = x[FX_TAG];
+    memcpy(&s->x87.fop, x + FX_FOP, 2);
+    s->x87.fop &= 0x7ff;
+    memcpy(&s->x87.fip, x + FX_FIP, 8);
+    memcpy(&s->x87.fdp, x + FX_FDP, 8);
+    memcpy(&s->mxcsr, x + FX_MXCSR, 4);
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(s->x87.st[i], x + FX_ST + 16 * i, 10);
+    for (unsigned i = 0; i < 16; i++)
+        memcpy(s->zmm[i], x + FX_XMM + 16 * i, 16);
+
+    /* A component whose bit is clear is in its initial state, whatever its bytes say. */
+    memcpy(&bv, x + XSTATE_BV, 8);
+    const uint8_t *ymm = bv >> AVX & 1 ? component(c, AVX, 256) : NULL;
+    const uint8_t *k = bv >> OPMASK & 1 ? component(c, OPMASK, 64) : NULL;
+    const uint8_t *high = bv >> ZMM_HI256 & 1 ? component(c, ZMM_HI256, 512) : NULL;
+    const uint8_t *more = bv >> HI16_ZMM & 1 ? component(c, HI16_ZMM, 1024) : NULL;
+
+    for (unsigned i = 0; i < 16; i++) {
+        if (ymm)
+            memcpy(&s->zmm[i][2], ymm + 16 * i, 16);
+        if (high)
+            memcpy(&s->zmm[i][4], high + 32 * i, 32);
+        if (more)
+            memcpy(s->zmm[16 + i], more + 64 * i, 64);
+    }
+    if (k)
+        memcpy(s->k, k, 64);
+    return 0;
+}
+
+int kvm_write_xstate(struct kvm_cpu *c, const struct cpu_state *s)
+{
+    uint8_t *x = c->xsave;
+    uint64_t bv = BIT(X87) | BIT(SSE);
+
+    memset(x, 0, c->vm->xsave_size);
+    memcpy(x + FX_FCW, &s->x87.fcw, 2);
+    memcpy(x + FX_FSW, &s->x87.fsw, 2);
+    x[FX_TAG] = s->x87.tag;
+    memcpy(x + FX_FOP, &s->x87.fop, 2);
+    memcpy(x + FX_FIP, &s->x87.fip, 8);
+    memcpy(x + FX_FDP, &s->x87.fdp, 8);
+    memcpy(x + FX_MXCSR, &s->mxcsr, 4);
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(x + FX_ST + 16 * i, s->x87.st[i], 10);
+    for (unsigned i = 0; i < 16; i++)
+        memcpy(x + FX_XMM + 16 * i, s->zmm[i], 16);
+
+    uint8_t *ymm = component(c, AVX, 256), *k = component(c, OPMASK, 64);
+    uint8_t *high = component(c, ZMM_HI256, 512), *more = component(c, HI16_ZMM, 1024);
+
+    for (unsigned i = 0; i < 16; i++) {
+        if (ymm)
+            memcpy(ymm + 16 * i, &s->zmm[i][2], 16);
+        if (high)
+            memcpy(high + 32 * i, &s->zmm[i][4], 32);
+        if (more)
+            memcpy(more + 64 * i, s->zmm[16 + i], 64);
+    }
+    if (k)
+        memcpy(k, s->k, 64);
+    bv |= (ymm ? BIT(AVX) : 0) | (k ? BIT(OPMASK) : 0) | (high ? BIT(ZMM_HI256) : 0) |
+          (more ? BIT(HI16_ZMM) : 0);
+    memcpy(x + XSTATE_BV, &bv, 8);
+    return ioctl(c->fd, KVM_SET_XSAVE, x) ? -errno : 0;
+}
