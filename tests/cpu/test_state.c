@@ -329,6 +329,9 @@ static void test_refused_rest(void **state)
     BREAK(long_mode, s.init_pending = 2);
     BREAK(long_mode, s.sipi_pending = 2);
     BREAK(long_mode, s.pending_dbg = BIT(4));
+    BREAK(long_mode, s.pdptes_valid = 1);
+    BREAK(protected_mode, s.pdptes_valid = 2);
+    BREAK(protected_mode, (s.pdptes_valid = 1, s.pdpte[2] = 0x2003)); /* a reserved bit */
 }
 
 static void test_described(void **state)

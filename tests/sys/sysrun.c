@@ -2,7 +2,7 @@
  * Runs one assembly case (tests/sys/cases) in a bare VM: RAM, fake environment, one vCPU, no
  * machine.
  *
- * sysrun [-e ENGINE] case.bin      (without -e: tests/engine.h; -e hop: through all that this host offers)
+ * sysrun [-e ENGINE] case.bin      (without -e: tests/engine.h; -e hop: interp and bt by turns)
  *
  * The case is loaded at CASE_BASE and entered in real mode at 0:CASE_BASE after its header. It
  * talks through ports: RESULT ends it (0 = passed, otherwise the address of the failed check),
@@ -63,7 +63,7 @@ static int between(struct sysvm *w, enum way way, struct cpu_state *s, struct er
     if (w->visits[s->rip % ARRAY_LEN(w->visits)]++ >= HOP_LONG && ++w->hop_waits % HOP_SLICE)
         return 0;
     w->hops++;
-    rc = engine_change(&w->vm, engine, sysvm_other_engine(engine), e);
+    rc = engine_change(&w->vm, engine, engine == &bt_engine ? &interp_engine : &bt_engine, e);
     if (!rc)
         test_engine_tune(&w->vm, w->vcpu.engine);
     return rc;
@@ -155,7 +155,7 @@ int main(int argc, char **argv)
         name = optarg;
     }
     hop = name && !strcmp(name, "hop");
-    engine = test_engine(hop ? NULL : name);
+    engine = test_engine(hop ? "bt" : name);
     f = optind < argc ? fopen(argv[optind], "rb") : NULL;
     len = f ? fread(image, 1, sizeof(image), f) : 0;
     if (f)

@@ -178,19 +178,6 @@ fail:
     return NULL;
 }
 
-const struct engine_ops *sysvm_other_engine(const struct engine_ops *engine)
-{
-    const struct engine_ops *const *x = engine_list;
-    struct err e;
-
-    while (*x != engine)
-        x++;
-    do
-        x = x[1] ? x + 1 : engine_list;
-    while ((*x)->probe(&e) != 0);
-    return *x;
-}
-
 void sysvm_free(struct sysvm *w)
 {
     if (!w)

@@ -42,7 +42,5 @@ struct sysvm {
 struct sysvm *sysvm_new(const struct engine_ops *engine, uint64_t ram, uint32_t vendor,
                         struct err *e);
 void sysvm_free(struct sysvm *w); /* NULL is allowed */
-/* The next engine of engine_list that this host offers. */
-const struct engine_ops *sysvm_other_engine(const struct engine_ops *engine);
 
 #endif
