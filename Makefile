@@ -20,10 +20,10 @@ help:
 #: make demo DISTRO=1      build, make a disk with Debian 12 (once), and boot it; root needs no password
 #: make test       every test, in a plain and in a sanitizer build
 #: make bench      the table of speeds: native, QEMU TCG, each engine (ARGS=--quick for a short one);
-#:                 bench/io is about disks and networks
+#:                 bench/io is about disks and networks, bench/kvm about KVM
 #: make install    install to PREFIX (/usr/local), below DESTDIR
 #: make format     clang-format over the sources
-#: make lint       clang-tidy and cppcheck over src/
+#: make lint       clang-tidy and cppcheck over src/, what changed since last time (ARGS=src/back for a part)
 #: make clean      remove the builds; cache/ with the downloaded guest stays
 #: make distclean  remove cache/, too
 
@@ -50,7 +50,7 @@ format:
 	@scripts/format
 
 lint: build/build.ninja
-	@scripts/lint
+	@scripts/lint $(ARGS)
 
 clean:
 	rm -rf build build-asan

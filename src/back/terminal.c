@@ -13,10 +13,10 @@
 #include "base/util.h"
 
 /* Signals that end the process by default (signal(7)), except real-time ones, and SIGCONT. */
-static const int signals[] = {SIGHUP,  SIGINT,  SIGQUIT, SIGTERM, SIGABRT,   SIGSEGV,   SIGBUS,
-                              SIGILL,  SIGFPE,  SIGSYS,  SIGTRAP, SIGXCPU,   SIGXFSZ,   SIGALRM,
-                              SIGUSR1, SIGUSR2, SIGIO,   SIGPROF, SIGVTALRM, SIGSTKFLT, SIGPWR,
-                              SIGCONT};
+static const int signals[] = {SIGHUP,    SIGINT,    SIGQUIT, SIGTERM, SIGABRT, SIGSEGV,
+                              SIGBUS,    SIGILL,    SIGFPE,  SIGSYS,  SIGTRAP, SIGXCPU,
+                              SIGXFSZ,   SIGALRM,   SIGUSR1, SIGUSR2, SIGIO,   SIGPROF,
+                              SIGVTALRM, SIGSTKFLT, SIGPWR,  SIGCONT};
 
 enum { FREE, BUSY, RAW };
 

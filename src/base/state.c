@@ -279,7 +279,7 @@ static int load_header(const struct state_desc *d, struct view *v, struct view *
 int state_load(const struct state_desc *d, void *s, const uint8_t *data, size_t len,
                size_t *consumed, struct err *e)
 {
-    struct view v = {data, len}, body;
+    struct view v = {data, len}, body = {0};
     uint8_t *scratch = NULL;
     int rc;
 

@@ -27,13 +27,13 @@ struct option_desc {
  * option for anything unknown, incomplete or refused by its set function. */
 int option_parse(const struct option_desc *tab, size_t n, int argc, char **argv, void *cfg,
                  bool *help, struct err *e);
-/* Parses a value that is itself a list, as "FIRST,name=value,flag": first gets what is before the first
- * comma, the rest is looked up in tab. Two commas in a row stand for one that is part of a text.
- * Texts that set functions are given live during the call only. */
+/* Parses a value that is itself a list, as "FIRST,name=value,flag": first gets what is before the
+ * first comma, the rest is looked up in tab. Two commas in a row stand for one that is part of a
+ * text. Texts that set functions are given live during the call only. */
 int option_list(const struct option_desc *tab, size_t n, const char *list,
                 int (*first)(void *cfg, const char *val, struct err *e), void *cfg, struct err *e);
-/* The same for commands with arguments that are no options: up to *nargs of them are stored in args,
- * in order, and *nargs becomes their number. All that follows "--" is one. */
+/* The same for commands with arguments that are no options: up to *nargs of them are stored in
+ * args, in order, and *nargs becomes their number. All that follows "--" is one. */
 int option_parse_args(const struct option_desc *tab, size_t n, int argc, char **argv, void *cfg,
                       const char **args, int *nargs, bool *help, struct err *e);
 /* Prints one paragraph per option. */

@@ -201,8 +201,9 @@ static int set_log_level(void *cfg, const char *val, struct err *e)
 static const struct option_desc options[] = {
     {"name", "NAME", "Name of the VM in messages. Default: vm.", set_name},
     {"engine", "ENGINE",
-     "CPU engine: bt (binary translator), interp (interpreter), or auto,\n"
-     "the first that 'ring3 engines' lists as available. Default: auto.",
+     "CPU engine: kvm (the host's hardware), bt (binary translator),\n"
+     "interp (interpreter), or auto, the first that 'ring3 engines' lists as\n"
+     "available. Default: auto.",
      set_engine},
     {"engine-switch", engine_switch_arg, engine_switch_help, set_engine_switch},
     {"check", NULL,

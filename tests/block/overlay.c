@@ -6,16 +6,9 @@
 
 #include "base/util.h"
 #include "kit.h"
+#include "program.h"
 
 #define SIZE (24ull << 20) /* several leaves of the overlay's bits */
-
-static uint64_t rng(uint64_t *s)
-{
-    *s ^= *s << 13;
-    *s ^= *s >> 7;
-    *s ^= *s << 17;
-    return *s;
-}
 
 static void check_all(struct blockdev *d, const uint8_t *model, uint8_t *buf)
 {
@@ -23,11 +16,19 @@ static void check_all(struct blockdev *d, const uint8_t *model, uint8_t *buf)
     assert_memory_equal(buf, model, SIZE);
 }
 
+/* A read that needs not wait: in what was written, or in the image, but not across. */
+static int read_now(struct blockdev *d, uint64_t at, uint8_t *buf, uint64_t len)
+{
+    struct iovec iov = {buf, len};
+    struct block_req r = {.op = BLOCK_READ, .offset = at, .len = len, .iov = &iov, .niov = 1};
+
+    return block_read_now(d, &r);
+}
+
 /* Random writes, zeros and discards (which make zeros) against a copy in memory. */
 static void test_random(void **state)
 {
     uint8_t *model = malloc(SIZE), *buf = malloc(SIZE);
-    uint64_t seed = 88172645463325252;
     struct blockdev *d;
     struct kit k;
 
@@ -41,12 +42,12 @@ static void test_random(void **state)
     assert_false(block_info(d)->ro);
     assert_true(block_info(d)->can_discard);
     for (int i = 0; i < 2000; i++) {
-        uint64_t at = rng(&seed) % (SIZE / 512) * 512;
-        uint64_t len = MIN((rng(&seed) % 64 + 1) * 512, SIZE - at);
+        uint64_t at = chance(SIZE / 512) * 512;
+        uint64_t len = MIN((chance(64) + 1) * 512, SIZE - at);
 
         if (i % 100 == 99)
             len = MIN(len * 256, SIZE - at); /* whole leaves */
-        switch (rng(&seed) % 5) {
+        switch (chance(5)) {
         case 4:
             assert_int_equal(kit_do(d, BLOCK_DISCARD, 0, at, NULL, len), 0);
             memset(model + at, 0, len);
@@ -80,6 +81,30 @@ static void test_random(void **state)
     kit_fini(&k);
     free(model);
     free(buf);
+}
+
+static void test_read_now(void **state)
+{
+    uint8_t buf[2048];
+    struct blockdev *d;
+    struct kit k;
+
+    (void)state;
+    kit_init(&k);
+    k.o.snapshot = true;
+    kit_file(&k, 65536, 1);
+    d = kit_open(&k);
+    kit_fill(2, 4096, buf, 1024);
+    assert_int_equal(kit_write(d, 4096, buf, 1024), 0);
+    memset(buf, 0, sizeof(buf));
+    assert_int_equal(read_now(d, 4096, buf, 1024), 0);
+    kit_check(2, 4096, buf, 1024);
+    assert_int_equal(read_now(d, 5120, buf, 1024), 0);
+    kit_check(1, 5120, buf, 1024);
+    assert_int_equal(read_now(d, 4096, buf, 2048), -EAGAIN);
+    assert_int_equal(read_now(d, 65536, buf, 512), -EAGAIN);
+    block_close(d);
+    kit_fini(&k);
 }
 
 /* An ro disk stays ro. */
@@ -144,6 +169,7 @@ static void test_room(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_read_now),
         cmocka_unit_test(test_random),
         cmocka_unit_test(test_room),
         cmocka_unit_test(test_ro),

@@ -22,6 +22,7 @@
 
 #include "back/block/block.h"
 #include "base/util.h"
+#include "program.h"
 
 #define BLOCK 4096u
 #define BLOCKS_MAX 16384u
@@ -43,22 +44,6 @@ struct op {
     int rc;
     uint8_t *buf;
 };
-
-static uint64_t rng;
-
-static uint64_t rnd(uint64_t n)
-{
-    rng ^= rng << 13;
-    rng ^= rng >> 7;
-    rng ^= rng << 17;
-    return rng % n;
-}
-
-static void die(const char *what, uint64_t v)
-{
-    fprintf(stderr, "qcow2_crash: %s (%llu)\n", what, (unsigned long long)v);
-    exit(1);
-}
 
 static struct state *map_state(const char *path)
 {
@@ -116,8 +101,8 @@ static void start(struct blockdev *d, struct op *o, enum block_op kind)
 /* Writes to places of its own, so that numbers grow. */
 static bool choose(struct op *ops, struct op *o, struct state *s, uint64_t blocks)
 {
-    o->n = rnd(rnd(4) ? 3 : LEN_MAX) + 1;
-    o->first = rnd(blocks - o->n + 1);
+    o->n = chance(chance(4) ? 3 : LEN_MAX) + 1;
+    o->first = chance(blocks - o->n + 1);
     for (unsigned i = 0; i < DEPTH; i++) {
         if (&ops[i] != o && ops[i].busy && o->first < ops[i].first + ops[i].n &&
             ops[i].first < o->first + o->n)
@@ -162,14 +147,14 @@ static int work(struct blockdev *d, struct state *s)
     for (unsigned i = 0; i < DEPTH; i++)
         ops[i].buf = aligned_alloc(BLOCK, LEN_MAX * BLOCK);
     while (!rc) {
-        struct op *o = &ops[rnd(DEPTH)];
+        struct op *o = &ops[chance(DEPTH)];
 
         wait_for(d, o);
         if (o->number)
             rc = ended(o, s);
         if (!rc && choose(ops, o, s, blocks))
             start(d, o, BLOCK_WRITE);
-        if (!rc && rnd(40) == 0)
+        if (!rc && chance(40) == 0)
             rc = flush(d, s, copy);
     }
     for (unsigned i = 0; i < DEPTH; i++) {
@@ -252,7 +237,7 @@ int main(int argc, char **argv)
     if (argc != 5)
         return 2;
     s = map_state(argv[3]);
-    rng = strtoull(argv[4], NULL, 0) * 2 + 0x9e3779b97f4a7c15;
+    chance_seed(argv[4]);
     if (!strcmp(argv[1], "full")) {
         full(argv[2], s, strtoull(argv[4], NULL, 0));
         return 0;

@@ -16,18 +16,9 @@
 #include "back/block/qcow2.h"
 #include "back/block/qcow2_snapshot.h"
 #include "base/util.h"
+#include "program.h"
 
 #define IMAGE_MAX (4 * MIB)
-
-static uint64_t rng;
-
-static uint64_t rnd(uint64_t n)
-{
-    rng ^= rng << 13;
-    rng ^= rng >> 7;
-    rng ^= rng << 17;
-    return rng % n;
-}
 
 struct op {
     struct block_req req;
@@ -53,15 +44,15 @@ static void use(const char *path, bool ro)
     for (unsigned i = 0; i < 40; i++) {
         struct op op = {.iov = {buf, 0}};
         struct block_req *r = &op.req;
-        uint64_t len = (rnd(sizeof(buf) / 512) + 1) * 512;
-        uint64_t near = rnd(2) ? MIN(size, IMAGE_MAX) : size;
+        uint64_t len = (chance(sizeof(buf) / 512) + 1) * 512;
+        uint64_t near = chance(2) ? MIN(size, IMAGE_MAX) : size;
 
         if (len > near)
             break;
-        *r = (struct block_req){.op = kinds[rnd(ARRAY_LEN(kinds))],
+        *r = (struct block_req){.op = kinds[chance(ARRAY_LEN(kinds))],
                                 .len = len,
                                 .done = on_done,
-                                .offset = rnd((near - len) / 512 + 1) * 512,
+                                .offset = chance((near - len) / 512 + 1) * 512,
                                 .iov = &op.iov,
                                 .niov = 1};
         op.iov.iov_len = len;
@@ -73,8 +64,8 @@ static void use(const char *path, bool ro)
             block_poll(d);
         }
     }
-    if (size && rnd(8) == 0)
-        block_resize(d, rnd(2) ? size / 2 / 512 * 512 : MIN(size, IMAGE_MAX) + MIB, &e);
+    if (size && chance(8) == 0)
+        block_resize(d, chance(2) ? size / 2 / 512 * 512 : MIN(size, IMAGE_MAX) + MIB, &e);
     block_close(d);
 }
 
@@ -124,23 +115,23 @@ static void damage(uint8_t *p, size_t n)
                                       0x100000001};
     size_t cluster = BIT(qcow2_be32(p + 20) % 22), tables = MIN(n, cluster * 6);
 
-    for (uint64_t k = rnd(6) + 1; k > 0; k--) {
-        size_t at = rnd(4) == 0 ? rnd(112) : rnd(3) ? rnd(tables) : rnd(n);
+    for (uint64_t k = chance(6) + 1; k > 0; k--) {
+        size_t at = chance(4) == 0 ? chance(112) : chance(3) ? chance(tables) : chance(n);
 
-        switch (rnd(4)) {
+        switch (chance(4)) {
         case 0:
-            p[at] ^= (uint8_t)BIT(rnd(8));
+            p[at] ^= (uint8_t)BIT(chance(8));
             break;
         case 1:
-            p[at] = (uint8_t)rnd(256);
+            p[at] = (uint8_t)chance(256);
             break;
         case 2:
             at = ALIGN_DOWN(MIN(at, n - 8), 8);
-            qcow2_put64(p + at, values[rnd(ARRAY_LEN(values))]);
+            qcow2_put64(p + at, values[chance(ARRAY_LEN(values))]);
             break;
         default:
             at = ALIGN_DOWN(MIN(at, n - 8), 4);
-            qcow2_put32(p + at, (uint32_t)values[rnd(ARRAY_LEN(values))]);
+            qcow2_put32(p + at, (uint32_t)values[chance(ARRAY_LEN(values))]);
             break;
         }
     }
@@ -180,19 +171,19 @@ int main(int argc, char **argv)
     if (argc < 5)
         return 2;
     setrlimit(RLIMIT_FSIZE, &limit);
-    rng = strtoull(argv[2], NULL, 0) * 2 + 0x9e3779b97f4a7c15;
+    chance_seed(argv[2]);
     snprintf(path, sizeof(path), "%s/fuzzed", argv[1]);
     for (uint64_t i = strtoull(argv[3], NULL, 0); i > 0; i--) {
-        size_t n = load(argv[4 + rnd((uint64_t)argc - 4)], image);
+        size_t n = load(argv[4 + chance((uint64_t)argc - 4)], image);
 
         damage(image, n);
-        if (rnd(20) == 0)
-            n = 512 + rnd(n - 512);
+        if (chance(20) == 0)
+            n = 512 + chance(n - 512);
         store(path, image, n);
         examine(path, QCOW2_REPAIR_NONE);
         use(path, true);
         use(path, false);
-        examine(path, rnd(2) ? QCOW2_REPAIR_ALL : QCOW2_REPAIR_LEAKS);
+        examine(path, chance(2) ? QCOW2_REPAIR_ALL : QCOW2_REPAIR_LEAKS);
         use(path, false);
     }
     free(image);

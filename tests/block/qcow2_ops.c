@@ -14,6 +14,7 @@
 
 #include "back/block/block.h"
 #include "base/util.h"
+#include "program.h"
 
 #define BATCH 24
 #define SECTOR BLOCK_SECTOR
@@ -25,22 +26,6 @@ struct op {
     int rc;
     bool done;
 };
-
-static uint64_t rng;
-
-static uint64_t rnd(uint64_t n)
-{
-    rng ^= rng << 13;
-    rng ^= rng >> 7;
-    rng ^= rng << 17;
-    return n ? rng % n : 0;
-}
-
-static void die(const char *what, uint64_t at)
-{
-    fprintf(stderr, "qcow2_ops: %s at 0x%llx\n", what, (unsigned long long)at);
-    exit(1);
-}
 
 static void on_done(struct block_req *r, int rc)
 {
@@ -74,7 +59,7 @@ static void choose(struct op *ops, unsigned n, uint64_t size)
 {
     static const uint64_t lens[] = {SECTOR, 4096, 16384, 65536, 300000, 1 << 20, 5 << 20};
     struct block_req *r = &ops[n].req;
-    uint64_t k = rnd(100);
+    uint64_t k = chance(100);
     unsigned tries = 0;
 
     r->op = k < 35   ? BLOCK_READ
@@ -82,7 +67,7 @@ static void choose(struct op *ops, unsigned n, uint64_t size)
             : k < 88 ? BLOCK_DISCARD
             : k < 95 ? BLOCK_WRITE_ZEROES
                      : BLOCK_FLUSH;
-    r->flags = r->op == BLOCK_WRITE_ZEROES && rnd(2) ? BLOCK_REQ_UNMAP : 0;
+    r->flags = r->op == BLOCK_WRITE_ZEROES && chance(2) ? BLOCK_REQ_UNMAP : 0;
     if (r->op == BLOCK_FLUSH)
         return;
     do {
@@ -91,30 +76,30 @@ static void choose(struct op *ops, unsigned n, uint64_t size)
             r->len = r->offset = 0;
             return;
         }
-        r->len = (rnd(lens[rnd(ARRAY_LEN(lens))]) / SECTOR + 1) * SECTOR;
-        if (rnd(3) == 0)
+        r->len = (chance(lens[chance(ARRAY_LEN(lens))]) / SECTOR + 1) * SECTOR;
+        if (chance(3) == 0)
             r->len = ALIGN_UP(r->len, 65536);
         r->len = MIN(r->len, size);
-        if (n && rnd(2))
+        if (n && chance(2))
             r->offset = ops[n - 1].req.offset + ops[n - 1].req.len;
         else
-            r->offset = rnd((size - r->len) / SECTOR + 1) * SECTOR;
-        if (r->len >= 65536 && rnd(2))
+            r->offset = chance((size - r->len) / SECTOR + 1) * SECTOR;
+        if (r->len >= 65536 && chance(2))
             r->offset = ALIGN_DOWN(r->offset, 65536);
-        if (rnd(20) == 0)
+        if (chance(20) == 0)
             r->offset = size - r->len;
     } while (r->offset > size - r->len || overlaps(ops, n, r->offset, r->len));
 }
 
 static void prepare(struct op *o)
 {
-    uint64_t a = rnd(o->req.len / SECTOR) * SECTOR, b = a + rnd((o->req.len - a) / SECTOR) * SECTOR;
+    uint64_t a = chance(o->req.len / SECTOR) * SECTOR, b = a + chance((o->req.len - a) / SECTOR) * SECTOR;
 
     o->buf = aligned_alloc(4096, ALIGN_UP(o->req.len, 4096));
     if (o->req.op == BLOCK_WRITE) {
         for (uint64_t i = 0; i < o->req.len; i += 8)
-            *(uint64_t *)(o->buf + i) = rnd(0) ^ rng;
-        if (rnd(6) == 0)
+            *(uint64_t *)(o->buf + i) = chance_bits();
+        if (chance(6) == 0)
             memset(o->buf, 0, o->req.len);
     }
     o->iov[0] = (struct iovec){o->buf, a};
@@ -148,20 +133,43 @@ static void settle_discard(struct blockdev *d, const struct op *o, uint8_t *mode
     free(r.buf);
 }
 
-static void batch(struct blockdev *d, uint8_t *model, uint64_t size)
+/* Reads that are tried at once, and those of them that were. */
+struct tally {
+    unsigned tried, done;
+};
+
+static void read_now(struct blockdev *d, struct op *o, struct tally *t)
+{
+    struct block_req *r = &o->req;
+
+    t->tried++;
+    if (block_read_now(d, r)) {
+        block_submit(d, &r, 1);
+    } else {
+        t->done++;
+        on_done(r, 0);
+    }
+}
+
+static void batch(struct blockdev *d, uint8_t *model, uint64_t size, struct tally *t)
 {
     struct op ops[BATCH] = {0};
     struct block_req *reqs[BATCH];
-    unsigned n = (unsigned)rnd(BATCH) + 1;
+    unsigned n = (unsigned)chance(BATCH) + 1, nreqs = 0;
+    bool at_once = chance(2);
 
     for (unsigned i = 0; i < n; i++) {
         choose(ops, i, size);
         ops[i].req.done = on_done;
         if (ops[i].req.op == BLOCK_READ || ops[i].req.op == BLOCK_WRITE)
             prepare(&ops[i]);
-        reqs[i] = &ops[i].req;
+        if (ops[i].req.op != BLOCK_READ || !at_once)
+            reqs[nreqs++] = &ops[i].req;
     }
-    block_submit(d, reqs, n);
+    block_submit(d, reqs, nreqs);
+    for (unsigned i = 0; at_once && i < n; i++)
+        if (ops[i].req.op == BLOCK_READ)
+            read_now(d, &ops[i], t);
     for (unsigned i = 0; i < n; i++) {
         const struct block_req *r = &ops[i].req;
 
@@ -203,6 +211,7 @@ int main(int argc, char **argv)
     static const char *const engines[] = {
         [BLOCK_AIO_URING] = "io_uring", [BLOCK_AIO_THREADS] = "threads", [BLOCK_AIO_SYNC] = "sync"};
     struct block_options o = {.format = "qcow2"};
+    struct tally tally = {0};
     struct blockdev *d;
     struct err e = {""};
     uint8_t *model;
@@ -215,7 +224,7 @@ int main(int argc, char **argv)
         if (!strcmp(argv[5], engines[i]))
             o.aio = (enum block_aio_kind)i;
     }
-    rng = strtoull(argv[3], NULL, 0) * 2 + 0x9e3779b97f4a7c15;
+    chance_seed(argv[3]);
     count = strtoull(argv[4], NULL, 0);
     if (block_open(&d, argv[1], &o, &e)) {
         fprintf(stderr, "qcow2_ops: %s\n", e.msg);
@@ -229,7 +238,9 @@ int main(int argc, char **argv)
             die("cannot read the model", at);
     }
     for (uint64_t i = 0; i < count; i++)
-        batch(d, model, size);
+        batch(d, model, size, &tally);
+    if (tally.tried > 200 && !tally.done)
+        die("not one read could be done at once", tally.tried);
     check_all(d, model, size);
     rc = block_close(d);
     if (rc)

@@ -221,6 +221,19 @@ def case_resize():
     io('a.qcow2', 'write -P 1 2900M 64k')
     io('model', 'write -P 1 2900M 64k', fmt='raw')
     judge('a.qcow2', 'model')
+    # Not while it is in use: who has it open believes to know its size and its tables.
+    image('create', '--force', 'a.qcow2', '24M')
+    blank('state', 1)
+    writer = subprocess.Popen([CRASH, 'write', 'a.qcow2', 'state', '1'], stdout=subprocess.PIPE)
+    writer.stdout.readline()
+    said = image('resize', 'a.qcow2', '+1M', status=1)
+    writer.kill()
+    writer.wait()
+    if 'in use' not in said:
+        sys.exit('resize of an image in use: ' + said)
+    image('resize', 'a.qcow2', '+1M')
+    if '(26214400 bytes)' not in image('info', 'a.qcow2'):
+        sys.exit('the disk did not grow')
 
 
 def case_repair():

@@ -17,6 +17,7 @@
 #include "back/block/block.h"
 #include "back/block/qcow2.h"
 #include "base/util.h"
+#include "program.h"
 
 #define SECTOR BLOCK_SECTOR
 #define DISK (2 * MIB)
@@ -38,27 +39,11 @@ static struct {
     bool on;
 } rec;
 
-static uint64_t rng;
-
 /* What the disk may hold: each sector is stamped with the number of the write it comes from. */
 static uint32_t (*flushed)[SECTORS]; /* at each FLUSHED */
 static size_t nflushed;
 static uint32_t now[SECTORS]; /* acknowledged */
 static uint32_t stamp;
-
-static uint64_t rnd(uint64_t n)
-{
-    rng ^= rng << 13;
-    rng ^= rng >> 7;
-    rng ^= rng << 17;
-    return rng % n;
-}
-
-static void die(const char *what, uint64_t v)
-{
-    fprintf(stderr, "qcow2_power: %s (%llu)\n", what, (unsigned long long)v);
-    exit(1);
-}
 
 static void record(enum kind kind, uint64_t offset, uint64_t len, const struct iovec *iov, int niov)
 {
@@ -161,11 +146,11 @@ static int submit(struct blockdev *d, enum block_op kind, uint64_t offset, uint6
 static void one(struct blockdev *d)
 {
     static uint8_t buf[DISK];
-    uint64_t len = (rnd(3) ? rnd(40) + 1 : rnd(700) + 1), first = rnd(SECTORS - len + 1),
-             k = rnd(20);
+    uint64_t len = (chance(3) ? chance(40) + 1 : chance(700) + 1), first = chance(SECTORS - len + 1),
+             k = chance(20);
     int rc;
 
-    if (rnd(4) == 0) {
+    if (chance(4) == 0) {
         first = ALIGN_DOWN(first, 16);
         len = MIN(ALIGN_UP(len, 16), SECTORS - first);
     }
@@ -221,12 +206,12 @@ static void apply(uint8_t *file, uint64_t *size, const struct event *x, uint64_t
 /* A part of an event: all, nothing, or some of its sectors. */
 static void apply_some(uint8_t *file, uint64_t *size, const struct event *x)
 {
-    uint64_t how = rnd(3);
+    uint64_t how = chance(3);
 
     if (how == 0)
         return;
     for (uint64_t at = 0; at < x->len; at += SECTOR) {
-        if (how == 1 || rnd(2))
+        if (how == 1 || chance(2))
             apply(file, size, x, at, MIN(at + SECTOR, x->len));
     }
 }
@@ -339,7 +324,7 @@ int main(int argc, char **argv)
 
     if (argc != 5)
         return 2;
-    rng = strtoull(argv[3], NULL, 0) * 2 + 0x9e3779b97f4a7c15;
+    chance_seed(argv[3]);
     losses = strtoull(argv[4], NULL, 0);
     fd = open(argv[1], O_RDONLY);
     n = read(fd, base, FILE_MAX);
@@ -367,7 +352,7 @@ int main(int argc, char **argv)
 
         memset(file, 0, FILE_MAX);
         memcpy(file, base, base_size);
-        last = make_state(file, &size, rnd(rec.n + 1));
+        last = make_state(file, &size, chance(rec.n + 1));
         write_file(path, file, size);
         check(path, lazy);
         verify(path, last);

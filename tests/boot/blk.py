@@ -171,6 +171,54 @@ def case_full(ring3):
         check(b'disk0: write of' in err and b'File too large' in err, f'the user is not told: {err!r}', out)
 
 
+def case_full_files(ring3):
+    """The host's room ends while a file system grows: errors in the guest; what it had synced before stays, and the
+    file system can be mended. Formats that allocate stay sound, too."""
+    text = insert(BLK) + """
+        mkdir /a
+        mount -t ext4 /dev/vda /a || exit
+        dd if=/dev/urandom of=/a/kept bs=64k count=16 2>/dev/null
+        sync
+        echo synced $(md5sum </a/kept)
+        until dd if=/dev/vdb bs=512 count=1 iflag=direct 2>/dev/null | grep -q go; do usleep 10000; done
+        i=0
+        while [ $i -lt 60 ] && dd if=/dev/urandom of=/a/f$i bs=1M count=1 conv=fsync 2>/dev/null; do i=$((i + 1)); done
+        [ $i -lt 60 ] && echo no room
+        md5sum </a/kept | sed 's/^/kept /'
+        umount /a
+        echo alive"""
+    for fmt in 'raw', 'qcow2':
+        with tempfile.TemporaryDirectory(dir='/var/tmp') as folder:
+            disk, signal_disk = make_disk(folder, 'raw', 80 * MIB, {}), os.path.join(folder, 'signal')
+            if fmt == 'qcow2':
+                tool('qemu-img', 'convert', '-f', 'raw', '-O', fmt, disk, os.path.join(folder, fmt))
+                disk = os.path.join(folder, fmt)
+            with open(signal_disk, 'wb') as f:
+                f.truncate(4096)
+            args = command(ring3, '--disk', f'{disk},format={fmt}', '--disk', f'{signal_disk},format=raw,ro',
+                           append=APPEND, initrd=archive(text, folder, modules(*BLK)))
+            with subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE) as process:
+                line = process.stdout.readline().split()
+                check(line[:1] == [b'synced'], f'ring3 ended with {process.poll()}')
+                # Not from the start: the guest's memory is a file, too.
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (32 * MIB, resource.RLIM_INFINITY))
+                with open(signal_disk, 'r+b') as f:
+                    f.write(b'go')
+                out, err = process.communicate(timeout=PATIENCE)
+            check(process.returncode == 0, f'{fmt}: status {process.returncode}, {err!r}', out)
+            check(b'no room' in out.splitlines() and b'alive' in out.splitlines(), f'{fmt}: there was room', out)
+            check(b'kept ' + line[1] in out, f'{fmt}: what was there is not readable', out)
+            check(b'disk0: write of' in err and b'File too large' in err, f'{fmt}: the user is not told: {err!r}', out)
+            if fmt == 'qcow2':
+                tool('qemu-img', 'check', '-q', '-f', fmt, disk, good=(0, 3))
+                tool('qemu-img', 'convert', '-f', fmt, '-O', 'raw', disk, disk + '.raw')
+                disk += '.raw'
+            tool('e2fsck', '-fy', disk, good=(0, 1))  # 1: it was mended
+            tool('e2fsck', '-fn', disk)
+            check(md5(read_file(disk, 'kept')) == line[1].decode(), f'{fmt}: what was synced is lost', out)
+
+
 def main():
     ring3, name = os.path.abspath(sys.argv[1]), sys.argv[2]
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

@@ -66,6 +66,7 @@ start:
     mov ds, ax
     mov es, ax
     mov ss, ax
+    mov esp, CPU_MEMORY
     mov edi, VECTOR
     mov eax, tick
     call set_gate

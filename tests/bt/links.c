@@ -14,6 +14,7 @@
 #define TARGET_PTE (PT_WINDOW + (TARGET >> 12 & 511) * 8)
 #define ROUNDS 40
 #define NOFLUSH (1ull << 63)
+#define HIGH 0xffffff8000000000ull /* the lower 512 GiB once more, where kernels are */
 
 /* ---- making the page another one: RBP is TARGET, R13 its entry, R14 the value ---- */
 
@@ -133,7 +134,7 @@ static uint64_t put_way(struct world *w, uint64_t at, const struct way *way)
     return at;
 }
 
-static void run_linked(struct world *w, const struct how *how, const struct way *way, uint64_t cr4)
+static void run_linked(struct world *w, const struct how *how, const struct way *way, uint64_t cr4, uint64_t high)
 {
     struct cpu_state s;
     uint64_t at = GUEST_CODE, want = 0;
@@ -146,7 +147,7 @@ static void run_linked(struct world *w, const struct how *how, const struct way 
     kit_state(&s, 0, GUEST_CODE, false);
     s.cr4 |= how->cr4 | cr4;
     s.cr3 = how->cr3;
-    s.gpr[RBP] = TARGET;
+    s.gpr[RBP] = TARGET | high;
     s.gpr[R9] = GUEST_CODE;
     s.gpr[R12] = ROUNDS;
     s.gpr[R13] = TARGET_PTE;
@@ -177,7 +178,28 @@ static void test_remapped_targets(void **state)
     for (unsigned k = 0; k < ARRAY_LEN(hows); k++)
         for (unsigned n = 0; n < ARRAY_LEN(ways); n++)
             for (unsigned pge = 0; pge < 2; pge++)
-                run_linked(w, &hows[k], &ways[n], pge ? CR4_PGE : 0);
+                run_linked(w, &hows[k], &ways[n], pge ? CR4_PGE : 0, 0);
+    world_free(w);
+}
+
+static void map_high(struct world *w)
+{
+    guest_put64(w, GUEST_PML4 + 511 * 8, guest_u64(w, GUEST_PML4));
+    guest_put64(w, GUEST_PML4_OTHER + 511 * 8, guest_u64(w, GUEST_PML4_OTHER));
+}
+
+/* Global code in the upper half may outlive changes of the address space, and flushes if it has not moved. */
+static void test_remapped_kernel_code(void **state)
+{
+    struct world *w = guest_new(1);
+
+    put_page(w, PAGE_X, 0x1111);
+    put_page(w, PAGE_Y, 0x2222);
+    map_high(w);
+    for (unsigned k = 0; k < ARRAY_LEN(hows); k++)
+        for (unsigned n = 0; n < ARRAY_LEN(ways) && !ways[n].direct; n++)
+            for (unsigned pge = 0; pge < 2; pge++)
+                run_linked(w, &hows[k], &ways[n], pge ? CR4_PGE : 0, HIGH);
     world_free(w);
 }
 
@@ -187,6 +209,11 @@ static void test_remapped_targets(void **state)
 GUEST_ASM(split_loop, "1: mov [r13], r14; invlpg [rbp]; call 3f; mov [r13], r15; invlpg [rbp + 0x5000]; call 3f\n"
                  "dec r12; jnz 1b; hlt; 3: call rbp; lea rbx, [rbx + rbx * 2]; add rbx, rax; ret");
 
+/* The same, where everything is flushed. */
+GUEST_ASM(split_loop_all, "1: mov [r13], r14; call 4f; call 3f; mov [r13], r15; call 4f; call 3f\n"
+                     "dec r12; jnz 1b; hlt; 3: call rbp; lea rbx, [rbx + rbx * 2]; add rbx, rax; ret\n"
+                     "4: push 0; push 0; mov eax, 2; invpcid rax, [rsp]; add rsp, 16; ret");
+
 static void test_split_pages(void **state)
 {
     const uint64_t pd = 0x6000, large = 1 << 7;
@@ -194,16 +221,21 @@ static void test_split_pages(void **state)
 
     put_page(w, PAGE_X, 0x1111);
     put_page(w, PAGE_Y, 0x2222);
-    kit_put(w, GUEST_CODE, split_loop);
     guest_map(w, GUEST_WINDOW + PAGE_X, PAGE_Y | PTE_RW);
-    for (unsigned global = 0; global < 3; global++) {
+    map_high(w);
+    for (unsigned round = 0; round < 12; round++) {
+        unsigned global = round % 3;
         struct cpu_state s;
         uint64_t want = 0;
 
+        if (round % 6 < 3)
+            kit_put(w, GUEST_CODE, split_loop);
+        else
+            kit_put(w, GUEST_CODE, split_loop_all);
         kit_state(&s, 0, GUEST_CODE, false);
         if (global)
             s.cr4 |= CR4_PGE;
-        s.gpr[RBP] = GUEST_WINDOW + PAGE_X + AT_CALLED;
+        s.gpr[RBP] = (GUEST_WINDOW + PAGE_X + AT_CALLED) | (round < 6 ? 0 : HIGH);
         s.gpr[R12] = ROUNDS;
         s.gpr[R13] = pd + (GUEST_WINDOW >> 21 & 511) * 8;
         s.gpr[R14] = PTE_RW | large | (global == 2 ? PTE_G : 0);
@@ -465,7 +497,7 @@ static void test_rings(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_remapped_targets),  cmocka_unit_test(test_split_pages),
+        cmocka_unit_test(test_remapped_targets), cmocka_unit_test(test_remapped_kernel_code),  cmocka_unit_test(test_split_pages),
         cmocka_unit_test(test_remapped_returns),
         cmocka_unit_test(test_lost_targets),      cmocka_unit_test(test_code_mapped_twice),
         cmocka_unit_test(test_code_in_two_modes), cmocka_unit_test(test_rings),

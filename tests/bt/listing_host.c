@@ -33,7 +33,7 @@ static const struct field fields[] = {
     CPU_FIELD(bt.vpage, NOTHING),
     CPU_FIELD(bt.tmp, NOTHING),
     CPU_FIELD(bt.operand, NOTHING), CPU_FIELD(bt.value, NOTHING),
-    CPU_FIELD(bt.poll, NOTHING),
+    CPU_FIELD(bt.quiet, NOTHING),
     CPU_FIELD(bt.site, NOTHING),
     {CPU, BT_OFF(bt.ret) + BT_RET_FLAGS, "bt.ret.flags", NOTHING},
     {CPU, BT_OFF(bt.missing[BT_LEVEL_SSE]), "bt.missing.sse", NOTHING},

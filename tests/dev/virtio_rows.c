@@ -105,8 +105,9 @@ static void host_console(struct vworld *w)
 static void attach_disk(struct vworld *w)
 {
     w->disk = kit_open(&w->kit);
-    vdrv_attach(&w->d, &virtio_blk_class,
-                &(struct virtio_blk_cfg){.slot = vdrv_slot(&w->d), .disk = w->disk, .queues = DISK_QUEUES});
+    vdrv_attach(
+        &w->d, &virtio_blk_class,
+        &(struct virtio_blk_cfg){.slot = vdrv_slot(&w->d), .disk = w->disk, .queues = DISK_QUEUES});
 }
 
 static void make_disk(struct vworld *w, enum block_aio_kind aio)
@@ -202,7 +203,8 @@ static void vsock_address(struct vworld *w, struct sockaddr_un *a, unsigned port
 
     vsock_path(w, path, sizeof(path));
     *a = (struct sockaddr_un){.sun_family = AF_UNIX};
-    assert_true((size_t)snprintf(a->sun_path, sizeof(a->sun_path), "%s_%u", path, port) < sizeof(a->sun_path));
+    assert_true((size_t)snprintf(a->sun_path, sizeof(a->sun_path), "%s_%u", path, port) <
+                sizeof(a->sun_path));
 }
 
 static void make_vsock(struct vworld *w)

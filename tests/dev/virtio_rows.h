@@ -13,9 +13,9 @@
 #include "back/net/net.h"
 #include "back/vsock/vsock.h"
 
-#define VROWS_DISK MIB   /* bytes of a disk */
-#define VROWS_CID 3      /* of the socket device */
-#define VROWS_PORT 5     /* where a program of the host listens */
+#define VROWS_DISK MIB /* bytes of a disk */
+#define VROWS_CID 3    /* of the socket device */
+#define VROWS_PORT 5   /* where a program of the host listens */
 
 struct vrow;
 struct vtalk;
@@ -27,9 +27,10 @@ struct vworld {
     struct kit kit; /* a folder, and perhaps a disk in it */
     struct blockdev *disk;
     struct netdev *net;
-    int program[4]; /* sockets of the host's programs that talk to the guest; 0: none */
-    int listener;   /* of one that waits for the guest */
-    uint64_t heard; /* where the device was last given room to answer in queue 0 */
+    int program[4];  /* sockets of the host's programs that talk to the guest; 0: none */
+    int listener;    /* of one that waits for the guest */
+    unsigned said;   /* requests since the driver started */
+    uint64_t heard;  /* where the device was last given room to answer in queue 0 */
     unsigned queues; /* that it has, at most VDRV_QUEUES */
     uint64_t seed;
 };

@@ -26,9 +26,10 @@ static void put_random(struct vworld *w, struct vtalk *t, unsigned n)
 
 void vtalk_blk(struct vworld *w, unsigned queue, struct vtalk *t)
 {
-    static const uint32_t types[] = {VIRTIO_BLK_T_IN,           VIRTIO_BLK_T_OUT,    VIRTIO_BLK_T_IN,
-                                     VIRTIO_BLK_T_OUT,          VIRTIO_BLK_T_FLUSH,  VIRTIO_BLK_T_GET_ID,
-                                     VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_T_DISCARD, 77};
+    static const uint32_t types[] = {
+        VIRTIO_BLK_T_IN,           VIRTIO_BLK_T_OUT,     VIRTIO_BLK_T_IN,
+        VIRTIO_BLK_T_OUT,          VIRTIO_BLK_T_FLUSH,   VIRTIO_BLK_T_GET_ID,
+        VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_T_DISCARD, 77};
     uint32_t type = types[below(w, ARRAY_LEN(types))], sectors = 1 + below(w, 8);
     struct {
         uint32_t type, reserved;
@@ -86,15 +87,16 @@ static void arp(struct vtalk *t)
 }
 
 /* An IPv4 packet of this protocol; returns where what comes behind its header begins. */
-static uint8_t *ip(struct vworld *w, struct vtalk *t, uint8_t protocol, const void *head, unsigned head_len,
-                   unsigned payload)
+static uint8_t *ip(struct vworld *w, struct vtalk *t, uint8_t protocol, const void *head,
+                   unsigned head_len, unsigned payload)
 {
     unsigned len = 20 + head_len + payload;
     uint8_t *p;
 
     ethernet(t, false, 0x0800);
     p = t->out + t->out_len;
-    put(t, (uint8_t[]){0x45, 0, (uint8_t)(len >> 8), (uint8_t)len, 0, 1, 0, 0, 64, protocol, 0, 0}, 12);
+    put(t, (uint8_t[]){0x45, 0, (uint8_t)(len >> 8), (uint8_t)len, 0, 1, 0, 0, 64, protocol, 0, 0},
+        12);
     put(t, GUEST_IP HOST_IP, 8);
     set_sum(p + 10, sum16(0, p, 20));
     put(t, head, head_len);
@@ -113,7 +115,8 @@ static void ping(struct vworld *w, struct vtalk *t)
 /* Segments that the back end has to cut or to complete. */
 static void tcp(struct vworld *w, struct vtalk *t)
 {
-    static const uint8_t gso[] = {NET_GSO_NONE, NET_GSO_TCPV4, NET_GSO_TCPV4 | NET_GSO_ECN, NET_GSO_TCPV6, 3};
+    static const uint8_t gso[] = {NET_GSO_NONE, NET_GSO_TCPV4, NET_GSO_TCPV4 | NET_GSO_ECN,
+                                  NET_GSO_TCPV6, 3};
     struct net_hdr h = {.flags = NET_HDR_NEEDS_CSUM,
                         .gso_type = gso[below(w, ARRAY_LEN(gso))],
                         .hdr_len = 54,
@@ -179,17 +182,24 @@ void vtalk_fs(struct vworld *w, unsigned queue, struct vtalk *t)
     static const struct {
         uint8_t op, words, names;
     } shapes[] = {
-        {FUSE_INIT, 16, 0},     {FUSE_LOOKUP, 0, 1},      {FUSE_FORGET, 2, 0},   {FUSE_GETATTR, 4, 0},
-        {FUSE_SETATTR, 22, 0},  {FUSE_SYMLINK, 0, 2},     {FUSE_MKDIR, 2, 1},    {FUSE_UNLINK, 0, 1},
-        {FUSE_RMDIR, 0, 1},     {FUSE_RENAME, 2, 2},      {FUSE_LINK, 2, 1},     {FUSE_OPEN, 2, 0},
-        {FUSE_READ, 10, 0},     {FUSE_WRITE, 10, 3},      {FUSE_STATFS, 0, 0},   {FUSE_RELEASE, 6, 0},
-        {FUSE_FSYNC, 4, 0},     {FUSE_SETXATTR, 2, 2},    {FUSE_GETXATTR, 2, 1}, {FUSE_LISTXATTR, 2, 0},
-        {FUSE_FLUSH, 6, 0},     {FUSE_OPENDIR, 2, 0},     {FUSE_READDIR, 10, 0}, {FUSE_RELEASEDIR, 6, 0},
-        {FUSE_CREATE, 4, 1},    {FUSE_READDIRPLUS, 10, 0}, {FUSE_READLINK, 0, 0}, {FUSE_RENAME2, 4, 2},
-        {FUSE_FALLOCATE, 8, 0}, {FUSE_LSEEK, 6, 0},       {FUSE_DESTROY, 0, 0},  {FUSE_BATCH_FORGET, 6, 0},
+        {FUSE_INIT, 16, 0}, /* first */
+        {FUSE_LOOKUP, 0, 1},       {FUSE_FORGET, 2, 0},     {FUSE_GETATTR, 4, 0},
+        {FUSE_SETATTR, 22, 0},     {FUSE_SYMLINK, 0, 2},    {FUSE_MKDIR, 2, 1},
+        {FUSE_UNLINK, 0, 1},       {FUSE_RMDIR, 0, 1},      {FUSE_RENAME, 2, 2},
+        {FUSE_LINK, 2, 1},         {FUSE_OPEN, 2, 0},       {FUSE_READ, 10, 0},
+        {FUSE_WRITE, 10, 3},       {FUSE_STATFS, 0, 0},     {FUSE_RELEASE, 6, 0},
+        {FUSE_FSYNC, 4, 0},        {FUSE_SETXATTR, 2, 2},   {FUSE_GETXATTR, 2, 1},
+        {FUSE_LISTXATTR, 2, 0},    {FUSE_FLUSH, 6, 0},      {FUSE_OPENDIR, 2, 0},
+        {FUSE_READDIR, 10, 0},     {FUSE_RELEASEDIR, 6, 0}, {FUSE_CREATE, 4, 1},
+        {FUSE_READDIRPLUS, 10, 0}, {FUSE_READLINK, 0, 0},   {FUSE_RENAME2, 4, 2},
+        {FUSE_FALLOCATE, 8, 0},    {FUSE_LSEEK, 6, 0},      {FUSE_DESTROY, 0, 0},
+        {FUSE_BATCH_FORGET, 6, 0},
     };
     static const char *const names[] = {"a", "b", "c", "user.x", "..", "a/b", ""};
     unsigned i = below(w, 8) ? below(w, ARRAY_LEN(shapes) - 2) : below(w, ARRAY_LEN(shapes));
+    if (!w->said)
+        i = 0;
+
     struct fuse_in_header h = {.opcode = shapes[i].op,
                                .unique = vworld_rnd(w),
                                .nodeid = below(w, 4) ? 1 + below(w, 4) : vworld_rnd(w)};

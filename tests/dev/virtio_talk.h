@@ -1,6 +1,6 @@
 /*
- * What a driver says to each kind of device: requests that mean something, with values that are now and then wrong. A
- * fuzzer cuts them into descriptors as it likes.
+ * What a driver says to each kind of device: requests that mean something, with values that are now
+ * and then wrong. A fuzzer cuts them into descriptors as it likes.
  */
 #ifndef RING3_TESTS_DEV_VIRTIO_TALK_H
 #define RING3_TESTS_DEV_VIRTIO_TALK_H

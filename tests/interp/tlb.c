@@ -254,6 +254,46 @@ static void test_jumps(void **state)
     assert_true(t->global_gen != g);
 }
 
+/* Where global code was found, to see later whether it still is there. */
+static void test_notes(void **state)
+{
+    struct tlbs *t = *state;
+    struct itlb *x = &t->code;
+    const uint64_t high = 0xffffffff81000000;
+    struct walk w = {.gpa = 0x201123, .page_shift = 21};
+    uint64_t g;
+
+    assert_true(itlb_note(x, high + 0x1123, &w));
+    w.gpa = 0x3ff000;
+    assert_true(itlb_note(x, high + 0x1ff000, &w)); /* the same mapping */
+    assert_int_equal(x->nnotes, 1);
+    w.gpa = 0x600000;
+    assert_false(itlb_note(x, high, &w));
+    assert_true(itlb_noted_large(x, high + 0x12345));
+    assert_false(itlb_noted_large(x, high + 0x200000));
+    /* A new generation for INVLPG of a large mapping with code, not for other pages. */
+    w = (struct walk){.gpa = 0x5000, .page_shift = 12};
+    assert_true(itlb_note(x, high + 0x400000, &w));
+    g = t->global_gen;
+    tlbs_flush_page(t, high + 0x400000);
+    tlbs_flush_page(t, high + 0x200000);
+    tlbs_flush_data(t);
+    assert_true(t->global_gen == g);
+    tlbs_flush_page(t, high + 0x3000);
+    assert_true(t->global_gen != g);
+    assert_int_equal(x->nnotes, 0);
+    assert_false(itlb_noted_large(x, high));
+    /* More than are kept: said so, until the next generation. */
+    for (uint64_t n = 0; n < 2 << ITLB_NOTES_BITS; n++) {
+        w.gpa = n << PAGE_SHIFT;
+        assert_true(itlb_note(x, high + (n << PAGE_SHIFT), &w));
+    }
+    assert_true(x->partial);
+    tlbs_flush(t);
+    assert_false(x->partial);
+    assert_int_equal(x->nnotes, 0);
+}
+
 static void test_new_generations(void **state)
 {
     struct tlbs *t = *state;
@@ -278,6 +318,7 @@ int main(void)
         T(test_contexts),     T(test_flush_keeps_global),  T(test_more_contexts_than_there_are),
         T(test_flush_page),   T(test_flush_page_of_large), T(test_flush_pcid),
         T(test_flush_writes), T(test_new_generations),     T(test_jumps),
+        T(test_notes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

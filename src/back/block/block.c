@@ -198,9 +198,9 @@ static uint64_t release(struct blockdev *d)
 
 int block_read_now(struct blockdev *d, const struct block_req *r)
 {
-    if (d->has_limits || !d->node->ops->read_now || check(d, r))
+    if (d->has_limits || check(d, r))
         return -EAGAIN;
-    return d->node->ops->read_now(d->node, r);
+    return block_node_read_now(d->node, r);
 }
 
 void block_submit(struct blockdev *d, struct block_req *const *reqs, unsigned n)

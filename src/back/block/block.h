@@ -8,9 +8,9 @@
  *         block_aio             how its I/O is done: io_uring, threads, synchronously; block_aio.h
  *
  * Threads: a blockdev, its nodes, files and aio belong to one thread at a time, its I/O thread;
- * every function here is called by that thread only, except block_wake and block_read_now. Handing a
- * drained blockdev from one thread to another needs a happens-before of the caller's (a join, a
- * mutex). Completion callbacks run in the I/O thread, from inside block_poll and block_drain and
+ * every function here is called by that thread only, except block_wake and, while it waits,
+ * block_read_now. Handing a drained blockdev from one thread to another needs a happens-before of
+ * the caller's (a join, a mutex). Completion callbacks run in the I/O thread, from inside block_poll and block_drain and
  * never from inside block_submit; they may submit.
  *
  * Offsets, lengths and the content of buffers come from the guest and are hostile: block_submit
@@ -142,11 +142,11 @@ const struct block_info *block_info(const struct blockdev *d);
 void block_submit(struct blockdev *d, struct block_req *const *reqs, unsigned n);
 
 /*
- * Does a READ at once if that needs no waiting: all of it is in the host's page cache, and nothing
- * stands in between (a limit, a format that must look it up). 0: done, and r->done is not called;
- * -EAGAIN: submit it, which also finds out what is wrong with it. Unlike all else any thread may call
- * it, at any time but during block_close and block_resize. Saves the I/O thread's
- * waking up, which for small reads costs many times the read.
+ * Does a READ at once if that needs no waiting: all of it is in the host's page cache, where it lies
+ * is known, and no limit stands in between. 0: done, and r->done is not called; -EAGAIN: submit it,
+ * which also finds out what is wrong with it. Any thread may call it that keeps the I/O thread (by a
+ * lock) from all functions but block_wait and block_wake. Saves that thread's waking up, which for
+ * small reads costs many times the read.
  */
 int block_read_now(struct blockdev *d, const struct block_req *r);
 

@@ -64,15 +64,14 @@ static int get_info(struct block_file *f, bool direct, struct err *e)
         info->discard_granularity = info->physical_block;
     }
     /* A hole beyond the end changes nothing and tells whether holes are known at all. */
-    info->can_discard = !info->ro &&
-                        (info->is_blockdev ||
-                         fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                   (off_t)ALIGN_UP((uint64_t)st.st_size, 4096), 4096) == 0);
+    info->can_discard =
+        !info->ro &&
+        (info->is_blockdev || fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                        (off_t)ALIGN_UP((uint64_t)st.st_size, 4096), 4096) == 0);
     return direct ? get_direct_align(f, e) : 0;
 }
 
-static int file_new(struct block_file **out, struct block_aio *aio, const char *path,
-                    struct err *e)
+static int file_new(struct block_file **out, struct block_aio *aio, const char *path, struct err *e)
 {
     struct block_file *f = calloc(1, sizeof(*f));
 

@@ -29,8 +29,8 @@ struct block_file_info {
     bool ro;
     bool is_blockdev;
     bool can_discard;
-    uint32_t align;               /* of O_DIRECT transfers; 1 without O_DIRECT */
-    uint32_t logical_block;       /* of a block device, else 512 */
+    uint32_t align;         /* of O_DIRECT transfers; 1 without O_DIRECT */
+    uint32_t logical_block; /* of a block device, else 512 */
     uint32_t physical_block;
     uint32_t discard_granularity; /* bytes that a hole needs; the block size of a file system */
 };

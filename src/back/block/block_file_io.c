@@ -144,8 +144,8 @@ int block_file_transfer(struct block_file *f, bool write, uint64_t offset, const
 {
     if (offset > INT64_MAX || len > INT64_MAX - offset)
         return write ? -EFBIG : -EINVAL;
-    if (f->info.align == 1 || (block_file_aligned(f, offset + done, len - done) &&
-                               block_file_iov_aligned(f, iov, niov)))
+    if (f->info.align == 1 ||
+        (block_file_aligned(f, offset + done, len - done) && block_file_iov_aligned(f, iov, niov)))
         return transfer_plain(f, write, offset, iov, niov, len, done);
     return transfer_bounced(f, write, offset, iov, niov, len, done);
 }
@@ -169,8 +169,7 @@ int block_file_readv(struct block_file *f, uint64_t offset, const struct iovec *
     return block_file_transfer(f, false, offset, iov, niov, block_iov_len(iov, niov), 0);
 }
 
-int block_file_writev(struct block_file *f, uint64_t offset, const struct iovec *iov,
-                      unsigned niov)
+int block_file_writev(struct block_file *f, uint64_t offset, const struct iovec *iov, unsigned niov)
 {
     return block_file_transfer(f, true, offset, iov, niov, block_iov_len(iov, niov), 0);
 }

@@ -59,8 +59,8 @@ void block_guard_write(struct block_node *n, struct block_req *r)
     g->r.len = r->len;
     g->r.iov = g->iov;
     g->iov[0] = (struct iovec){.iov_base = sector, .iov_len = BLOCK_SECTOR};
-    g->r.niov = 1 + block_iov_slice(r->iov, r->niov, BLOCK_SECTOR, r->len - BLOCK_SECTOR,
-                                    g->iov + 1);
+    g->r.niov =
+        1 + block_iov_slice(r->iov, r->niov, BLOCK_SECTOR, r->len - BLOCK_SECTOR, g->iov + 1);
     block_node_submit(n, &g->r);
 }
 

@@ -45,11 +45,12 @@ void block_iov_zero(const struct iovec *iov, unsigned niov)
         memset(iov[i].iov_base, 0, iov[i].iov_len);
 }
 
-void block_iov_read(const struct iovec *iov, unsigned niov, uint64_t at, void *buf, size_t len)
+/* Copies between the bytes from `at` of the vectors and those at p. */
+static void copy(const struct iovec *iov, unsigned niov, uint64_t at, char *p, size_t len,
+                 bool to_iov)
 {
-    char *p = buf;
-
     for (unsigned i = 0; i < niov && len; i++) {
+        char *base = iov[i].iov_base;
         size_t n;
 
         if (at >= iov[i].iov_len) {
@@ -57,29 +58,20 @@ void block_iov_read(const struct iovec *iov, unsigned niov, uint64_t at, void *b
             continue;
         }
         n = MIN(iov[i].iov_len - at, len);
-        memcpy(p, (const char *)iov[i].iov_base + at, n);
+        memcpy(to_iov ? base + at : p, to_iov ? p : base + at, n);
         at = 0;
         p += n;
         len -= n;
     }
 }
 
+void block_iov_read(const struct iovec *iov, unsigned niov, uint64_t at, void *buf, size_t len)
+{
+    copy(iov, niov, at, buf, len, false);
+}
+
 void block_iov_write(const struct iovec *iov, unsigned niov, uint64_t at, const void *buf,
                      size_t len)
 {
-    const char *p = buf;
-
-    for (unsigned i = 0; i < niov && len; i++) {
-        size_t n;
-
-        if (at >= iov[i].iov_len) {
-            at -= iov[i].iov_len;
-            continue;
-        }
-        n = MIN(iov[i].iov_len - at, len);
-        memcpy((char *)iov[i].iov_base + at, p, n);
-        at = 0;
-        p += n;
-        len -= n;
-    }
+    copy(iov, niov, at, (char *)buf, len, true);
 }

@@ -6,8 +6,8 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-/* Bytes at..at+len of iov, which must be there, as iovecs in out, which needs room for niov. Returns
- * how many. */
+/* Bytes at..at+len of iov, which must be there, as iovecs in out, which needs room for niov.
+ * Returns how many. */
 unsigned block_iov_slice(const struct iovec *iov, unsigned niov, uint64_t at, uint64_t len,
                          struct iovec *out);
 /* As much of that as fits into max entries. */

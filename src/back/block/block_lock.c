@@ -46,7 +46,8 @@ static int check_locks(int fd, unsigned perms, int base, const char *path, struc
             return err_sys(e, "cannot test the lock of %s", path);
         if (l.l_type != F_UNLCK)
             return err_set(e, EBUSY, "%s is in use by another process%s", path,
-                           base == DENIED_BASE ? " that lets nobody write it" : ", which writes it");
+                           base == DENIED_BASE ? " that lets nobody write it"
+                                               : ", which writes it");
     }
     return 0;
 }
@@ -85,7 +86,9 @@ int block_lock(int fd, bool ro, const char *path, struct err *e)
 
 void block_unlock(int fd)
 {
-    struct flock l = {.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = USED_BASE,
+    struct flock l = {.l_type = F_UNLCK,
+                      .l_whence = SEEK_SET,
+                      .l_start = USED_BASE,
                       .l_len = DENIED_BASE + NPERMS - USED_BASE};
 
     fcntl(fd, F_OFD_SETLK, &l);

@@ -14,15 +14,16 @@
 #include "base/err.h"
 
 /*
- * Locks the open file. path is for messages only. -EBUSY if another holds a lock that excludes ours,
- * or the host's error; then there is no lock of ours.
+ * Locks the open file. path is for messages only. -EBUSY if another holds a lock that excludes
+ * ours, or the host's error; then there is no lock of ours.
  *
- * Waits up to a quarter of a second for the other: a process that was killed is gone some milliseconds
- * before the kernel has torn down its io_uring, which holds the file and thereby its locks; and two that
- * lock at the same time both give way.
+ * Waits up to a quarter of a second for the other: a process that was killed is gone some
+ * milliseconds before the kernel has torn down its io_uring, which holds the file and thereby its
+ * locks; and two that lock at the same time both give way.
  */
 int block_lock(int fd, bool ro, const char *path, struct err *e);
-/* Gives the lock up at once, which closing fd does not while anything else refers to the open file. */
+/* Gives the lock up at once, which closing fd does not while anything else refers to the open file.
+ */
 void block_unlock(int fd);
 
 #endif

@@ -18,6 +18,8 @@
 #ifndef RING3_BACK_BLOCK_BLOCK_NODE_H
 #define RING3_BACK_BLOCK_BLOCK_NODE_H
 
+#include <errno.h>
+
 #include "back/block/block.h"
 #include "back/block/block_aio.h"
 #include "back/block/block_file.h"
@@ -29,7 +31,7 @@ struct block_node_ops;
 struct block_node {
     const struct block_node_ops *ops;
     struct block_aio *aio;
-    uint64_t size;                /* bytes, a multiple of BLOCK_SECTOR */
+    uint64_t size; /* bytes, a multiple of BLOCK_SECTOR */
     bool ro;
     bool can_discard;
     uint32_t logical_block;
@@ -61,7 +63,7 @@ struct block_node_ops {
     /* Starts r, whose range is whole sectors within the node's size, unless it is written to an
      * ro node (the caller's mistake). */
     void (*submit)(struct block_node *n, struct block_req *r);
-    /* See block_read_now(): any thread, beside anything but close and resize. May be NULL. */
+    /* See block_read_now(). May be NULL. */
     int (*read_now)(struct block_node *n, const struct block_req *r);
     /* Nothing is in flight: writes out all metadata, syncs the file if it was written, closes it
      * and frees the node. 0 or negative errno (the node is gone in any case). Blocks. */
@@ -79,6 +81,10 @@ int block_node_open(struct block_node **out, struct block_aio *aio, const char *
 static inline void block_node_submit(struct block_node *n, struct block_req *r)
 {
     n->ops->submit(n, r);
+}
+static inline int block_node_read_now(struct block_node *n, const struct block_req *r)
+{
+    return n->ops->read_now ? n->ops->read_now(n, r) : -EAGAIN;
 }
 int block_node_close(struct block_node *n); /* NULL is allowed */
 int block_node_status(struct block_node *n, uint64_t offset, uint64_t *len);

@@ -177,6 +177,17 @@ static void overlay_submit(struct block_node *n, struct block_req *r)
     }
 }
 
+static int overlay_read_now(struct block_node *n, const struct block_req *r)
+{
+    struct overlay *o = overlay_of(n);
+    uint64_t first = r->offset / BLOCK_SECTOR, end = (r->offset + r->len) / BLOCK_SECTOR;
+    bool written = first < end && is_written(o, first);
+
+    if (run_length(o, first, end, written) < end - first)
+        return -EAGAIN;
+    return written ? block_file_read_now(o->file, r) : block_node_read_now(o->base, r);
+}
+
 static int overlay_close(struct block_node *n)
 {
     struct overlay *o = overlay_of(n);
@@ -194,6 +205,7 @@ static int overlay_close(struct block_node *n)
 static const struct block_node_ops overlay_ops = {
     .name = "overlay",
     .submit = overlay_submit,
+    .read_now = overlay_read_now,
     .close = overlay_close,
 };
 

@@ -372,6 +372,7 @@ const struct block_node_ops qcow2_ops = {
     .probe = probe,
     .open = qcow2_open,
     .submit = qcow2_submit,
+    .read_now = qcow2_read_now,
     .close = qcow2_close,
     .resize = qcow2_resize,
     .status = qcow2_status,

@@ -171,6 +171,8 @@ int qcow2_cache_get(struct qcow2_cache *c, uint32_t index, uint64_t offset, stru
         *t = x;
         return 0;
     }
+    if (!w)
+        return -EAGAIN;
     if (!x) {
         rc = qcow2_cache_room(c, w);
         if (rc)

@@ -69,7 +69,8 @@ int qcow2_cache_init(struct qcow2_cache *c, struct qcow2 *q, uint32_t nslots, ui
 void qcow2_cache_fini(struct qcow2_cache *c);
 /* More slots. 0 or -ENOMEM. */
 int qcow2_cache_grow(struct qcow2_cache *c, uint32_t nslots);
-/* The table in slot index, which the file has at offset. -EAGAIN: w waits for it. */
+/* The table in slot index, which the file has at offset. -EAGAIN: w waits for it; with w NULL, that
+ * it is not in memory. */
 int qcow2_cache_get(struct qcow2_cache *c, uint32_t index, uint64_t offset, struct qcow2_table **t,
                     struct qcow2_waiter *w);
 /* Makes sure that one table more fits. -EAGAIN: w waits for a commit to make tables clean. */
@@ -270,7 +271,8 @@ struct qcow2_extent {
     uint64_t len;           /* bytes from the offset asked for */
 };
 
-/* What is at offset, up to len bytes of it. -EAGAIN: w waits; -EIO. */
+/* What is at offset, up to len bytes of it. -EAGAIN: w waits, or, with w NULL, that is not known
+ * without waiting; -EIO. */
 int qcow2_map(struct qcow2 *q, uint64_t offset, uint64_t len, struct qcow2_extent *x,
               struct qcow2_waiter *w);
 /* The L2 table that maps offset; *t is NULL if there is none. -EAGAIN: w waits; -EIO. */
@@ -312,6 +314,7 @@ struct qcow2_op {
 };
 
 void qcow2_submit(struct block_node *n, struct block_req *r);
+int qcow2_read_now(struct block_node *n, const struct block_req *r);
 /* One part of op has ended. */
 void qcow2_op_put(struct qcow2_op *op, int rc);
 /* Iovecs of len bytes of op's data at byte `at` of it; zeros if it has none. Their number, at most

@@ -132,24 +132,30 @@ static void read_zeros(struct qcow2_op *op, uint64_t len)
     }
 }
 
+/* The next part of a read or write: what lies in the image as it is on the disk. */
+static int transfer_data(struct qcow2_op *op, const struct qcow2_extent *x)
+{
+    struct block_req *p = part_new(op, x->c.host, x->len);
+
+    if (!p)
+        return -ENOMEM;
+    op->pos += x->len;
+    block_file_submit(op->q->file, p);
+    return 0;
+}
+
 static int read_step(struct qcow2_op *op)
 {
     struct qcow2 *q = op->q;
     uint64_t offset = op->req->offset + op->pos;
     struct qcow2_extent x;
-    struct block_req *p;
     int rc = qcow2_map(q, offset, op->req->len - op->pos, &x, &op->wait);
 
     if (rc)
         return rc;
     switch (x.c.kind) {
     case QCOW2_DATA:
-        p = part_new(op, x.c.host, x.len);
-        if (!p)
-            return -ENOMEM;
-        op->pos += x.len;
-        block_file_submit(q->file, p);
-        return 0;
+        return transfer_data(op, &x);
     case QCOW2_PACKED:
         rc = qcow2_packed_read(op, &x.c, offset, x.len);
         break;
@@ -173,7 +179,6 @@ int qcow2_op_write(struct qcow2_op *op, uint64_t len)
     struct qcow2 *q = op->q;
     uint64_t offset = op->req->offset + op->pos;
     struct qcow2_extent x;
-    struct block_req *p;
     int rc = qcow2_map(q, offset, len, &x, &op->wait);
 
     if (rc)
@@ -183,12 +188,7 @@ int qcow2_op_write(struct qcow2_op *op, uint64_t len)
     if (likely(x.c.kind == QCOW2_DATA && x.c.copied)) {
         if (unlikely(qcow2_meta_hit(q, x.c.host, x.len)))
             return qcow2_break(q);
-        p = part_new(op, x.c.host, x.len);
-        if (!p)
-            return -ENOMEM;
-        op->pos += x.len;
-        block_file_submit(q->file, p);
-        return 0;
+        return transfer_data(op, &x);
     }
     rc = qcow2_alloc_conflict(q, offset, &len, &op->wait);
     if (!rc)
@@ -259,6 +259,32 @@ static void flush(struct qcow2_op *op)
         op->part = (struct block_req){.op = BLOCK_FLUSH, .done = file_flushed};
         block_file_submit(q->file, &op->part);
     }
+}
+
+int qcow2_read_now(struct block_node *n, const struct block_req *r)
+{
+    struct qcow2 *q = container_of(n, struct qcow2, node);
+    struct block_req part = *r;
+    struct qcow2_extent x;
+
+    if (qcow2_map(q, r->offset, r->len, &x, NULL) || x.len < r->len)
+        return -EAGAIN;
+    switch (x.c.kind) {
+    case QCOW2_DATA:
+        part.offset = x.c.host;
+        return block_file_read_now(q->file, &part);
+    case QCOW2_PACKED:
+        return -EAGAIN;
+    case QCOW2_UNALLOCATED:
+        if (!qcow2_backing_zero(q, r->offset))
+            return r->len > q->backing->size - r->offset ? -EAGAIN
+                                                         : block_node_read_now(q->backing, r);
+        /* fall through */
+    case QCOW2_ZEROS:
+        block_iov_zero(r->iov, r->niov);
+        break;
+    }
+    return 0;
 }
 
 void qcow2_submit(struct block_node *n, struct block_req *r)

@@ -81,6 +81,12 @@ void request_attr(const struct statx *st, struct fuse_attr *a);
 /* After r's guest created what fd refers to: its owner, if that is ours to give. dirfd is where. */
 int request_own(struct request *r, int dirfd, int fd);
 
+/* The open handle with this number, of the request's node and of that kind; NULL if there is none
+ * whose file is there. */
+struct handle *request_handle(struct request *r, uint64_t fh, bool dir);
+/* Answers with a new handle of n, which takes fd in any case. 0 or negative errno. */
+int request_opened(struct request *r, struct node *n, int fd, uint32_t flags, bool dir);
+
 /* May a file be opened with these flags? -EINVAL for those that are not a guest's to choose. */
 int request_flags_check(const struct share *s, uint32_t flags);
 /* What a write does to a file that runs with its owner's rights (write_kill_suidgid). */
@@ -91,10 +97,10 @@ request_fn share_attr_getxattr, share_attr_setxattr, share_attr_listxattr, share
 request_fn share_tree_lookup, share_tree_readlink, share_tree_symlink, share_tree_mknod,
     share_tree_mkdir, share_tree_unlink, share_tree_rmdir;
 request_fn share_tree_rename, share_tree_rename2, share_tree_link;
-request_fn share_file_open, share_file_create, share_file_read, share_file_write, share_file_flush,
-    share_file_release, share_file_fsync;
+request_fn share_file_open, share_file_create, share_file_read, share_file_write, share_file_flush;
 request_fn share_file_fallocate, share_file_lseek, share_file_copy_range;
-request_fn share_dir_open, share_dir_read, share_dir_readplus, share_dir_release, share_dir_fsync,
-    share_dir_syncfs;
+request_fn share_dir_open, share_dir_read, share_dir_readplus, share_dir_syncfs;
+/* Of files and directories. */
+request_fn share_open_release, share_open_fsync;
 
 #endif

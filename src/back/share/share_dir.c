@@ -19,17 +19,8 @@ struct host_dirent {
     char name[];
 };
 
-static struct handle *dir_of(struct request *r, uint64_t fh)
-{
-    struct handle *h = handle_get(&r->s->handles, fh, r->node, true);
-
-    return h && h->fd >= 0 ? h : NULL;
-}
-
 int share_dir_open(struct request *r)
 {
-    struct fuse_open_out out = {0};
-    struct handle *h;
     int fd = request_dir_fd(r, r->node);
 
     if (fd < 0)
@@ -37,39 +28,7 @@ int share_dir_open(struct request *r)
     fd = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return -errno;
-    int rc = handle_new(&r->s->handles, r->node, fd, O_RDONLY, true, &h);
-    if (rc)
-        return rc;
-    out.fh = h->id;
-    rc = request_reply(r, &out, sizeof(out));
-    if (rc)
-        handle_close(&r->s->handles, h);
-    return rc;
-}
-
-int share_dir_release(struct request *r)
-{
-    struct fuse_release_in in;
-
-    memcpy(&in, r->arg, sizeof(in));
-    struct handle *h = handle_get(&r->s->handles, in.fh, r->node, true);
-    if (!h)
-        return -EBADF;
-    handle_close(&r->s->handles, h);
-    node_drop(&r->s->nodes, r->node);
-    return 0;
-}
-
-int share_dir_fsync(struct request *r)
-{
-    struct fuse_fsync_in in;
-
-    memcpy(&in, r->arg, sizeof(in));
-    struct handle *h = dir_of(r, in.fh);
-    if (!h)
-        return -EBADF;
-    int rc = in.fsync_flags & FUSE_FSYNC_FDATASYNC ? fdatasync(h->fd) : fsync(h->fd);
-    return rc < 0 ? -errno : 0;
+    return request_opened(r, r->node, fd, O_RDONLY, true);
 }
 
 int share_dir_syncfs(struct request *r)
@@ -124,7 +83,7 @@ static int read_entries(struct request *r, bool plus)
     struct fuse_read_in in;
 
     memcpy(&in, r->arg, sizeof(in));
-    struct handle *h = dir_of(r, in.fh);
+    struct handle *h = request_handle(r, in.fh, true);
     if (!h)
         return -EBADF;
     if (in.offset != h->pos) {

@@ -32,13 +32,6 @@ int request_drop_suid(struct request *r, int fd)
     return fchmodat(r->s->proc_fd, request_fd_path(fd).s, mode, 0) < 0 ? -errno : 0;
 }
 
-static struct handle *file_of(struct request *r, uint64_t fh)
-{
-    struct handle *h = handle_get(&r->s->handles, fh, r->node, false);
-
-    return h && h->fd >= 0 ? h : NULL;
-}
-
 /* ---- opening ---- */
 
 int request_flags_check(const struct share *s, uint32_t flags)
@@ -51,17 +44,7 @@ int request_flags_check(const struct share *s, uint32_t flags)
 /* Answers with a new handle of n, which takes fd in any case. */
 static int opened(struct request *r, struct node *n, int fd, uint32_t flags)
 {
-    struct fuse_open_out out = {0};
-    struct handle *h;
-    int rc = handle_new(&r->s->handles, n, fd, flags & ~(uint32_t)O_TRUNC, false, &h);
-
-    if (rc)
-        return rc;
-    out.fh = h->id;
-    rc = request_reply(r, &out, sizeof(out));
-    if (rc)
-        handle_close(&r->s->handles, h);
-    return rc;
+    return request_opened(r, n, fd, flags & ~(uint32_t)O_TRUNC, false);
 }
 
 int share_file_open(struct request *r)
@@ -156,19 +139,6 @@ fail_fd:
     return rc;
 }
 
-int share_file_release(struct request *r)
-{
-    struct fuse_release_in in;
-
-    memcpy(&in, r->arg, sizeof(in));
-    struct handle *h = handle_get(&r->s->handles, in.fh, r->node, false);
-    if (!h)
-        return -EBADF;
-    handle_close(&r->s->handles, h);
-    node_drop(&r->s->nodes, r->node);
-    return 0;
-}
-
 /* ---- reading and writing ---- */
 
 /* The bytes [off, off + len) of what iov describes, as far as they exist and vec holds; the number
@@ -199,7 +169,7 @@ int share_file_read(struct request *r)
     struct fuse_read_in in;
 
     memcpy(&in, r->arg, sizeof(in));
-    struct handle *h = file_of(r, in.fh);
+    struct handle *h = request_handle(r, in.fh, false);
     if (!h)
         return -EBADF;
     if (in.offset > INT64_MAX - SHARE_IO_MAX)
@@ -230,7 +200,7 @@ int share_file_write(struct request *r)
     size_t at = sizeof(r->h) + sizeof(in);
 
     memcpy(&in, r->arg, sizeof(in));
-    struct handle *h = file_of(r, in.fh);
+    struct handle *h = request_handle(r, in.fh, false);
     if (!h)
         return -EBADF;
     if (in.offset > INT64_MAX - SHARE_IO_MAX || in.size > SHARE_IO_MAX || in.size > r->in_len - at)
@@ -257,7 +227,7 @@ int share_file_flush(struct request *r)
     struct fuse_flush_in in;
 
     memcpy(&in, r->arg, sizeof(in));
-    struct handle *h = file_of(r, in.fh);
+    struct handle *h = request_handle(r, in.fh, false);
     if (!h)
         return -EBADF;
     /* Network file systems tell of errors when a file is closed. */
@@ -265,24 +235,12 @@ int share_file_flush(struct request *r)
     return fd < 0 || close(fd) < 0 ? -errno : 0;
 }
 
-int share_file_fsync(struct request *r)
-{
-    struct fuse_fsync_in in;
-
-    memcpy(&in, r->arg, sizeof(in));
-    struct handle *h = file_of(r, in.fh);
-    if (!h)
-        return -EBADF;
-    int rc = in.fsync_flags & FUSE_FSYNC_FDATASYNC ? fdatasync(h->fd) : fsync(h->fd);
-    return rc < 0 ? -errno : 0;
-}
-
 int share_file_fallocate(struct request *r)
 {
     struct fuse_fallocate_in in;
 
     memcpy(&in, r->arg, sizeof(in));
-    struct handle *h = file_of(r, in.fh);
+    struct handle *h = request_handle(r, in.fh, false);
     if (!h)
         return -EBADF;
     if (in.mode & ~(uint32_t)(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE))
@@ -298,7 +256,7 @@ int share_file_lseek(struct request *r)
     struct fuse_lseek_out out;
 
     memcpy(&in, r->arg, sizeof(in));
-    struct handle *h = file_of(r, in.fh);
+    struct handle *h = request_handle(r, in.fh, false);
     if (!h)
         return -EBADF;
     if (in.whence != SEEK_DATA && in.whence != SEEK_HOLE)
@@ -317,7 +275,7 @@ int share_file_copy_range(struct request *r)
     struct fuse_write_out out;
 
     memcpy(&in, r->arg, sizeof(in));
-    struct handle *from = file_of(r, in.fh_in);
+    struct handle *from = request_handle(r, in.fh_in, false);
     struct node *n = node_get(&r->s->nodes, in.nodeid_out);
     struct handle *to = n ? handle_get(&r->s->handles, in.fh_out, n, false) : NULL;
     if (!from || !to || to->fd < 0)

@@ -41,8 +41,8 @@ static uint64_t ask_for_kicks(struct virtio_blk *b)
     return pending;
 }
 
-/* The thread's work while the device runs. Queues that had requests, or whose requests completed, are
- * looked at again without a kick: that is when a driver adds more. */
+/* The thread's work while the device runs. Queues that had requests, or whose requests completed,
+ * are looked at again without a kick: that is when a driver adds more. */
 static void serve(struct virtio_blk *b)
 {
     uint64_t look = all_queues(b);
@@ -269,8 +269,8 @@ static uint64_t features_of(const struct virtio_blk *b)
 {
     const struct block_info *i = block_info(b->disk);
     uint64_t f = BIT(VIRTIO_BLK_F_SIZE_MAX) | BIT(VIRTIO_BLK_F_SEG_MAX) |
-                 BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_TOPOLOGY) |
-                 BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_MQ);
+                 BIT(VIRTIO_BLK_F_BLK_SIZE) | BIT(VIRTIO_BLK_F_TOPOLOGY) | BIT(VIRTIO_BLK_F_FLUSH) |
+                 BIT(VIRTIO_BLK_F_MQ);
 
     if (i->ro)
         return f | BIT(VIRTIO_BLK_F_RO);

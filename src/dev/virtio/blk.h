@@ -3,11 +3,11 @@
  * number, topology, cache mode, several queues, and a size that may change.
  *
  * Each device has a thread that owns its queues and its blockdev while the device runs; a kick is a
- * bit and, if the thread sleeps, an eventfd. Small reads of what is in the host's page cache are done by
- * the vCPU that kicks, if the thread sleeps: that is much less work than waking it and, the guest's own
- * idling included, halves the time of such a read. A disk whose engine is BLOCK_AIO_SYNC has no
- * thread: each request is done when the driver kicks, in the vCPU's thread, and the order of all
- * that happens is a function of what the guest does.
+ * bit and, if the thread sleeps, an eventfd. Small reads of what is in the host's page cache are
+ * done by the vCPU that kicks, if the thread sleeps: that is much less work than waking it and, the
+ * guest's own idling included, halves the time of such a read. A disk whose engine is
+ * BLOCK_AIO_SYNC has no thread: each request is done when the driver kicks, in the vCPU's thread,
+ * and the order of all that happens is a function of what the guest does.
  */
 #ifndef RING3_DEV_VIRTIO_BLK_H
 #define RING3_DEV_VIRTIO_BLK_H

@@ -10,7 +10,8 @@
 #define BLK_QUEUE_SIZE 256u
 /* A header and a status descriptor go with the data's. */
 #define BLK_SEG_MAX (BLK_QUEUE_SIZE - 2)
-/* What is given to the host at once, at most: copying so many bytes takes longer than telling it. */
+/* What is given to the host at once, at most: copying so many bytes takes longer than telling it.
+ */
 #define BLK_BATCH 64u
 #define BLK_BATCH_BYTES (256u << 10)
 /* What a vCPU reads itself instead of waking the thread: copying more takes longer than that. And
@@ -36,7 +37,7 @@ struct virtio_blk {
     struct virtio_blk_config config;
     struct blockdev *disk;
     char serial[VIRTIO_BLK_ID_BYTES];
-    bool sync; /* no thread: the disk is used with the device's lock held */
+    bool sync;      /* no thread: the disk is used with the device's lock held */
     bool may_cache; /* the user allows a write cache */
     struct log_limit errors;
 
@@ -47,9 +48,9 @@ struct virtio_blk {
     uint64_t pushed; /* queues with chains pushed and not notified */
 
     /* The thread. Any vCPU sets bits; the rest is guarded by lock. */
-    _Atomic uint64_t kicked;  /* queues */
-    _Atomic bool run;         /* the thread may own the queues */
-    _Atomic bool writeback;   /* what the disk is to be */
+    _Atomic uint64_t kicked; /* queues */
+    _Atomic bool run;        /* the thread may own the queues */
+    _Atomic bool writeback;  /* what the disk is to be */
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -57,11 +58,11 @@ struct virtio_blk {
     enum virtio_stop why;
 };
 
-/* Owner of the queues only. Takes what is in the queues of the mask and starts it, and answers what is
- * done meanwhile. Returns the queues that had anything: there may be more by now. */
+/* Owner of the queues only. Takes what is in the queues of the mask and starts it, and answers what
+ * is done meanwhile. Returns the queues that had anything: there may be more by now. */
 uint64_t blk_req_take(struct virtio_blk *b, uint64_t queues);
-/* The same for one queue in a vCPU's kick: answers what can be answered without waiting, in order. True
- * if something is left for the thread. */
+/* The same for one queue in a vCPU's kick: answers what can be answered without waiting, in order.
+ * True if something is left for the thread. */
 bool blk_req_take_now(struct virtio_blk *b, struct virtq *q);
 /* Raises the interrupts of queues with chains pushed; returns those queues. */
 uint64_t blk_req_notify(struct virtio_blk *b);

@@ -188,8 +188,7 @@ static int parse(struct virtio_blk *b, struct blk_req *r, const struct blk_heade
 }
 
 /* True if r is to be submitted; else the chain has been answered, and r is free. */
-static bool prepare(struct virtio_blk *b, struct virtq *q, struct virtq_chain *c,
-                    struct blk_req *r)
+static bool prepare(struct virtio_blk *b, struct virtq *q, struct virtq_chain *c, struct blk_req *r)
 {
     struct blk_header h;
     uint32_t written = 1;
@@ -247,7 +246,8 @@ static void batch_add(struct virtio_blk *b, struct batch *batch, struct blk_req 
     if (batch->n < BLK_BATCH && batch->bytes < BLK_BATCH_BYTES)
         return;
     batch_submit(b, batch);
-    /* The kernel may have copied all of it already: the guest goes on with that while we take more. */
+    /* The kernel may have copied all of it already: the guest goes on with that while we take more.
+     */
     block_poll(b->disk);
     blk_req_notify(b);
 }

@@ -22,11 +22,23 @@ static void emit_link(struct tr *t, const uint8_t *op, unsigned n, unsigned off)
     tr_cold(t, COLD_LINK, l.patch, bt_link_add(t->bt, &l));
 }
 
+struct poll {
+    uint32_t at; /* rel8 */
+    struct cold *cold;
+};
+
 /* Before a branch back: looks whether there are events. */
-static void poll(struct tr *t, uint32_t site)
+static struct poll poll(struct tr *t, uint32_t site)
 {
-    emit_op_cpu(t->e, 0x8b, 0, BT_T1, BT_OFF(bt.poll));
-    tr_cold(t, COLD_EVENT, emit_jmp_if_rcx(t->e), site);
+    emit_op_cpu(t->e, 0x8b, 0, BT_T1, BT_OFF(bt.quiet));
+    return (struct poll){.at = emit_jrcxz(t->e), .cold = tr_cold(t, COLD_EVENT, 0, site)};
+}
+
+/* Behind it, where nothing else comes. */
+static void poll_end(struct tr *t, const struct poll *p)
+{
+    emit_fix_short(t->e, p->at);
+    p->cold->from = emit_jmp(t->e, 0);
 }
 
 /* The inline cache's tblock into T2, if its RIP is T0 and things are as when it was filled; returns the offset of
@@ -124,6 +136,7 @@ static void jcc(struct tr *t)
 {
     struct step *s = t->s;
     int64_t to = target(s);
+    struct poll p = {0};
     uint32_t over;
     bool swapped;
 
@@ -132,22 +145,27 @@ static void jcc(struct tr *t)
         emit_link(t, (const uint8_t[]){0x0f, 0x80 | s->i.cond}, 2, (unsigned)to);
         return;
     }
-    over = emit_jcc(t->e, s->i.cond ^ 1u, 0);
+    over = emit_jcc_short(t->e, s->i.cond ^ 1u);
     if (to >= 0 && to < (int64_t)PAGE_SIZE)
-        poll(t, target_site(t, (unsigned)to));
+        p = poll(t, target_site(t, (unsigned)to));
     swapped = t->swapped;
     go(t, to, BT_SITE_JUMP);
     t->swapped = swapped;
-    emit_fix_here(t->e, over);
+    if (p.cold)
+        poll_end(t, &p);
+    emit_fix_short(t->e, over);
 }
 
 static void jmp(struct tr *t)
 {
     int64_t to = target(t->s);
+    struct poll p = {0};
 
     if (to >= 0 && to <= t->s->off)
-        poll(t, target_site(t, (unsigned)to));
+        p = poll(t, target_site(t, (unsigned)to));
     go(t, to, BT_SITE_JUMP);
+    if (p.cold)
+        poll_end(t, &p);
 }
 
 /* Stores the return address and moves RSP. T0 may be the operand's address. */
@@ -222,13 +240,16 @@ void branch_translate(struct tr *t)
         break;
     case HOW_CALL: {
         int64_t to = target(t->s);
+        struct poll p = {0};
 
         push_return(t);
         fl_settle(t);
         /* Recursion without end is a loop as well. */
         if (to >= 0 && to <= t->s->off)
-            poll(t, target_site(t, (unsigned)to));
+            p = poll(t, target_site(t, (unsigned)to));
         go(t, to, BT_SITE_CALL);
+        if (p.cold)
+            poll_end(t, &p);
         break;
     }
     case HOW_CALL_IND:

@@ -6,7 +6,7 @@
  * While translated code runs:
  *   - guest registers are in host registers, by bt_home[]; those without one in cpu.s.gpr. Within a block some may
  *     have changed places (homes.c);
- *   - GS base is the struct cpu; host RCX, R9 and R10 are scratch; the host stack is one of its own, for
+ *   - EMIT_CPU points into the struct cpu; host RCX, R9 and R10 are scratch; the host stack is one of its own, for
  *     return addresses alone (returns.h), and calls to C change to the one that bt_enter left;
  *   - the guest's status flags are in the host's EFLAGS ("host") or in cpu.cc ("cc") between blocks,
  *     and each block has an entry for either; within a block see flags.c;

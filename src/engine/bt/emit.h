@@ -7,6 +7,7 @@
 #ifndef RING3_ENGINE_BT_EMIT_H
 #define RING3_ENGINE_BT_EMIT_H
 
+#include <assert.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -233,6 +234,24 @@ static inline uint32_t emit_jmp_if_rcx(struct emit *e)
     emit8(e, 5);
     return emit_jmp(e, 0);
 }
+/* Short branches forward; they return the offset of their rel8 field. */
+static inline uint32_t emit_short(struct emit *e, unsigned opcode)
+{
+    emit8(e, opcode);
+    emit8(e, 0);
+    return emit_pos(e) - 1;
+}
+static inline uint32_t emit_jcc_short(struct emit *e, unsigned cc) { return emit_short(e, 0x70 | cc); }
+/* jrcxz: no flags */
+static inline uint32_t emit_jrcxz(struct emit *e) { return emit_short(e, 0xe3); }
+/* Points such a branch here. */
+static inline void emit_fix_short(struct emit *e, uint32_t at)
+{
+    uint32_t rel = emit_pos(e) - (at + 1);
+
+    assert(rel <= INT8_MAX);
+    e->start[at] = (uint8_t)rel;
+}
 /* Points the branch whose rel32 is at `at` to target. */
 static inline void emit_fix(struct emit *e, uint32_t at, uint32_t target)
 {
@@ -272,15 +291,12 @@ static inline void emit_call_r(struct emit *e, unsigned r)
     emit8(e, 0xff);
     emit8(e, 0xd0 | (r & 7));
 }
-/* Pads with NOPs until `ahead` bytes from here the next four lie within eight aligned ones: where a
- * rel32 is that will be patched while others run it. */
+/* Before a direct branch: pads until `ahead` bytes from here the next four lie within eight aligned ones, where a
+ * rel32 is that will be patched while others run it. CS prefixes mean nothing there and cost less than NOPs. */
 static inline void emit_align_rel32(struct emit *e, unsigned ahead)
 {
-    static const uint8_t nop[4][3] = {{0}, {0x90}, {0x66, 0x90}, {0x0f, 0x1f, 0x00}};
-    unsigned at = (emit_pos(e) + ahead) & 7;
-
-    if (at > 4)
-        emit_bytes(e, nop[8 - at], 8 - at);
+    while (((emit_pos(e) + ahead) & 7) > 4)
+        emit8(e, 0x2e);
 }
 
 #endif

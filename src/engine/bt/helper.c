@@ -88,7 +88,7 @@ static const uint8_t *string(struct cpu *c, const struct bt_site *s, bool move)
         if (move)
             room = MIN(room, to_page_end(g[RSI]));
         n = MIN(*count, room / size);
-        if (!n || atomic_load_explicit(&c->bt.poll, memory_order_relaxed))
+        if (!n || !atomic_load_explicit(&c->bt.quiet, memory_order_relaxed))
             return NULL;
         if (move && !(from = host(c, g[RSI], ACCESS_READ)))
             return NULL;

@@ -218,7 +218,7 @@ static void bt_run_some(struct cpu *c)
         }
         bt_stack_check(c);
         /* A kick that came before the bias was set is here; a later one takes the bias away. */
-        if (unlikely(atomic_load(&c->bt.poll)))
+        if (unlikely(!atomic_load(&c->bt.quiet)))
             return;
         if (unlikely(c->bt.check))
             begin_check(c, t);
@@ -401,7 +401,7 @@ static void bt_kick(struct vcpu *v)
 
     if (!c)
         return;
-    atomic_store(&c->bt.poll, 1);
+    atomic_store(&c->bt.quiet, 0);
     atomic_store(&c->bt.bias, c->bt.nowhere);
 }
 

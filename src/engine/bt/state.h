@@ -81,7 +81,7 @@ struct bt_cpu {
      * vCPU's thread, taken away by kicks. */
     _Atomic uint64_t bias;
     uint32_t ret;   /* the last return: its site, and BT_RET_FLAGS */
-    _Atomic uint32_t poll; /* look at events at the next back-edge */
+    _Atomic uint32_t quiet; /* 0: look at events at the next back-edge */
     uint8_t missing[8]; /* by enum bt_level: nonzero if it is not offered now */
 };
 

@@ -109,27 +109,47 @@ struct fetch {
 };
 
 /* Where the page of la was the last time, or NULL. */
-static const struct tlb_code *code_page(struct cpu *c, uint64_t la)
+static const struct itlb_entry *code_page(struct cpu *c, uint64_t la)
 {
-    const struct tlb_code *x = tlb_code_slot(&c->tlbs, la);
+    const struct itlb_entry *x = itlb_slot(&c->tlbs.code, la);
 
     return x->page == (la & ~PAGE_MASK) && (x->key == c->key || x->key == c->gkey) ? x : NULL;
 }
 
 /* Remembers it. */
-static void code_page_set(struct cpu *c, uint64_t la, const struct walk *w, uint64_t ent)
+static void code_page_set(struct cpu *c, uint64_t la, const struct walk *w, uint8_t *host)
 {
     if (c->key != CPU_KEY_NONE && !c->dry)
-        *tlb_code_slot(&c->tlbs, la) = (struct tlb_code){.page = la & ~PAGE_MASK,
-                                                         .key = w->global && la >> 63 ? c->gkey : c->key,
-                                                         .gpa = w->gpa & ~PAGE_MASK,
-                                                         .host = p2m_host(ent)};
+        *itlb_slot(&c->tlbs.code, la) = (struct itlb_entry){.page = la & ~PAGE_MASK,
+                                                            .key = w->global && la >> 63 ? c->gkey : c->key,
+                                                            .gpa = w->gpa & ~PAGE_MASK,
+                                                            .host = host};
+}
+
+/* Notes what depends on where la is. */
+static void code_walked(struct cpu *c, uint64_t la, const struct walk *w)
+{
+    struct tlbs *t = &c->tlbs;
+
+    if (w->global && la >> 63) {
+        if (!itlb_note(&t->code, la, w)) {
+            tlbs_new_global(t);
+            cpu_update_mode(c);
+            itlb_note(&t->code, la, w);
+        }
+        if (c->cpl) /* what others may fetch is not walked for them */
+            t->code.partial = true;
+        if (!t->code.partial)
+            return;
+    }
+    if (w->page_shift > PAGE_SHIFT)
+        t->large_code |= tlb_gib(la);
 }
 
 /* Translates la for execution, to gpa and the host's address there or NULL; raises #PF. */
 static void exec_page(struct cpu *c, uint64_t la, struct part *p)
 {
-    const struct tlb_code *x = code_page(c, la);
+    const struct itlb_entry *x = code_page(c, la);
     struct walk w;
     uint64_t ent;
     bool ok;
@@ -147,15 +167,14 @@ static void exec_page(struct cpu *c, uint64_t la, struct part *p)
     if (!ok)
         cpu_raise_pf(c, la, w.error);
     c->fetch_global &= w.global;
-    if (w.page_shift > PAGE_SHIFT)
-        c->tlbs.large_code |= tlb_gib(la);
+    code_walked(c, la, &w);
     p->gpa = w.gpa;
     p->host = NULL;
     ent = p2m_get(physmap_p2m(c->vm->map), w.gpa >> PAGE_SHIFT);
     if (!(ent & P2M_PRESENT))
         return;
+    code_page_set(c, la, &w, p2m_host(ent));
     p->host = p2m_host(ent) + (la & PAGE_MASK);
-    code_page_set(c, la, &w, ent);
 }
 
 /* The bytes at offset rip of CS. Raises #GP(0) and #PF. */
@@ -559,7 +578,7 @@ static uint8_t block_mode(const struct cpu *c, bool single)
 
 struct block *cache_peek(struct cpu *c, bool *global)
 {
-    const struct tlb_code *x = code_page(c, c->s.rip);
+    const struct itlb_entry *x = code_page(c, c->s.rip);
     struct block *b = x ? cache_find(c->code, x->gpa | (c->s.rip & PAGE_MASK), block_mode(c, false)) : NULL;
 
     if (!b || b->gpa2 != ~0ull)

@@ -148,9 +148,12 @@ void *cache_alloc(struct code_cache *cc, size_t size)
     return p;
 }
 
+/* Neighbours in a frame are neighbours here: who enters one block will soon look for the next. */
 static unsigned hash_of(uint64_t gpa, uint8_t mode)
 {
-    return (unsigned)((gpa * 0x9e3779b97f4a7c15ull + mode * 0x85ebca6bull) >> (64 - HASH_BITS));
+    uint64_t frame = (gpa >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> (64 - HASH_BITS);
+
+    return (frame + ((gpa & PAGE_MASK) >> 4) + mode * 0x1a57u) & ((1u << HASH_BITS) - 1);
 }
 
 struct block *cache_find(struct code_cache *cc, uint64_t gpa, uint8_t mode)

@@ -309,7 +309,10 @@ void sys_invpcid(struct cpu *c, const struct insn *i)
         tlbs_flush_pcid(&c->tlbs, pcid);
         break;
     default: /* 2: all and globals; 3: all but globals, for which dropping more is allowed */
-        tlbs_flush(&c->tlbs);
+        if (itlb_unmoved(c))
+            tlbs_flush_data(&c->tlbs);
+        else
+            tlbs_flush(&c->tlbs);
     }
     invalidated(c);
 }

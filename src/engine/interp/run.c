@@ -358,8 +358,8 @@ static enum stop run_loop(struct cpu *c)
         if (unlikely(c->failed))
             return STOP_ERROR;
         c->mode_changed = false;
-        if (unlikely(atomic_load_explicit(&c->bt.poll, memory_order_relaxed)))
-            atomic_store(&c->bt.poll, 0); /* before the events are looked at */
+        if (unlikely(!atomic_load_explicit(&c->bt.quiet, memory_order_relaxed)))
+            atomic_store(&c->bt.quiet, 1); /* before the events are looked at */
         if (unlikely(atomic_load_explicit(c->events, memory_order_relaxed)) && take_events(c))
             return STOP_KICK;
         if (take_interrupt(c))

@@ -35,7 +35,7 @@ int tlbs_init(struct tlbs *t, struct jump_cache *jc)
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         ctx_empty(t, &t->ctx[i]);
     t->ctx[0].valid = true;
-    t->global_gen = ++t->next_gen;
+    tlbs_new_global(t);
     return 0;
 }
 
@@ -81,13 +81,24 @@ void tlbs_switch(struct tlbs *t, uint64_t cr3, uint16_t pcid, bool flush)
     t->cur = (unsigned)(x - t->ctx);
 }
 
+void tlbs_new_global(struct tlbs *t)
+{
+    t->global_gen = ++t->next_gen;
+    itlb_forget_notes(&t->code);
+}
+
 void tlbs_flush(struct tlbs *t)
+{
+    tlbs_flush_data(t);
+    tlbs_new_global(t);
+}
+
+void tlbs_flush_data(struct tlbs *t)
 {
     for (unsigned i = 0; i < TLB_CONTEXTS; i++) {
         ctx_empty(t, &t->ctx[i]);
         t->ctx[i].valid = i == t->cur;
     }
-    t->global_gen = ++t->next_gen;
 }
 
 void tlbs_flush_nonglobal(struct tlbs *t)
@@ -121,10 +132,7 @@ static void jump_forget_row(struct jump_cache *jc, uint64_t la)
 /* Forgets where the code of one page was, and of an instruction that reaches into it. */
 static void jump_forget_page(struct tlbs *t, uint64_t la)
 {
-    struct tlb_code *x = tlb_code_slot(t, la);
-
-    if (x->page == (la & ~PAGE_MASK))
-        x->key = 0;
+    itlb_forget_page(&t->code, la);
     jump_forget_row(t->jc, la);
     jump_forget_row(t->jc, la - PAGE_SIZE);
 }
@@ -157,6 +165,8 @@ static void forget_large_code(struct tlbs *t, uint64_t la)
 {
     if (t->large_code & tlb_gib(la))
         tlbs_new_gens(t);
+    else if (itlb_noted_large(&t->code, la))
+        tlbs_new_global(t);
 }
 
 void tlbs_flush_page(struct tlbs *t, uint64_t la)
@@ -186,7 +196,7 @@ void tlbs_new_gens(struct tlbs *t)
 {
     for (unsigned i = 0; i < TLB_CONTEXTS; i++)
         t->ctx[i].gen = ++t->next_gen;
-    t->global_gen = ++t->next_gen;
+    tlbs_new_global(t);
     t->large_code = 0;
 }
 

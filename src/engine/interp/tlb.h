@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "base/util.h"
+#include "engine/interp/itlb.h"
 
 #define TLB_BITS 9
 #define TLB_ENTRIES (1u << TLB_BITS)
@@ -58,24 +59,13 @@ struct tlb_context {
     uint64_t used;   /* for replacement */
 };
 
-/*
- * Where pages of code are, for whoever looks a block up: direct-mapped, for all modes and address spaces together. An
- * entry is valid for one key (interp.h: mode and TLB generation), as one of the jump cache, and dropped with that.
- */
-#define TLB_CODE_BITS 8
-struct tlb_code {
-    uint64_t page, key; /* key: 0 when it holds nothing */
-    uint64_t gpa;       /* of the page, which is memory */
-    uint8_t *host;
-};
-
 struct tlbs {
-    struct tlb_code code[1u << TLB_CODE_BITS];
+    struct itlb code;
     struct tlb_context *ctx; /* TLB_CONTEXTS of them */
     unsigned cur;
     uint64_t next_gen, clock;
     uint64_t global_gen;    /* as tlb_context.gen, of the global entries */
-    uint64_t large_code;    /* where large mappings held code that jump caches may know, by tlb_gib() */
+    uint64_t large_code;    /* where large mappings held code that jump caches may know, by tlb_gib(), if not noted */
     struct jump_cache *jc;   /* follows the page flushes; not owned */
     struct bt_cpu *bt;       /* its jump tables too; NULL without a translator */
 };
@@ -86,6 +76,8 @@ void tlbs_fini(struct tlbs *t);
 /* Switches to the context of (cr3, pcid), dropping its old content if flush is set or it had none. */
 void tlbs_switch(struct tlbs *t, uint64_t cr3, uint16_t pcid, bool flush);
 void tlbs_flush(struct tlbs *t);                        /* everything everywhere */
+void tlbs_flush_data(struct tlbs *t);                   /* the same, but global code is where it was (itlb.h) */
+void tlbs_new_global(struct tlbs *t);                   /* jump caches forget global code */
 void tlbs_flush_nonglobal(struct tlbs *t);              /* current context, keep globals */
 void tlbs_flush_pcid(struct tlbs *t, uint16_t pcid);    /* INVPCID type 1: keep globals */
 void tlbs_flush_page(struct tlbs *t, uint64_t la);      /* INVLPG: current PCID and globals of all */
@@ -98,10 +90,6 @@ static inline unsigned tlb_index(uint64_t la) { return la >> PAGE_SHIFT & (TLB_E
 static inline struct tlb_entry *tlb_slot(struct tlb_set *s, uint64_t la)
 {
     return &s->e[tlb_index(la)];
-}
-static inline struct tlb_code *tlb_code_slot(struct tlbs *t, uint64_t la)
-{
-    return &t->code[(la >> PAGE_SHIFT ^ la >> (PAGE_SHIFT + TLB_CODE_BITS)) & ((1u << TLB_CODE_BITS) - 1)];
 }
 
 #endif

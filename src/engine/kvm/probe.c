@@ -56,21 +56,20 @@ static int too_late(const struct probe_share *s, unsigned ms, struct err *e)
 static int judge(const struct probe_share *s, int pidfd, unsigned ms, struct err *e)
 {
     siginfo_t info = {0};
+    bool late = !wait_end(pidfd, ms);
 
-    if (!wait_end(pidfd, ms)) {
-        /* One that no signal ends is left to its fate: it is in the kernel's hands. */
+    /* One that no signal ends is left to its fate: it is in the kernel's hands. */
+    if (late)
         syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
-        if (wait_end(pidfd, KVM_PROBE_REAP_MS))
-            waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | __WALL);
-        return too_late(s, ms, e);
-    }
-    if (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | __WALL))
+    if ((!late || wait_end(pidfd, KVM_PROBE_REAP_MS)) && waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | __WALL))
         return err_sys(e, "the probe of KVM");
-    if (info.si_code != CLD_EXITED || !s->done)
-        return err_set(e, EIO, "the probe of KVM died of signal %d", info.si_status);
-    if (s->rc && e)
-        *e = s->err;
-    return s->rc;
+    /* To unmake its VM may take the kernel longer than all that the guest did. */
+    if (atomic_load(&s->done)) {
+        if (s->rc && e)
+            *e = s->err;
+        return s->rc;
+    }
+    return late ? too_late(s, ms, e) : err_set(e, EIO, "the probe of KVM died of signal %d", info.si_status);
 }
 
 int kvm_probe_node(const char *node, unsigned ms, struct err *e)

@@ -396,5 +396,5 @@ void probe_child(struct probe_share *s, const char *node, pid_t parent)
     if (getppid() != parent)
         return;
     s->rc = probe(s, node, &s->err);
-    s->done = true;
+    atomic_store(&s->done, true);
 }

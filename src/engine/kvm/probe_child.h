@@ -2,6 +2,7 @@
 #ifndef RING3_ENGINE_KVM_PROBE_CHILD_H
 #define RING3_ENGINE_KVM_PROBE_CHILD_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -12,10 +13,10 @@
 /* Memory that both have. */
 struct probe_share {
     _Alignas(4096) uint8_t guest[PG_MEM_SIZE];
-    /* The child's, read when it has ended. */
+    /* The child's, read when it is done or has ended. */
     int rc;
     struct err err;
-    bool done;             /* rc and err are there */
+    atomic_bool done;      /* rc and err are there */
     volatile bool running; /* the guest is */
 };
 
