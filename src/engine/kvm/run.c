@@ -331,6 +331,12 @@ static int prepare(struct kvm_cpu *c)
             return st;
     }
     st = inject(c);
+    if (st == GO_ON && c->s.activity == CPU_HALTED && c->run->request_interrupt_window) {
+        /* Nobody will tell of that interrupt again: is it really not to be taken now? */
+        c->stale = true;
+        st = kvm_finish(c);
+        st = st == GO_ON ? inject(c) : st;
+    }
     if (st == GO_ON && c->s.activity == CPU_HALTED) {
         if (!nmi_deliverable(c))
             return STOP_HLT;
