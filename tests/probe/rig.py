@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """ring3 with a KVM that works, wherever the test runs: in the rig of scripts/kvm-rig.
 
-usage: rig.py RING3 CASE [TEST-PROGRAM]...
+usage: rig.py RING3 CASE [TEST-PROGRAM... | CPUS]
 
 CASE is one of the functions below whose names begin with case_. Timeouts only keep a test that hangs from hanging for
 ever; nothing here asserts how long anything takes.
@@ -183,9 +183,10 @@ def case_shell(ring3):
         check_clock(out)
 
 
-def change(ring3, cpus):
+def case_change(ring3, cpus='1'):
+    """A VM that begins with bt moves to kvm and back all the time while it works."""
     data = b''.join(b'%d\n' % n for n in range(1, 2001))
-    text = CHANGE.replace('MS', str(SWITCH_MS)).replace('ROUNDS', str(ROUNDS)).replace('CPUS', str(cpus))
+    text = CHANGE.replace('MS', str(SWITCH_MS)).replace('ROUNDS', str(ROUNDS)).replace('CPUS', cpus)
     with tempfile.TemporaryDirectory(prefix='ring3-kvm-') as folder:
         job = os.path.join(folder, 'job')
         with open(job, 'w', encoding='utf-8') as f:
@@ -199,16 +200,6 @@ def change(ring3, cpus):
         check(out.count(f'engine {way};') >= ROUNDS, f'not {ROUNDS} times {way}', out)
     check('complaint' not in out, 'the kernel complains', out)
     check_clock(out)
-
-
-def case_change(ring3):
-    """A VM that begins with bt moves to kvm and back all the time while it works."""
-    change(ring3, 1)
-
-
-def case_change_smp(ring3):
-    """The same with two vCPUs."""
-    change(ring3, 2)
 
 
 def main():
