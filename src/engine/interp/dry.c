@@ -245,6 +245,8 @@ static enum dry_stop judge(const struct insn *i)
     switch (i->id) {
     case INSN_CLI:
     case INSN_STI:
+    case INSN_STAC:
+    case INSN_CLAC:
     case INSN_POPF:
     case INSN_SWAPGS:
         return DRY_RUNNING;
@@ -267,6 +269,12 @@ static enum dry_stop judge(const struct insn *i)
 
 /* Flags that an instruction may change without more to be done about it. */
 #define FL_EASY (FL_STATUS | FL_DF | FL_IF)
+
+/* Of AC depends which TLB set answers; here none does. POPF is left alone with it, as translations leave it. */
+static uint64_t may_change(const struct insn *i)
+{
+    return i->id == INSN_STAC || i->id == INSN_CLAC ? FL_EASY | FL_AC : FL_EASY;
+}
 
 /*
  * Undefined flags differ even between forms of one instruction (ROL by an immediate and by CL), so
@@ -317,7 +325,7 @@ static void one(struct dry *d, struct cpu *c)
         x->plain.simd.run(c, i, &x->plain.simd);
     else
         x->plain.fn(c, i);
-    if ((c->s.rflags ^ p->rflags) & ~FL_EASY) {
+    if ((c->s.rflags ^ p->rflags) & ~may_change(i)) {
         d->stop = DRY_REFUSED;
         return;
     }
