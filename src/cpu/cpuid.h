@@ -78,6 +78,7 @@ struct cpuid_limit {
     uint32_t n;
     struct cpuid_leaf leaf[CPUID_LIMIT_MAX];
     uint64_t arch_capabilities;
+    bool no_deadline; /* IA32_TSC_DEADLINE cannot be ours */
 };
 
 struct cpuid_cfg {

@@ -117,6 +117,8 @@ bool cpuid_limit_allows(const struct cpuid_limit *l, enum cpu_feature f)
 {
     struct cpuid_place at = cpuid_feature_place(f);
 
+    if (f == CPUF_TSCDEADLINE && l->no_deadline)
+        return false;
     if (memchr(always, f, sizeof(always)))
         return true;
     return limit_reg(l, at.leaf, at.sub, at.reg) >> at.bit & 1;

@@ -268,10 +268,16 @@ static void on_engine_key(void *arg, char *line, size_t n)
 static void on_map_changed(void *arg, const struct flat_view *view)
 {
     struct machine *m = arg;
+    struct err e;
+    int rc = 0;
 
     pthread_rwlock_rdlock(&m->engine_lock);
     if (m->engine)
-        m->engine->map_changed(&m->vm, view);
+        rc = m->engine->map_changed(&m->vm, view);
+    if (rc) { /* its guest has another memory than its devices */
+        err_set(&e, -rc, "engine %s cannot follow a change of the memory map: %s", m->engine->name, strerror(-rc));
+        machine_failed(m, &e);
+    }
     pthread_rwlock_unlock(&m->engine_lock);
     /* Old views can be freed only while the vCPUs are parked. A guest that moves a device about all the time must
      * not make us keep one for each move. */

@@ -510,7 +510,8 @@ int interp_set_state(struct vcpu *v, const struct cpu_state *s)
     x87_sync(c);
     c->s = *s;
     c->cc = flags_to_cc(s->rflags);
-    v->vm->env->set_cr8(v, s->cr8);
+    if (v->vm->env->get_cr8(v) != s->cr8) /* TPR has four bits more */
+        v->vm->env->set_cr8(v, s->cr8);
     c->shutdown = false;
     c->deliver = false;
     c->pg_cr0 = ~s->cr0;

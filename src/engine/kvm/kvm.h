@@ -45,7 +45,8 @@ struct kvm_vm {
     uint32_t nslots, max_slots;
     bool logging; /* new slots are logged */
 
-    /* Hardware TSC + tsc_base = clock_tsc(), since the clock's change of that number. Under lock. */
+    /* Hardware TSC + tsc_base = clock_tsc(), since the clock's change of that number; without the offset attribute, the offset
+     * that was written last. Under lock. */
     uint64_t tsc_base;
     uint32_t tsc_changes;
     bool tsc_known;
@@ -129,6 +130,10 @@ int kvm_slot_merge(struct vm *vm, struct kvm_slot *s);
 int kvm_dirty_fetch(struct vm *vm, struct ram *ram, uint64_t *bits);
 /* Is there a frame that somebody has fetched as clean? */
 bool kvm_dirty_wanted(struct vm *vm, uint64_t gpa, uint64_t size);
+
+/* ---- deadline.c ---- */
+/* Do guests' writes of IA32_TSC_DEADLINE reach us? sys: /dev/kvm. Runs a guest of one instruction. */
+bool kvm_sees_deadline(int sys);
 
 /* ---- model.c ---- */
 int kvm_demand(struct engine_demands *d, struct err *e);

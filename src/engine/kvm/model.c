@@ -54,6 +54,7 @@ int kvm_cpuid_limit(int sys, struct cpuid_limit *l, struct err *e)
         };
     }
     l->arch_capabilities = arch_capabilities(sys);
+    l->no_deadline = !kvm_sees_deadline(sys);
     free(c);
     return rc;
 }

@@ -81,19 +81,19 @@ int kvm_msrs_init(struct kvm_vm *k, struct err *e)
                    KVM_MSR_EXIT_REASON_FILTER,
     };
     struct kvm_msr_filter f = {.flags = KVM_MSR_FILTER_DEFAULT_DENY};
-    uint8_t allowed[ARRAY_LEN(first)] = {0};
+    unsigned long allowed[ARRAY_LEN(first)] = {0}; /* KVM reads whole words */
     int rc = read_list(k, e);
 
     if (rc)
         return rc;
     for (unsigned i = 0; i < ARRAY_LEN(first); i++) {
         for (unsigned b = 0; b < 8; b++)
-            allowed[i] |= (uint8_t)(is_kvms(k, first[i] + b) << b);
+            allowed[i] |= (unsigned long)is_kvms(k, first[i] + b) << b;
         f.ranges[i] = (struct kvm_msr_filter_range){
             .flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
             .nmsrs = 8,
             .base = first[i],
-            .bitmap = &allowed[i],
+            .bitmap = (uint8_t *)&allowed[i],
         };
     }
     if (ioctl(k->fd, KVM_ENABLE_CAP, &cap) || ioctl(k->fd, KVM_X86_SET_MSR_FILTER, &f))

@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -395,6 +396,8 @@ void probe_child(struct probe_share *s, const char *node, pid_t parent)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent)
         return;
+    /* A child that hangs must not keep the parent's locks, sockets and images. */
+    syscall(SYS_close_range, 0u, ~0u, 0u);
     s->rc = probe(s, node, &s->err);
     atomic_store(&s->done, true);
 }

@@ -123,7 +123,8 @@ static int exit_error(struct kvm_cpu *c)
     bool unknown = r->exit_reason == KVM_EXIT_INTERNAL_ERROR &&
                    r->internal.suberror == KVM_INTERNAL_ERROR_EMULATION;
     /* Some kernels have put an #UD on its way as well. */
-    enum stop st = unknown && kvm_drop_exception(c) ? STOP_ERROR : kvm_interpret(c);
+    int rc = unknown ? kvm_drop_exception(c) : 0;
+    enum stop st = rc ? (enum stop)failed(c, -rc, "KVM_SET_VCPU_EVENTS") : kvm_interpret(c);
     uint64_t why = r->exit_reason == KVM_EXIT_FAIL_ENTRY
                        ? r->fail_entry.hardware_entry_failure_reason
                        : r->internal.suberror;
@@ -269,7 +270,9 @@ static int take_events(struct kvm_cpu *c)
         st = take_nmi(c);
     if (st == GO_ON && (ev & VCPU_EV_SIPI))
         st = take_sipi(c, atomic_load(&c->v->sipi));
-    if (st == GO_ON && (ev & VCPU_EV_KICK))
+    if (st != GO_ON) /* it stands in the middle of something: next time */
+        atomic_fetch_or(&c->v->events, ev);
+    else if (ev & VCPU_EV_KICK)
         st = STOP_KICK;
     return st;
 }
@@ -294,6 +297,13 @@ static int inject(struct kvm_cpu *c)
     r->request_interrupt_window = 0;
     if (!env->irq_pending(c->v))
         return GO_ON;
+    if (c->unfinished) {
+        /* What KVM said of its readiness was in the middle of an instruction, whose fault would displace the interrupt. */
+        int st = kvm_finish(c);
+
+        if (st != GO_ON)
+            return st;
+    }
     if (r->ready_for_interrupt_injection) {
         int vec = env->irq_ack(c->v);
         struct kvm_interrupt irq = {.irq = (uint32_t)vec};
@@ -322,7 +332,9 @@ static int prepare(struct kvm_cpu *c)
         return STOP_HLT;
     while (c->s.pending_dbg) { /* KVM has no such thing */
         st = kvm_interpret(c);
-        if (st != STOP_BUDGET)
+        if (st == STOP_BUDGET)
+            st = take_events(c);
+        if (st != GO_ON)
             return st;
     }
     if (c->stale) {

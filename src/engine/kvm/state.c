@@ -107,7 +107,8 @@ static int read_sregs(struct kvm_cpu *c, struct cpu_state *s)
     s->cr3 = r.cr3;
     s->cr4 = r.cr4;
     s->cr8 = c->v->vm->env->get_cr8(c->v);
-    s->efer = r.efer;
+    /* A KVM that can nest lets guests set bits that their CPUID does not offer. */
+    s->efer = r.efer & cpuid_efer_mask(c->v->vm->cpuid);
     return 0;
 }
 
@@ -172,6 +173,8 @@ static int write_sregs(struct kvm_cpu *c, const struct cpu_state *s)
 
     for (unsigned i = 0; i < SREG_COUNT; i++)
         *kvm_seg(&r, i) = to_kvm(&s->seg[i]);
+    if (!cpu_long_mode(s)) /* where L means nothing, KVM wants none */
+        r.cs.l = 0;
     c->apic_base = r.apic_base;
     return ioctl(c->fd, KVM_SET_SREGS, &r) ? -errno : 0;
 }
@@ -336,6 +339,7 @@ int kvm_set_state(struct vcpu *v, const struct cpu_state *s)
         rc = cpuid_check_state(v->vm->cpuid, s, &v->error);
     if (rc)
         return rc;
-    v->vm->env->set_cr8(v, s->cr8);
+    if (v->vm->env->get_cr8(v) != s->cr8) /* TPR has four bits more */
+        v->vm->env->set_cr8(v, s->cr8);
     return kvm_write_state(c, s);
 }

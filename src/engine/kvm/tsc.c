@@ -82,20 +82,37 @@ static int base(struct kvm_cpu *c, uint64_t *out)
     return rc;
 }
 
-/* Before Linux 5.16: as near as writing the register gets. */
+/*
+ * Before Linux 5.16: as near as writing the register gets. What is within a second of what KVM expects it takes for an attempt
+ * to synchronise, and goes on with the offset it has: right for all vCPUs but the first, and wrong if the clock has been stopped
+ * for less. So the first writes something far away before.
+ */
 static int sync_by_msr(struct kvm_cpu *c)
 {
     const struct clock *clock = c->v->vm->clock;
     uint32_t changes = clock_changes(clock);
+    struct kvm_vm *k = c->vm;
     uint64_t tsc;
+    int rc = 0;
 
     if (c->tsc_given && c->tsc_changes == changes && c->tsc_offset == c->s.tsc_offset)
         return 0;
-    c->tsc_changes = changes;
-    c->tsc_offset = c->s.tsc_offset;
-    c->tsc_given = true;
+    pthread_mutex_lock(&k->lock);
+    if (!k->tsc_known || k->tsc_changes != changes || k->tsc_base != c->s.tsc_offset) {
+        tsc = (clock_tsc(clock) + c->s.tsc_offset) ^ BIT(62);
+        rc = tsc_msr(c, KVM_SET_MSRS, &tsc);
+    }
     tsc = clock_tsc(clock) + c->s.tsc_offset;
-    return tsc_msr(c, KVM_SET_MSRS, &tsc);
+    if (!rc)
+        rc = tsc_msr(c, KVM_SET_MSRS, &tsc);
+    if (!rc) {
+        k->tsc_known = true;
+        k->tsc_changes = c->tsc_changes = changes;
+        k->tsc_base = c->tsc_offset = c->s.tsc_offset; /* the last that was written */
+        c->tsc_given = true;
+    }
+    pthread_mutex_unlock(&k->lock);
+    return rc;
 }
 
 int kvm_tsc_init(struct kvm_cpu *c, struct err *e)

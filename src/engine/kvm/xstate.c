@@ -16,6 +16,7 @@
 #define FX_XMM 160
 #define XSTATE_BV 512
 
+#define FCW_INIT 0x37f
 enum { X87, SSE, AVX, OPMASK = 5, ZMM_HI256, HI16_ZMM };
 
 /* A component's place in the area, or NULL: not there, or beyond it. size is what we need of it. */
@@ -29,6 +30,19 @@ static uint8_t *component(struct kvm_cpu *c, unsigned i, uint32_t size)
     return c->xsave + p->xsave_off[i];
 }
 
+static void read_x87(const uint8_t *x, struct cpu_state *s)
+{
+    memcpy(&s->x87.fcw, x + FX_FCW, 2);
+    memcpy(&s->x87.fsw, x + FX_FSW, 2);
+    s->x87.tag = x[FX_TAG];
+    memcpy(&s->x87.fop, x + FX_FOP, 2);
+    s->x87.fop &= 0x7ff;
+    memcpy(&s->x87.fip, x + FX_FIP, 8);
+    memcpy(&s->x87.fdp, x + FX_FDP, 8);
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(s->x87.st[i], x + FX_ST + 16 * i, 10);
+}
+
 int kvm_read_xstate(struct kvm_cpu *c, struct cpu_state *s)
 {
     bool large = c->vm->xsave_size > sizeof(struct kvm_xsave);
@@ -40,21 +54,16 @@ int kvm_read_xstate(struct kvm_cpu *c, struct cpu_state *s)
     memset(&s->x87, 0, sizeof(s->x87));
     memset(s->zmm, 0, sizeof(s->zmm));
     memset(s->k, 0, sizeof(s->k));
-    memcpy(&s->x87.fcw, x + FX_FCW, 2);
-    memcpy(&s->x87.fsw, x + FX_FSW, 2);
-    s->x87.tag = x[FX_TAG];
-    memcpy(&s->x87.fop, x + FX_FOP, 2);
-    s->x87.fop &= 0x7ff;
-    memcpy(&s->x87.fip, x + FX_FIP, 8);
-    memcpy(&s->x87.fdp, x + FX_FDP, 8);
+    /* A component whose bit is clear is in its initial state, whatever its bytes say. MXCSR always counts. */
+    memcpy(&bv, x + XSTATE_BV, 8);
     memcpy(&s->mxcsr, x + FX_MXCSR, 4);
-    for (unsigned i = 0; i < 8; i++)
-        memcpy(s->x87.st[i], x + FX_ST + 16 * i, 10);
-    for (unsigned i = 0; i < 16; i++)
+    if (bv >> X87 & 1)
+        read_x87(x, s);
+    else
+        s->x87.fcw = FCW_INIT;
+    for (unsigned i = 0; i < 16 && bv >> SSE & 1; i++)
         memcpy(s->zmm[i], x + FX_XMM + 16 * i, 16);
 
-    /* A component whose bit is clear is in its initial state, whatever its bytes say. */
-    memcpy(&bv, x + XSTATE_BV, 8);
     const uint8_t *ymm = bv >> AVX & 1 ? component(c, AVX, 256) : NULL;
     const uint8_t *k = bv >> OPMASK & 1 ? component(c, OPMASK, 64) : NULL;
     const uint8_t *high = bv >> ZMM_HI256 & 1 ? component(c, ZMM_HI256, 512) : NULL;
