@@ -115,6 +115,10 @@ static void mmio_write(struct vcpu *v, uint64_t gpa, const void *buf, unsigned s
 
 static int rdmsr(struct vcpu *v, uint32_t msr, uint64_t *val)
 {
+    if (msr == WORLD_MSR_IRQ) {
+        atomic_store(&world_of(v)->irq[v->index], 0x51);
+        vcpu_post(v, VCPU_EV_INTR);
+    }
     if (msr != 0x1b)
         return -EINVAL;
     *val = 0xfee00800 | (v->index ? 0 : BIT(8));

@@ -11,6 +11,7 @@
 #define WORLD_CPUS 4
 #define WORLD_RAM (1 * MIB)
 #define WORLD_ROM 0xf00000ull   /* one page */
+#define WORLD_MSR_IRQ 0x7fff0051u /* is not there; reading it raises vector 0x51 */
 #define WORLD_ALIAS 0x800000ull /* four pages, which port PORT_ALIAS moves over RAM */
 #define WORLD_LOG 64
 

@@ -291,6 +291,18 @@ static void test_msr_faults(void **state)
     assert_int_equal(guest_run(w, &s), X_GP);
 }
 
+/* An interrupt that comes while an instruction is on its way to a fault waits for its turn. */
+static void test_interrupt_and_fault(void **state)
+{
+    struct world *w = *state;
+    struct cpu_state s;
+
+    guest_code(w, GUEST_CODE, 0xfb, 0x90, RDMSR(WORLD_MSR_IRQ), HLT); /* sti; nop */
+    guest_state(&s);
+    assert_int_equal(guest_run(w, &s), X_GP);
+    assert_int_equal(atomic_load(&w->irq[0]), 0x51);
+}
+
 /* TSC and TSC_ADJUST are ours: their bookkeeping is in the state. */
 static void test_tsc(void **state)
 {
@@ -628,6 +640,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_cr8, setup, teardown),
         cmocka_unit_test_setup_teardown(test_msrs, setup, teardown),
         cmocka_unit_test_setup_teardown(test_msr_faults, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_interrupt_and_fault, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tsc, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cpuid, setup, teardown),
         cmocka_unit_test_setup_teardown(test_paging, setup, teardown),
