@@ -69,6 +69,7 @@ struct kvm_cpu {
     bool unfinished;     /* KVM waits for the rest of an instruction that did I/O */
     bool stale;          /* run->if_flag and its like are from before set_state */
     bool stepping;       /* KVM_GUESTDBG_SINGLESTEP is on */
+    uint64_t changes;    /* how often KVM's state may have changed: runs and transfers */
     bool nmi_posted;     /* KVM may have an NMI that is not delivered */
     uint64_t tsc_offset; /* that KVM was given */
     bool tsc_given;

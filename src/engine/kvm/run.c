@@ -160,6 +160,7 @@ int kvm_once(struct kvm_cpu *c)
     int rc, code;
 
     r->cr8 = cr8;
+    c->changes++;
     kvm_enter(c);
     rc = ioctl(c->fd, KVM_RUN, 0);
     code = errno;

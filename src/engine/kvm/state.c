@@ -318,6 +318,7 @@ int kvm_write_state(struct kvm_cpu *c, const struct cpu_state *s)
             err_set(&c->v->error, -rc, "KVM refuses the %s: %s", parts[i].name, strerror(-rc));
     }
     c->s = *s;
+    c->changes++;
     c->stale = true;
     c->nmi_posted = s->nmi_pending;
     return rc;
