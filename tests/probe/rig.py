@@ -17,6 +17,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 RIG = os.path.join(ROOT, 'scripts', 'kvm-rig')
 PATIENCE = 420
 ROUNDS = 20
+BROKEN = 125  # the rig's status for a failure of its own
 # QEMU's TCG lets a nested guest run XSETBV without telling the hypervisor, so KVM's CPUID leaf 0xd is wrong under any VMM.
 KNOWN = '"fpu__init_system_xstate|srso.html"'
 SWITCH_MS = 500
@@ -141,10 +142,15 @@ def check(condition, what, seen):
 
 
 def rig(ring3, text, *args):
-    """Runs commands in the rig; what they print, and their status."""
-    p = subprocess.run([RIG, '--ring3', ring3, '--timeout', str(PATIENCE), *args, text], stdin=subprocess.DEVNULL,
-                       stdout=subprocess.PIPE, text=True, errors='replace', timeout=PATIENCE + 60, check=False)
-    return p.returncode, p.stdout.replace('\r', '')
+    """Runs commands in the rig; what they print, and their status. A rig that breaks gets a second chance: no fault of ring3's
+    breaks it, since all that it does in there is what a program may."""
+    for attempt in 1, 2:
+        p = subprocess.run([RIG, '--ring3', ring3, '--timeout', str(PATIENCE), *args, text], stdin=subprocess.DEVNULL,
+                           stdout=subprocess.PIPE, text=True, errors='replace', timeout=PATIENCE + 60, check=False)
+        out = p.stdout.replace('\r', '')
+        if p.returncode != BROKEN or attempt == 2:
+            return p.returncode, out
+        print(f'the rig broke; once more. It said:\n{out[-6000:]}', flush=True)
 
 
 def number(out, what):
