@@ -525,6 +525,33 @@ static void test_queue_reset_of_held(void **state)
     vdrv_reset(&s->d);
 }
 
+/* A reset of one queue does not wait for the others' requests. */
+static void test_queue_reset_beside_held(void **state)
+{
+    struct scene *s = *state;
+    struct request r[16], one;
+
+    if (engine == BLOCK_AIO_SYNC)
+        skip();
+    s->kit.o.iops.rate = 1;
+    attach(s, 2);
+    vdrv_start(&s->d, ALL | BIT(VIRTIO_F_RING_RESET), 2, 64);
+    post_writes(s, r, 16, 5);
+    assert_ptr_equal(vdrv_wait(&s->d.q[0], NULL), &r[0]);
+    while (__atomic_load_n(&s->d.v->s->queue[0].avail, __ATOMIC_ACQUIRE) < 16)
+        usleep(1000);
+    vdrv_set(&s->d, VC_QUEUE_SELECT, 2, 1);
+    vdrv_set(&s->d, VC_QUEUE_RESET, 2, 1);
+    assert_int_equal(vdrv_get(&s->d, VC_QUEUE_ENABLE, 2), 0);
+    vdrv_queue(&s->d, 1, 32);
+    assert_true(block_inflight(s->disk) > 0);
+    /* Neither its requests are lost nor the other's. */
+    one = request_new(s, VIRTIO_BLK_T_GET_ID, 0, VIRTIO_BLK_ID_BYTES, true);
+    assert_int_equal(do_request(s, 1, &one), VIRTIO_BLK_S_OK);
+    assert_ptr_equal(vdrv_wait(&s->d.q[0], NULL), &r[1]);
+    vdrv_reset(&s->d);
+}
+
 /* Quiesced, everything taken is complete; another machine goes on from the saved state, with the same
  * memory and the same image. */
 static void test_migration(void **state)
@@ -733,6 +760,7 @@ int main(int argc, char **argv)
         T(test_not_negotiated), T(test_bad_requests),
         T(test_queues),         T(test_reset_in_flight),
         T(test_reset_of_held),  T(test_queue_reset_of_held),
+        T(test_queue_reset_beside_held),
         T(test_migration),
         T(test_state),          T(test_writeback),
         T(test_resize),         T(test_fuzz),

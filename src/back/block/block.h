@@ -162,6 +162,8 @@ void block_wait(struct blockdev *d);
  * if the I/O thread is not asleep. */
 void block_wake(struct blockdev *d);
 
+/* Starts the requests that limits hold back; what comes later waits the longer. */
+void block_hurry(struct blockdev *d);
 /* Completes all requests, those that limits hold back included, without waiting for limits: what
  * comes later waits the longer. */
 void block_drain(struct blockdev *d);

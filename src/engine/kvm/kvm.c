@@ -33,9 +33,9 @@ static void kvm_vm_fini(struct vm *vm)
 
     if (!k)
         return;
-    for (uint32_t i = 0; i < k->nslots; i++)
-        if (k->slot[i].logged)
-            kvm_slot_merge(vm, &k->slot[i]);
+    pthread_mutex_lock(&k->lock);
+    kvm_dirty_collect(vm);
+    pthread_mutex_unlock(&k->lock);
     vm->engine_priv = NULL;
     if (k->fd >= 0)
         close(k->fd);
@@ -47,10 +47,8 @@ static void kvm_vm_fini(struct vm *vm)
     free(k);
 }
 
-static int setup(struct vm *vm, struct err *e)
+static int setup(struct vm *vm, const struct kvm_dirty_ops *dirty, uint32_t entries, struct err *e)
 {
-    struct kvm_enable_cap manual = {.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-                                    .args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE};
     struct kvm_enable_cap emulation = {.cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE, .args[0] = 1};
     struct sigaction act = {.sa_handler = on_kick, .sa_flags = SA_RESTART};
     struct kvm_vm *k = vm->engine_priv;
@@ -83,8 +81,6 @@ static int setup(struct vm *vm, struct err *e)
     k->max_slots = (uint32_t)MAX(extension(k, KVM_CAP_NR_MEMSLOTS), 32);
     k->sregs2 = extension(k, KVM_CAP_SREGS2);
     k->tsc_scaling = extension(k, KVM_CAP_TSC_CONTROL);
-    k->manual_protect = extension(k, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) &&
-                        !ioctl(k->fd, KVM_ENABLE_CAP, &manual);
     /* Before Linux 5.14 it raises #UD in user code instead of asking us. */
     if (extension(k, KVM_CAP_EXIT_ON_EMULATION_FAILURE) && ioctl(k->fd, KVM_ENABLE_CAP, &emulation))
         return err_sys(e, "KVM_CAP_EXIT_ON_EMULATION_FAILURE");
@@ -95,10 +91,13 @@ static int setup(struct vm *vm, struct err *e)
         return rc;
     if (sigaction(KVM_KICK_SIGNAL, &act, NULL))
         return err_sys(e, "sigaction");
+    rc = kvm_dirty_init(vm, dirty, entries, e);
+    if (rc)
+        return rc;
     return kvm_slots_init(vm, e);
 }
 
-static int kvm_vm_init(struct vm *vm, struct err *e)
+int kvm_vm_init_dirty(struct vm *vm, const struct kvm_dirty_ops *dirty, uint32_t entries, struct err *e)
 {
     struct kvm_vm *k = calloc(1, sizeof(*k));
     int rc;
@@ -109,11 +108,13 @@ static int kvm_vm_init(struct vm *vm, struct err *e)
     pthread_mutex_init(&k->lock, NULL);
     pthread_cond_init(&k->changed, NULL);
     vm->engine_priv = k;
-    rc = setup(vm, e);
+    rc = setup(vm, dirty, entries, e);
     if (rc)
         kvm_vm_fini(vm);
     return rc;
 }
+
+static int kvm_vm_init(struct vm *vm, struct err *e) { return kvm_vm_init_dirty(vm, &kvm_dirty_log, 0, e); }
 
 static void report_exits(struct kvm_cpu *c)
 {
@@ -130,6 +131,7 @@ static void report_exits(struct kvm_cpu *c)
         [KVM_EXIT_DEBUG] = "debug",
         [KVM_EXIT_X86_RDMSR] = "rdmsr",
         [KVM_EXIT_X86_WRMSR] = "wrmsr",
+        [KVM_EXIT_DIRTY_RING_FULL] = "ring",
     };
     char line[512];
     uint64_t total = 0;
@@ -155,6 +157,7 @@ static void kvm_vcpu_fini(struct vcpu *v)
         return;
     report_exits(c);
     kvm_fallback_free(c);
+    c->vm->dirty->vcpu_fini(c);
     if (c->run)
         munmap(c->run, c->vm->run_size);
     if (c->fd >= 0)
@@ -180,6 +183,9 @@ static int make_vcpu(struct kvm_cpu *c, struct err *e)
     if (run == MAP_FAILED)
         return err_sys(e, "mmap of a vCPU");
     c->run = run;
+    rc = k->dirty->vcpu_init(c);
+    if (rc)
+        return err_set(e, -rc, "KVM's dirty %s: %s", k->dirty->name, strerror(-rc));
     rc = kvm_set_cpuid(c, e);
     if (rc)
         return rc;

@@ -116,6 +116,13 @@ static int exit_shutdown(struct kvm_cpu *c)
 
 static int exit_debug(struct kvm_cpu *c) { return c->stepping ? STOP_BUDGET : STOP_DEBUG; }
 
+static int exit_ring_full(struct kvm_cpu *c)
+{
+    int rc = kvm_dirty_full(c);
+
+    return rc ? failed(c, -rc, "KVM_RESET_DIRTY_RINGS") : GO_ON;
+}
+
 /* KVM met an instruction that its emulator does not know, or a state that the hardware does not take. */
 static int exit_error(struct kvm_cpu *c)
 {
@@ -152,6 +159,7 @@ static int (*const handlers[])(struct kvm_cpu *) = {
     [KVM_EXIT_DEBUG] = exit_debug,
     [KVM_EXIT_INTERNAL_ERROR] = exit_error,
     [KVM_EXIT_FAIL_ENTRY] = exit_error,
+    [KVM_EXIT_DIRTY_RING_FULL] = exit_ring_full,
 };
 
 /* One KVM_RUN and what follows from it: GO_ON or enum stop. */
