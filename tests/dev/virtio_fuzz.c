@@ -346,15 +346,11 @@ static void vector_games(struct vworld *w)
 /* The function moves, sleeps or is reset while requests are in flight; then it is where it was. */
 static void function_games(struct vworld *w, bool *broken)
 {
-    unsigned express = vdrv_pci_read(&w->d, PCI_CAP_POINTER, 1);
-
     for (unsigned n = (unsigned)(rnd(w) % 8); n; n--)
         kick(w);
     switch (rnd(w) % 4) {
     case 0:
-        while (express && vdrv_pci_read(&w->d, express, 1) != 0x10)
-            express = vdrv_pci_read(&w->d, express + 1, 1);
-        vdrv_pci_write(&w->d, express + 8, 2, 0x8000 | (uint32_t)(rnd(w) % 0x8000));
+        vdrv_pci_write(&w->d, w->d.express_cap + 8, 2, 0x8000 | (uint32_t)(rnd(w) % 0x8000));
         *broken = true;
         break;
     case 1:
