@@ -138,6 +138,8 @@ static void jcc(struct tr *t)
     struct step *s = t->s;
     int64_t to = target(s);
     struct poll p = {0};
+    struct recipe recipe;
+    enum fl_place fl;
     uint32_t over;
     bool swapped;
 
@@ -149,9 +151,14 @@ static void jcc(struct tr *t)
     over = emit_jcc_short(t->e, s->i.cond ^ 1u);
     if (to >= 0 && to < (int64_t)PAGE_SIZE)
         p = poll(t, target_site(t, (unsigned)to));
+    /* What is done on the way there has not been done where it is not taken. */
     swapped = t->swapped;
+    fl = t->fl;
+    recipe = t->recipe;
     go(t, to, BT_SITE_JUMP);
     t->swapped = swapped;
+    t->fl = fl;
+    t->recipe = recipe;
     if (p.cold)
         poll_end(t, &p);
     emit_fix_short(t->e, over);
