@@ -99,17 +99,26 @@ enum bt_site_kind {
     BT_SITE_VEC /* span: the level wanted */
 };
 
-/* How to compute flags anew from registers that have not changed since (flags.c). */
+/* A value that flags are made of: that of a guest register now, or of bt.operand, plus `add`; or an immediate. */
+enum { RV_IMM = 0x40, RV_KEPT };
+struct recipe_value {
+    uint8_t reg; /* or RV_x */
+    int16_t add;
+};
+
+/* How to compute flags anew from values that are still there (recipe.c). */
 struct recipe {
-    enum { RC_NOTHING, RC_AGAIN, RC_ADD, RC_SUB, RC_LOGIC, RC_NEG, RC_INC, RC_DEC,
-           RC_ADD_KEPT, RC_SUB_KEPT /* what was added or subtracted is in bt.operand */ } kind;
+    enum { RC_NOTHING, RC_CMP, RC_TEST, RC_ADD, RC_SUB, RC_NEG,
+           RC_LOGIC, /* from the result alone */
+           RC_CLEAR, /* CF = 0, below an INC or DEC */
+           RC_CC     /* they are in cpu.cc as well */ } kind;
     uint8_t size;
-    uint8_t dst, src;   /* guest registers; src REG_NONE: imm */
-    uint8_t n;          /* bytes of again */
-    uint16_t regs;      /* guest registers that must not change */
-    uint16_t base;      /* those among them that again needs */
+    struct recipe_value dst, src; /* dst of RC_ADD to RC_LOGIC: the result */
     int32_t imm;
-    uint8_t again[RECODE_MAX + 8]; /* for RC_INC and RC_DEC what makes the CF that they keep; none: it is in cpu.cc */
+    /* INC (1) or DEC (-1) came after, and left CF. */
+    int8_t step;
+    uint8_t step_size;
+    struct recipe_value last; /* its result */
 };
 
 /* A direct branch to somewhere in the same page, or a call. In a block with swaps it first leads to code that takes them
