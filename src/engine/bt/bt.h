@@ -76,22 +76,26 @@ enum bt_exit {
 
 /* What a point in translated code knows of the guest. */
 struct bt_site {
-    struct tblock *t;
+    union {
+        struct tblock *t;
+        struct block *single; /* `apart`: the interpreter's code for the instruction, whose own t is the translation */
+    };
     uint32_t retry;  /* code offset of the address translation to repeat; BT_SITE_PLAIN: where to go on
                         behind an instruction that C does */
     uint16_t off;    /* of the instruction in its page */
     uint16_t span;   /* bytes from the address in T0 that the access may touch; BT_SITE_RET: what was
                         added to RSP */
+    uint16_t adj;    /* the access, so many bytes from T0, must be a multiple of `align` */
+    uint8_t align;   /* or 0 */
     uint8_t kind;    /* enum bt_site_kind */
     uint8_t len;     /* of the instruction */
-    bool group;      /* a shared translation */
-    uint8_t align;   /* the access, adj bytes from T0, must be a multiple of this, or 0 */
-    uint16_t adj;
-    bool stack;      /* by the vCPU's stack page */
-    bool rep;        /* a repeated string instruction */
-    bool resume;     /* the interpreter may come back at retry */
-    struct block *single; /* the interpreter's code for it, or NULL: it is looked up */
+    bool group : 1;  /* a shared translation */
+    bool stack : 1;  /* by the vCPU's stack page */
+    bool rep : 1;    /* a repeated string instruction */
+    bool resume : 1; /* the interpreter may come back at retry */
+    bool apart : 1;  /* or it is looked up */
 };
+_Static_assert(sizeof(struct bt_site) == 24, "there are very many");
 enum bt_site_kind {
     BT_SITE_PLAIN, BT_SITE_READ, BT_SITE_WRITE,
     BT_SITE_EARLY, /* a read whose translation serves later writes too */
@@ -168,6 +172,8 @@ struct tblock {
     struct tblock *heir_of, *heir_next; /* the dead ones that have it as heir */
 };
 
+static inline struct tblock *bt_site_of(const struct bt_site *s) { return s->apart ? s->single->t : s->t; }
+
 /* Host instructions that may raise SIGFPE or SIGSEGV, sorted by place. */
 struct bt_fault {
     uint32_t begin, end, cold;
@@ -202,8 +208,9 @@ struct bt {
     uint32_t nsite, nlink, nic;
     _Atomic uint32_t nfault; /* read by signal handlers */
     uint32_t threshold;
+    uint64_t epoch;   /* another one when room has been made: links and dead translations of before mean nothing */
     /* statistics */
-    uint64_t blocks, insns, bytes, nanoseconds, flushes;
+    uint64_t blocks, insns, bytes, nanoseconds, flushes, sweeps;
 };
 
 /* ---- code.c: the area, sites, links ---- */

@@ -190,6 +190,7 @@ static void leave_to_c(struct tr *t)
     unsigned k = (unsigned)(t->s - t->step);
     uint32_t n = tr_site(t, BT_SITE_PLAIN, 0);
     struct bt_site *site = &t->bt->site[n];
+    struct block *single;
     /* Those that end a block want the run loop. */
     bool ends = k + 1 == t->n && (i->row->flags & (IF_BRANCH | IF_SYS));
     enum bt_flags flags;
@@ -205,7 +206,12 @@ static void leave_to_c(struct tr *t)
     } else {
         emit_jmp(e, t->bt->stub.interp[flags]);
     }
-    site->single = cache_single(t->c, i);
+    single = cache_single(t->c, i);
+    if (single) {
+        single->t = t->t;
+        site->single = single;
+        site->apart = true;
+    }
     site->len = i->len;
     site->resume = !ends;
     site->retry = emit_pos(e);
@@ -499,14 +505,14 @@ static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const 
     t->c = c;
     t->b = b;
     t->e = &bt->e;
-    t->n = b->nops - 2u;
+    t->n = b->insns;
     t->s = NULL;
     t->in_t2 = GROUP_NONE;
     t->ncold = 0;
     memcpy(t->home, bt_home, sizeof(t->home));
     if (!t->n || !decode(t))
         return NULL;
-    tb = t->t = cache_alloc(bt->cache, sizeof(*tb));
+    tb = t->t = cache_alloc_lasting(bt->cache, sizeof(*tb), BLOCK_ALIGN);
     *tb = (struct tblock){.b = b, .live = true, .given = given};
     tb->begin = emit_pos(t->e);
     if (main)
