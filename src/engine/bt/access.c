@@ -6,13 +6,12 @@
 /* Displacements up to here do not overflow when little is added. */
 #define DISP_MAX (1 << 30)
 
-/* Is the address of the step's memory operand made of registers that have homes, without a segment's
- * base? */
-static bool plain_address(const struct tr *t, const struct step *s)
+/* Is the address of the step's memory operand made of registers, without a segment's base? */
+static bool plain_address(const struct step *s)
 {
     const struct insn_mem *m = &s->i.mem;
 
-    if (m->base >= 16 || m->seg >= FS || s->i.addrsize != 8 || t->home[m->base] == BT_SPILLED)
+    if (m->base >= 16 || m->seg >= FS || s->i.addrsize != 8)
         return false;
     /* AH to BH are had by turning their register, which might be the base. */
     for (unsigned k = 0; k < s->i.nops; k++)
@@ -26,13 +25,19 @@ static int base_of(const struct tr *t, const struct step *s, unsigned which)
 {
     if (which)
         return s->how == HOW_LEAVE ? RBP : RSP;
-    return plain_address(t, s) && s->i.mem.index == REG_NONE ? s->i.mem.base : -1;
+    return plain_address(s) && s->i.mem.index == REG_NONE && t->home[s->i.mem.base] != BT_SPILLED ? s->i.mem.base : -1;
 }
 
 /* An access with an index may share its translation with those of the same base, index and scale. */
 static bool indexed(const struct tr *t, const struct step *s, unsigned which)
 {
-    return !which && plain_address(t, s) && s->i.mem.index != REG_NONE;
+    return !which && plain_address(s) && s->i.mem.index != REG_NONE && t->home[s->i.mem.base] != BT_SPILLED;
+}
+
+/* Does the address need a scratch register? */
+static bool by_address(const struct tr *t, const struct group *g)
+{
+    return g->index != REG_NONE || t->home[g->base] == BT_SPILLED;
 }
 
 static bool by_stack(const struct group *g) { return g->base == RSP && g->index == REG_NONE; }
@@ -151,6 +156,7 @@ static bool slides(const struct analysis *an, struct group *g)
     if (slide <= -(int64_t)PAGE_SIZE || slide >= (int64_t)PAGE_SIZE || g->min < -DISP_MAX || g->end > DISP_MAX)
         return false;
     g->slide = (int16_t)slide;
+    g->hosted = g->base != REG_RIP && by_address(an->t, g) && !an->sum[g->base];
     return true;
 }
 
@@ -228,7 +234,7 @@ static void analyse_use(struct analysis *an, struct step *s, unsigned which)
     if (base >= 0) {
         join(an, a, &an->open[base], &(struct group){.base = (uint8_t)base, .index = REG_NONE},
              &an->delta[base]);
-    } else if (indexed(an->t, s, which)) {
+    } else if (indexed(an->t, s, which) || (an->inside && !which && plain_address(s))) {
         const struct group *g = an->with_index == GROUP_NONE ? NULL : &an->t->group[an->with_index];
         int32_t none = 0;
 
@@ -243,7 +249,7 @@ static void analyse_changes(struct analysis *an, const struct step *s)
 {
     const struct group *g = an->with_index == GROUP_NONE ? NULL : &an->t->group[an->with_index];
 
-    if (g && (s->writes & (BIT(g->base) | BIT(g->index))))
+    if (g && (s->writes & (BIT(g->base) | (g->index == REG_NONE ? 0 : BIT(g->index)))))
         an->with_index = GROUP_NONE;
     for (unsigned r = 0; r < 16; r++) {
         int32_t by;
@@ -436,18 +442,35 @@ static int32_t slot_bound(const struct group *g)
     return BT_OFF(bt.round) + (int32_t)(g->slot * sizeof(struct bt_round) + offsetof(struct bt_round, bound));
 }
 
-/* After a lookup for a register, or T0, with `min` from there to the group's first byte: T2 = addend, left for other
- * members, and for the next round how far the register may come. */
+/* T0 = the host address of the step's operand, of a group that is hosted: T2 has that of its base register. T1 is
+ * used. */
+static void host_address(struct tr *t)
+{
+    const struct insn_mem *m = &t->s->i.mem;
+
+    emit_lea(t->e, 1, BT_T0, BT_T2, m->index == REG_NONE ? REG_NONE : tr_reg(t, m->index, BT_T1), m->scale, (int32_t)m->disp);
+}
+
+/* After a lookup for `base`, a register, or T0 with the step's address, `min` bytes from the group's first: leaves for
+ * other members and the next round what they go by, and in T2 too. T0 becomes a host address if the group is hosted. */
 static void leave_addend(struct tr *t, const struct group *g, int32_t min)
 {
     struct emit *e = t->e;
 
     if (g->slide) {
+        if (g->hosted)
+            emit_op_m(e, 0x03, 1, BT_T2, BT_T1, offsetof(struct tlb_entry, addend)); /* add */
         emit_lea(e, 1, BT_T2, BT_T2, REG_NONE, 0, g->slide > 0 ? (int32_t)PAGE_SIZE - (min + (g->end - g->min)) : -min);
         emit_store_cpu(e, slot_bound(g), BT_T2);
     }
     emit_load(e, BT_T2, BT_T1, offsetof(struct tlb_entry, addend));
+    if (g->hosted && t->home[g->base] == BT_SPILLED)
+        emit_op_cpu(e, 0x03, 1, BT_T2, BT_OFF_GPR(g->base)); /* add */
+    else if (g->hosted)
+        emit_alu_rr(e, ALU_ADD, 1, BT_T2, t->home[g->base]);
     emit_store_cpu(e, slot_addend(g), BT_T2);
+    if (g->hosted)
+        host_address(t);
 }
 
 /* In another round: compares with what the last one has left. The comparison is signed: no page is where that
@@ -459,6 +482,10 @@ static void lookup_again(struct tr *t, const struct use *a, unsigned base, int32
     const struct group *g = &t->group[a->group];
     struct cold *c;
 
+    if (g->hosted) {
+        emit_load_cpu(e, BT_T2, slot_addend(g));
+        host_address(t);
+    }
     emit_op_cpu(e, 0x3b, 1, base, slot_bound(g)); /* cmp */
     c = cold_access(t, emit_jcc(e, g->slide > 0 ? CC_G : CC_L, 0), kind, g->members > 1, adj,
                     (unsigned)(g->end - g->min), retry);
@@ -467,15 +494,21 @@ static void lookup_again(struct tr *t, const struct use *a, unsigned base, int32
     c->base = (uint8_t)base;
     c->disp = min;
     c->group = a->group;
-    emit_load_cpu(e, BT_T2, slot_addend(g));
+    c->step = t->s;
+    if (!g->hosted)
+        emit_load_cpu(e, BT_T2, slot_addend(g));
     c->back = emit_pos(e);
 }
 
 uint32_t access_again(struct tr *t, const struct cold *c)
 {
     const struct group *g = &t->group[c->group];
-    uint32_t none = probe(t, c->base, c->disp, (unsigned)(g->end - g->min - 1), g->write);
+    uint32_t none;
 
+    t->s = c->step;
+    if (g->hosted)
+        access_address(t, BT_T0);
+    none = probe(t, c->base, c->disp, (unsigned)(g->end - g->min - 1), g->write);
     leave_addend(t, g, c->disp);
     emit_jmp(t->e, c->back);
     return none;
@@ -567,10 +600,14 @@ void access_translate(struct tr *t, const struct use *a, bool stack, struct reco
         if (t->in_t2 != a->group)
             emit_load_cpu(e, BT_T2, slot_addend(g));
         t->in_t2 = a->group;
-        *m = (struct recode_mem){.base = t->home[g->base], .index = BT_T2, .disp = a->disp};
-        if (g->index != REG_NONE) {
+        if (g->hosted) {
+            host_address(t);
+            *m = (struct recode_mem){.base = BT_T0, .index = REG_NONE};
+        } else if (by_address(t, g)) {
             access_address(t, BT_T0);
             *m = (struct recode_mem){.base = BT_T0, .index = BT_T2};
+        } else {
+            *m = (struct recode_mem){.base = t->home[g->base], .index = BT_T2, .disp = a->disp};
         }
         return;
     }
@@ -587,28 +624,27 @@ void access_translate(struct tr *t, const struct use *a, bool stack, struct reco
         *m = (struct recode_mem){.base = t->home[RSP], .index = BT_T2, .disp = a->disp};
         return;
     }
-    if (g ? g->index == REG_NONE : direct(t, a, stack)) {
+    if (g ? !by_address(t, g) : direct(t, a, stack)) {
         base = t->home[g ? g->base : stack ? RBP : (unsigned)base_of(t, t->s, 0)];
         min = g ? g->min : a->disp;
         *m = (struct recode_mem){.base = (uint8_t)base, .index = BT_T2, .disp = a->disp};
     } else {
-        access_address(t, BT_T0);
+        if (!g || !g->hosted || !t->t->round)
+            access_address(t, BT_T0);
         base = BT_T0;
         min = g ? g->min - a->disp : 0;
-        *m = (struct recode_mem){.base = BT_T0, .index = BT_T2};
+        *m = (struct recode_mem){.base = BT_T0, .index = g && !g->hosted ? BT_T2 : REG_NONE};
     }
-    if (g && t->t->round && g->round) {
+    if (g && g->round && t->t->round) {
         lookup_again(t, a, base, min, kind, adj, retry);
     } else {
         lookup(t, base, min, last, write, kind, g && g->members > 1, adj, retry);
-        if (g) {
+        if (g)
             leave_addend(t, g, min);
-        } else if (base == BT_T0) {
+        else if (base == BT_T0)
             emit_op_m(e, 0x03, 1, BT_T0, BT_T1, offsetof(struct tlb_entry, addend)); /* add */
-            *m = (struct recode_mem){.base = BT_T0, .index = REG_NONE};
-        } else {
+        else
             emit_load(e, BT_T2, BT_T1, offsetof(struct tlb_entry, addend));
-        }
     }
     if (g) {
         g->made = true;

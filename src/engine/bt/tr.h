@@ -22,6 +22,7 @@ struct group {
     bool inside;        /* begins in the loop */
     bool round;         /* the slot is in bt.round[], not in bt.group[]: later rounds of the loop use it */
     int16_t slide;      /* then: what a round adds to the address */
+    bool hosted;        /* and what is in the slot is added to the base register already, which does not change */
     uint8_t slot;
     uint16_t members, exits;
     int32_t min, end;   /* of the members' displacements, from the base's value at the first one; REG_RIP: the page,
@@ -86,7 +87,8 @@ struct cold {
     bool address;       /* COLD_ACCESS and _ROUND: T0 must be made, base + disp */
     uint8_t base;
     int32_t disp;
-    uint8_t group;      /* COLD_ROUND: the one to look up, and where to go on then */
+    uint8_t group;      /* COLD_ROUND: the one to look up, for which step, and where to go on then */
+    struct step *step;
     uint32_t back;
 };
 #define COLD_MAX (8 * BLOCK_MAX_INSNS)
