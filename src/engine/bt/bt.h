@@ -139,6 +139,7 @@ struct bt_link {
     uint16_t off;             /* of the target in the page */
     uint8_t flags;            /* arrives with them there, enum bt_flags */
     bool far;                 /* made by an inline cache */
+    bool again;               /* back to the begin of a loop, whose lookups need not be repeated (tblock.loops) */
     uint8_t level;            /* arrives with the vector registers live at this level at least */
 };
 
@@ -154,7 +155,8 @@ struct tblock {
     const uint8_t *entry[2]; /* by enum bt_flags */
     struct block *b;
     bool live;
-    bool grouped;   /* some accesses share a translation */
+    bool loops;     /* it leads back to its own begin, and some lookups need not be repeated then (access.c) */
+    bool round;     /* and this is the version for all rounds but the first */
     uint8_t level;  /* vector level checked at entry (state.h), 0 = none */
     uint8_t likes;  /* the entry that leads straight in, enum bt_flags */
     uint16_t crossed; /* times that a group did not fit a page */
@@ -252,7 +254,7 @@ uint32_t bt_emit_jump(struct emit *e, uint32_t ic, enum bt_flags flags, bool cal
  * link, or NULL. Lock held. */
 struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b, const struct tblock *from);
 /* t, or what is better for link n: a version of t that begins with the link's recipe for flags, so that they need not be
- * made for t. Lock held; both live. */
+ * made for t; in a loop one that begins with the lookups of the round before. Lock held; both live. */
 struct tblock *bt_version(struct bt *bt, struct cpu *c, struct tblock *t, uint32_t n);
 
 /* ---- helper.c ---- */
