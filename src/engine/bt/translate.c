@@ -57,23 +57,30 @@ static void lea(struct tr *t)
     }
 }
 
-/* LEA whose parts are all in registers and whose result has a home. */
+/* LEA in one instruction, but for registers without a home. */
 static bool lea_direct(struct tr *t)
 {
     const struct insn *i = &t->s->i;
     const struct insn_mem *m = &i->mem;
-    unsigned home = t->home[i->op[0].reg];
+    unsigned r = i->op[0].reg, dst = t->home[r] == BT_SPILLED ? BT_T0 : t->home[r], base = REG_NONE, index = REG_NONE;
+    unsigned w = i->opsize == 8 && i->addrsize == 8;
 
-    if (home == BT_SPILLED || i->opsize == 2 || m->base == REG_RIP || m->base == REG_NONE ||
-        t->home[m->base] == BT_SPILLED ||
-        (m->index != REG_NONE && t->home[m->index] == BT_SPILLED))
+    if (i->opsize == 2 || m->base == REG_RIP || (m->base == REG_NONE && m->index == REG_NONE))
         return false;
-    if (m->base == i->op[0].reg && m->index == REG_NONE && i->opsize == 8 && i->addrsize == 8)
-        fl_reg_adds(t, m->base, 8, (int32_t)m->disp);
+    if (m->base == r && m->index == REG_NONE && w)
+        fl_reg_adds(t, r, 8, (int32_t)m->disp);
     else
         fl_regs_change(t, t->s->writes);
-    emit_lea(t->e, i->opsize == 8 && i->addrsize == 8, home, t->home[m->base],
-             m->index == REG_NONE ? REG_NONE : t->home[m->index], m->scale, (int32_t)m->disp);
+    if (m->index != REG_NONE)
+        index = tr_reg(t, m->index, BT_T1);
+    if (m->base != REG_NONE)
+        base = tr_reg(t, m->base, BT_T0);
+    if (base != REG_NONE)
+        emit_lea(t->e, w, dst, base, index, m->scale, (int32_t)m->disp);
+    else
+        emit_lea_index(t->e, w, dst, index, m->scale, (int32_t)m->disp);
+    if (dst == BT_T0)
+        emit_store_cpu(t->e, BT_OFF_GPR(r), dst);
     return true;
 }
 
