@@ -9,6 +9,7 @@ static void emit_link(struct tr *t, const uint8_t *op, unsigned n, unsigned off)
                         .flags = t->fl == FL_CC ? BT_CC : BT_HOST,
                         .lazy = t->fl == FL_RECIPE,
                         .swapped = t->swapped,
+                        .again = t->t->loops && t->s == &t->step[t->back] && off == t->step[0].off,
                         .off = (uint16_t)off};
     struct emit *e = t->e;
 

@@ -76,22 +76,26 @@ enum bt_exit {
 
 /* What a point in translated code knows of the guest. */
 struct bt_site {
-    struct tblock *t;
+    union {
+        struct tblock *t;
+        struct block *single; /* `apart`: the interpreter's code for the instruction, whose own t is the translation */
+    };
     uint32_t retry;  /* code offset of the address translation to repeat; BT_SITE_PLAIN: where to go on
                         behind an instruction that C does */
     uint16_t off;    /* of the instruction in its page */
     uint16_t span;   /* bytes from the address in T0 that the access may touch; BT_SITE_RET: what was
                         added to RSP */
+    uint16_t adj;    /* the access, so many bytes from T0, must be a multiple of `align` */
+    uint8_t align;   /* or 0 */
     uint8_t kind;    /* enum bt_site_kind */
     uint8_t len;     /* of the instruction */
-    bool group;      /* a shared translation */
-    uint8_t align;   /* the access, adj bytes from T0, must be a multiple of this, or 0 */
-    uint16_t adj;
-    bool stack;      /* by the vCPU's stack page */
-    bool rep;        /* a repeated string instruction */
-    bool resume;     /* the interpreter may come back at retry */
-    struct block *single; /* the interpreter's code for it, or NULL: it is looked up */
+    bool group : 1;  /* a shared translation */
+    bool stack : 1;  /* by the vCPU's stack page */
+    bool rep : 1;    /* a repeated string instruction */
+    bool resume : 1; /* the interpreter may come back at retry */
+    bool apart : 1;  /* or it is looked up */
 };
+_Static_assert(sizeof(struct bt_site) == 24, "there are very many");
 enum bt_site_kind {
     BT_SITE_PLAIN, BT_SITE_READ, BT_SITE_WRITE,
     BT_SITE_EARLY, /* a read whose translation serves later writes too */
@@ -135,6 +139,7 @@ struct bt_link {
     uint16_t off;             /* of the target in the page */
     uint8_t flags;            /* arrives with them there, enum bt_flags */
     bool far;                 /* made by an inline cache */
+    bool again;               /* back to the begin of a loop, whose lookups need not be repeated (tblock.loops) */
     uint8_t level;            /* arrives with the vector registers live at this level at least */
 };
 
@@ -150,7 +155,8 @@ struct tblock {
     const uint8_t *entry[2]; /* by enum bt_flags */
     struct block *b;
     bool live;
-    bool grouped;   /* some accesses share a translation */
+    bool loops;     /* it leads back to its own begin, and some lookups need not be repeated then (access.c) */
+    bool round;     /* and this is the version for all rounds but the first */
     uint8_t level;  /* vector level checked at entry (state.h), 0 = none */
     uint8_t likes;  /* the entry that leads straight in, enum bt_flags */
     uint16_t crossed; /* times that a group did not fit a page */
@@ -167,6 +173,8 @@ struct tblock {
     struct tblock *heir; /* of a dead one: the live translation of the same code, or NULL */
     struct tblock *heir_of, *heir_next; /* the dead ones that have it as heir */
 };
+
+static inline struct tblock *bt_site_of(const struct bt_site *s) { return s->apart ? s->single->t : s->t; }
 
 /* Host instructions that may raise SIGFPE or SIGSEGV, sorted by place. */
 struct bt_fault {
@@ -202,8 +210,9 @@ struct bt {
     uint32_t nsite, nlink, nic;
     _Atomic uint32_t nfault; /* read by signal handlers */
     uint32_t threshold;
+    uint64_t epoch;   /* another one when room has been made: links and dead translations of before mean nothing */
     /* statistics */
-    uint64_t blocks, insns, bytes, nanoseconds, flushes;
+    uint64_t blocks, insns, bytes, nanoseconds, flushes, sweeps;
 };
 
 /* ---- code.c: the area, sites, links ---- */
@@ -245,7 +254,7 @@ uint32_t bt_emit_jump(struct emit *e, uint32_t ic, enum bt_flags flags, bool cal
  * link, or NULL. Lock held. */
 struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b, const struct tblock *from);
 /* t, or what is better for link n: a version of t that begins with the link's recipe for flags, so that they need not be
- * made for t. Lock held; both live. */
+ * made for t; in a loop one that begins with the lookups of the round before. Lock held; both live. */
 struct tblock *bt_version(struct bt *bt, struct cpu *c, struct tblock *t, uint32_t n);
 
 /* ---- helper.c ---- */

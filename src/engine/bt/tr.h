@@ -17,8 +17,13 @@ enum fl_place {
 struct group {
     uint8_t base, index, scale; /* guest registers; index REG_NONE: none, as mostly; or base REG_RIP */
     bool write;         /* some member writes */
-    bool made;          /* code for it has been emitted */
-    uint8_t slot;       /* bt.group[] */
+    bool made;          /* code for it has been emitted, or the round before has left it */
+    bool keep;          /* it has a slot, or needs none */
+    bool inside;        /* begins in the loop */
+    bool round;         /* the slot is in bt.round[], not in bt.group[]: later rounds of the loop use it */
+    int16_t slide;      /* then: what a round adds to the address */
+    bool hosted;        /* and what is in the slot is added to the base register already, which does not change */
+    uint8_t slot;
     uint16_t members, exits;
     int32_t min, end;   /* of the members' displacements, from the base's value at the first one; REG_RIP: the page,
                            from bt.vpage */
@@ -71,7 +76,7 @@ struct step {
 
 /* Code off the straight path, written behind the block. */
 struct cold {
-    enum { COLD_ACCESS, COLD_INTERP, COLD_EVENT, COLD_MISS, COLD_BACK, COLD_LINK, COLD_VEC } kind;
+    enum { COLD_ACCESS, COLD_ROUND, COLD_INTERP, COLD_EVENT, COLD_MISS, COLD_BACK, COLD_LINK, COLD_VEC } kind;
     uint32_t from;      /* rel32 to point here */
     uint32_t site;      /* or the link */
     enum fl_place fl;
@@ -79,9 +84,12 @@ struct cold {
     uint32_t ic;        /* COLD_MISS, COLD_BACK */
     uint32_t pad;       /* COLD_MISS: of a call, where that comes back to, or 0 */
     bool swapped;
-    bool address;       /* COLD_ACCESS: T0 must be made, base + disp */
+    bool address;       /* COLD_ACCESS and _ROUND: T0 must be made, base + disp */
     uint8_t base;
     int32_t disp;
+    uint8_t group;      /* COLD_ROUND: the one to look up, for which step, and where to go on then */
+    struct step *step;
+    uint32_t back;
 };
 #define COLD_MAX (8 * BLOCK_MAX_INSNS)
 
@@ -98,6 +106,7 @@ struct tr {
     struct recipe recipe;
     struct group group[GROUPS_MAX];
     unsigned ngroup;
+    unsigned back;      /* the step that leads back to the begin, or n */
     uint8_t in_t2;      /* group whose addend T2 holds, or GROUP_NONE */
     struct cold cold[COLD_MAX];
     unsigned ncold;
@@ -170,6 +179,8 @@ void access_analyse(struct tr *t);
  * in: T0 and T2, as far as they are part of it, must be left alone until the access is done. T1 is
  * free afterwards. EFLAGS are destroyed (fl_release). */
 void access_translate(struct tr *t, const struct use *a, bool stack, struct recode_mem *m);
+/* In a COLD_ROUND: the lookup itself. Returns the rel32 of the branch taken when the TLB does not have it. */
+uint32_t access_again(struct tr *t, const struct cold *c);
 /* The linear address of the step's memory operand into T0 (T1 is used). */
 void access_address(struct tr *t, unsigned dst);
 
