@@ -211,8 +211,7 @@ static unsigned encode_spilled(const struct tr *t, const struct insn *i, uint8_t
                   &(struct recode_mem){.base = EMIT_CPU, .index = REG_NONE, .disp = BT_OFF_GPR(i->op[at].reg)});
 }
 
-/* May the host raise a fault in this instruction, its operands being accessible? */
-static bool host_faults(const struct insn *i)
+bool copy_faults(const struct insn *i)
 {
     return i->id == INSN_DIV || i->id == INSN_IDIV || i->id == INSN_CMPXCHG16B ||
            (i->row->flags & (IF_SSE | IF_AVX | IF_AVX512)) || (i->prefix & PFX_LOCK) ||
@@ -281,7 +280,7 @@ void copy_translate(struct tr *t)
         emit_rorx(t->e, t->home[b.high], t->home[b.high], 8);
     begin = emit_pos(t->e);
     emit_bytes(t->e, out, len);
-    if (host_faults(i))
+    if (copy_faults(i))
         host_fault(t, begin, &before);
     if (b.high >= 0)
         emit_rorx(t->e, t->home[b.high], t->home[b.high], 56);
