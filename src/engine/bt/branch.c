@@ -223,9 +223,10 @@ static void ret(struct tr *t)
     access_translate(t, &s->stack, true, &m);
     emit_rex(t->e, 1, BT_T0, m.index == REG_NONE ? 0 : m.index, m.base);
     emit8(t->e, 0x8b);
-    emit_mem(t->e, BT_T0, m.base, m.index, 0, m.disp);
+    emit_mem(t->e, BT_T0, m.base, m.index, 0, m.disp + t->rsp_due);
     fl_settle(t);
-    emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, (int32_t)pop);
+    emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, (int32_t)pop + t->rsp_due);
+    t->rsp_due = 0;
     site = tr_site(t, BT_SITE_RET, 0);
     t->bt->site[site].span = (uint16_t)pop;
     homes_leave(t);

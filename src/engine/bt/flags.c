@@ -53,7 +53,11 @@ void fl_to_host(struct tr *t)
         recipe_unpark(t->e);
         t->recipe = (struct recipe){.kind = RC_CC};
     } else if (t->fl == FL_RECIPE) {
-        recipe_cook(t->e, t->home, &t->recipe);
+        struct recipe r = t->recipe;
+
+        /* By what RSP's home holds: as when it was last what RSP is, so this is feasible. */
+        recipe_add(&r, RSP, 8, -t->rsp_due);
+        recipe_cook(t->e, t->home, &r);
     }
     t->fl = FL_HOST;
 }

@@ -110,6 +110,7 @@ struct tr {
     uint8_t in_t2;      /* group whose addend T2 holds, or GROUP_NONE */
     struct cold cold[COLD_MAX];
     unsigned ncold;
+    int32_t rsp_due;    /* guest RSP is so much above its home */
     uint32_t body;      /* code offset behind the entry for flags in EFLAGS */
     uint8_t level;      /* the vector registers are live at this level here */
     uint8_t home[16];   /* bt_home[] with the block's swaps */
@@ -196,6 +197,8 @@ const struct opnd *tr_mem_operand(const struct insn *i); /* NULL: none */
 uint16_t copy_writes(const struct insn *i);
 /* Can it be re-encoded whatever form its address takes? */
 bool copy_can(const struct tr *t, const struct insn *i);
+/* May the host raise a fault in this instruction, its operands being accessible? */
+bool copy_faults(const struct insn *i);
 void copy_translate(struct tr *t);
 
 /* ---- branch.c ---- */

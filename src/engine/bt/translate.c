@@ -57,23 +57,30 @@ static void lea(struct tr *t)
     }
 }
 
-/* LEA whose parts are all in registers and whose result has a home. */
+/* LEA in one instruction, but for registers without a home. */
 static bool lea_direct(struct tr *t)
 {
     const struct insn *i = &t->s->i;
     const struct insn_mem *m = &i->mem;
-    unsigned home = t->home[i->op[0].reg];
+    unsigned r = i->op[0].reg, dst = t->home[r] == BT_SPILLED ? BT_T0 : t->home[r], base = REG_NONE, index = REG_NONE;
+    unsigned w = i->opsize == 8 && i->addrsize == 8;
 
-    if (home == BT_SPILLED || i->opsize == 2 || m->base == REG_RIP || m->base == REG_NONE ||
-        t->home[m->base] == BT_SPILLED ||
-        (m->index != REG_NONE && t->home[m->index] == BT_SPILLED))
+    if (i->opsize == 2 || m->base == REG_RIP || (m->base == REG_NONE && m->index == REG_NONE))
         return false;
-    if (m->base == i->op[0].reg && m->index == REG_NONE && i->opsize == 8 && i->addrsize == 8)
-        fl_reg_adds(t, m->base, 8, (int32_t)m->disp);
+    if (m->base == r && m->index == REG_NONE && w)
+        fl_reg_adds(t, r, 8, (int32_t)m->disp);
     else
         fl_regs_change(t, t->s->writes);
-    emit_lea(t->e, i->opsize == 8 && i->addrsize == 8, home, t->home[m->base],
-             m->index == REG_NONE ? REG_NONE : t->home[m->index], m->scale, (int32_t)m->disp);
+    if (m->index != REG_NONE)
+        index = tr_reg(t, m->index, BT_T1);
+    if (m->base != REG_NONE)
+        base = tr_reg(t, m->base, BT_T0);
+    if (base != REG_NONE)
+        emit_lea(t->e, w, dst, base, index, m->scale, (int32_t)m->disp);
+    else
+        emit_lea_index(t->e, w, dst, index, m->scale, (int32_t)m->disp);
+    if (dst == BT_T0)
+        emit_store_cpu(t->e, BT_OFF_GPR(r), dst);
     return true;
 }
 
@@ -96,6 +103,7 @@ static void push(struct tr *t)
         emit_store_cpu(t->e, BT_OFF(bt.value), BT_T1);
     }
     access_translate(t, &s->stack, true, &m);
+    m.disp += t->rsp_due;
     if (o->kind == OP_IMM) {
         emit_to_mem(t, 0xc7, 0, &m);
         emit32(t->e, (uint32_t)s->i.imm);
@@ -106,7 +114,7 @@ static void push(struct tr *t)
         emit_to_mem(t, 0x89, tr_reg(t, o->reg, BT_T1), &m);
     }
     fl_reg_adds(t, RSP, 8, -8);
-    emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, -8);
+    t->rsp_due -= 8;
 }
 
 static void pop(struct tr *t)
@@ -115,6 +123,7 @@ static void pop(struct tr *t)
     struct recode_mem m;
 
     access_translate(t, &t->s->stack, true, &m);
+    m.disp += t->rsp_due;
     fl_regs_change(t, (uint16_t)BIT(r));
     if (r != RSP)
         fl_reg_adds(t, RSP, 8, 8);
@@ -122,7 +131,7 @@ static void pop(struct tr *t)
     if (home == BT_SPILLED)
         emit_store_cpu(t->e, BT_OFF_GPR(r), BT_T1);
     if (r != RSP)
-        emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, 8);
+        t->rsp_due += 8;
 }
 
 static void leave(struct tr *t)
@@ -228,6 +237,47 @@ static void leave_to_c(struct tr *t)
     } else if (ends && t->s->how == HOW_HELP) {
         branch_fall(t, t->s->off + i->len);
     }
+}
+
+static bool names(const struct insn *i, unsigned r)
+{
+    for (unsigned k = 0; k < i->nops; k++)
+        if (i->op[k].kind == OP_REG && (i->op[k].cls == RC_GPR || i->op[k].cls == RC_GPRH) && i->op[k].reg == r)
+            return true;
+    return false;
+}
+
+/* Can the step be done while home[RSP] lacks rsp_due? It must not look at RSP but for the stack, nor leave. */
+static bool can_wait(const struct tr *t, const struct step *s)
+{
+    switch (s->how) {
+    case HOW_NOP:
+        return true;
+    case HOW_LEA:
+        return !names(&s->i, RSP) && s->i.mem.base != RSP && s->i.mem.index != RSP;
+    case HOW_COPY:
+        return !s->mem.used && !names(&s->i, RSP) && !copy_faults(&s->i);
+    case HOW_PUSH:
+    case HOW_POP:
+        if (s->mem.used || names(&s->i, RSP))
+            return false;
+        return s->stack.group != GROUP_NONE && t->group[s->stack.group].made;
+    case HOW_RET:
+        return s->stack.group != GROUP_NONE && t->group[s->stack.group].made;
+    default:
+        return false;
+    }
+}
+
+/* Runs of PUSH and POP change RSP once. */
+static void settle_rsp(struct tr *t)
+{
+    const struct step *next = t->s + 1;
+
+    if (!t->rsp_due || (next < t->step + t->n && can_wait(t, next)))
+        return;
+    emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, t->rsp_due);
+    t->rsp_due = 0;
 }
 
 static void step(struct tr *t)
@@ -513,6 +563,7 @@ static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const 
     t->s = NULL;
     t->in_t2 = GROUP_NONE;
     t->ncold = 0;
+    t->rsp_due = 0;
     memcpy(t->home, bt_home, sizeof(t->home));
     if (!t->n || !decode(t))
         return NULL;
@@ -533,6 +584,7 @@ static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const 
         t->s = &t->step[k];
         t->s->host = emit_pos(t->e);
         step(t);
+        settle_rsp(t);
     }
     last = &t->step[t->n - 1];
     end = last->off + last->i.len;
