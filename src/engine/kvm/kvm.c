@@ -24,30 +24,6 @@ static int extension(const struct kvm_vm *k, long what)
     return MAX(n, 0);
 }
 
-static int need(const struct kvm_vm *k, struct err *e)
-{
-    static const struct {
-        int cap;
-        const char *what;
-    } needed[] = {
-        {KVM_CAP_USER_MEMORY, "memory slots"},
-        {KVM_CAP_READONLY_MEM, "read-only memory"},
-        {KVM_CAP_IMMEDIATE_EXIT, "immediate exits"},
-        {KVM_CAP_X86_USER_SPACE_MSR, "MSRs in user space"},
-        {KVM_CAP_X86_MSR_FILTER, "a filter of MSRs"},
-        {KVM_CAP_XSAVE, "XSAVE state"},
-        {KVM_CAP_XCRS, "XCR0"},
-        {KVM_CAP_DEBUGREGS, "debug registers"},
-        {KVM_CAP_VCPU_EVENTS, "pending events"},
-    };
-
-    for (unsigned i = 0; i < ARRAY_LEN(needed); i++)
-        if (!extension(k, needed[i].cap))
-            return err_set(e, ENOTSUP, "this host's KVM lacks %s (Linux 5.10 has it)",
-                           needed[i].what);
-    return 0;
-}
-
 /* Once for the process, and always the same: the signal only has to end a system call. */
 static void on_kick(int sig) {}
 
@@ -77,6 +53,7 @@ static int setup(struct vm *vm, const struct kvm_dirty_ops *dirty, uint32_t entr
     struct sigaction act = {.sa_handler = on_kick, .sa_flags = SA_RESTART};
     struct kvm_vm *k = vm->engine_priv;
     struct cpuid_limit *limit;
+    const char *lacks;
     int rc;
 
     k->sys = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -85,9 +62,9 @@ static int setup(struct vm *vm, const struct kvm_dirty_ops *dirty, uint32_t entr
     k->fd = ioctl(k->sys, KVM_CREATE_VM, 0);
     if (k->fd < 0)
         return err_sys(e, "KVM_CREATE_VM");
-    rc = need(k, e);
-    if (rc)
-        return rc;
+    lacks = kvm_lacks(k->fd);
+    if (lacks)
+        return err_set(e, ENOTSUP, "this host's KVM lacks KVM_CAP_%s (Linux 5.10 has it)", lacks);
     limit = malloc(sizeof(*limit));
     if (!limit)
         return err_set(e, ENOMEM, "no memory");
@@ -112,7 +89,7 @@ static int setup(struct vm *vm, const struct kvm_dirty_ops *dirty, uint32_t entr
     rc = kvm_msrs_init(k, e);
     if (rc)
         return rc;
-    if (sigaction(SIGRTMIN, &act, NULL))
+    if (sigaction(KVM_KICK_SIGNAL, &act, NULL))
         return err_sys(e, "sigaction");
     rc = kvm_dirty_init(vm, dirty, entries, e);
     if (rc)

@@ -21,6 +21,10 @@
 /* Reasons that are counted by number; later ones together in the last. */
 #define KVM_EXITS 48u
 
+/* Ends KVM_RUN. A standard signal is never refused for want of room in a queue, as a real-time one may be. Nobody else uses this one
+ * (it tells of urgent data on a socket, of those who ask for that), and before there is a handler it is ignored. */
+#define KVM_KICK_SIGNAL SIGURG
+
 struct kvm_slot {
     uint64_t gpa, size; /* bytes, whole pages */
     uint8_t *host;

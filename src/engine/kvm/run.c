@@ -33,7 +33,7 @@ void kvm_kick(struct vcpu *v)
         return;
     set_immediate(c, 1);
     if (atomic_load(&c->inside))
-        syscall(SYS_tgkill, getpid(), c->tid, SIGRTMIN);
+        syscall(SYS_tgkill, getpid(), c->tid, KVM_KICK_SIGNAL);
 }
 
 static int failed(struct kvm_cpu *c, int code, const char *what)
@@ -375,7 +375,7 @@ static void adopt(struct kvm_cpu *c)
         return;
     c->tid = tid;
     sigemptyset(&set);
-    sigaddset(&set, SIGRTMIN);
+    sigaddset(&set, KVM_KICK_SIGNAL);
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
