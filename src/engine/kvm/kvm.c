@@ -156,13 +156,9 @@ static void kvm_vcpu_fini(struct vcpu *v)
     if (!c)
         return;
     report_exits(c);
-<<<<<<< HEAD
     kvm_check_free(c);
     kvm_fallback_free(c->fallback);
-=======
-    kvm_fallback_free(c);
     c->vm->dirty->vcpu_fini(c);
->>>>>>> main
     if (c->run)
         munmap(c->run, c->vm->run_size);
     if (c->fd >= 0)
