@@ -222,6 +222,6 @@ void copy_translate(struct tr *t)
     for (unsigned k = 0; k < b.n; k++)
         if (s->writes & BIT(b.guest[k]))
             emit_store_cpu(t->e, BT_OFF_GPR(b.guest[k]), b.tmp[k]);
-    fl_written(t, !mem && !b.n && b.high < 0 && !b.rcx ? out : NULL, len);
+    fl_written(t);
 }
 

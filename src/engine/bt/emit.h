@@ -25,7 +25,7 @@ struct emit {
 enum { EMIT_CPU = R14 };
 
 enum emit_alu { ALU_ADD, ALU_OR, ALU_ADC, ALU_SBB, ALU_AND, ALU_SUB, ALU_XOR, ALU_CMP };
-enum emit_cc { CC_O, CC_NO, CC_B, CC_AE, CC_E, CC_NE, CC_BE, CC_A };
+enum emit_cc { CC_O, CC_NO, CC_B, CC_AE, CC_E, CC_NE, CC_BE, CC_A, CC_L = 12, CC_G = 15 };
 
 /* Offset of the next byte in the area. */
 static inline uint32_t emit_pos(const struct emit *e) { return (uint32_t)(e->p - e->start); }

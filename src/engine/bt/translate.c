@@ -68,7 +68,10 @@ static bool lea_direct(struct tr *t)
         t->home[m->base] == BT_SPILLED ||
         (m->index != REG_NONE && t->home[m->index] == BT_SPILLED))
         return false;
-    fl_regs_change(t, t->s->writes);
+    if (m->base == i->op[0].reg && m->index == REG_NONE && i->opsize == 8 && i->addrsize == 8)
+        fl_reg_adds(t, m->base, 8, (int32_t)m->disp);
+    else
+        fl_regs_change(t, t->s->writes);
     emit_lea(t->e, i->opsize == 8 && i->addrsize == 8, home, t->home[m->base],
              m->index == REG_NONE ? REG_NONE : t->home[m->index], m->scale, (int32_t)m->disp);
     return true;
@@ -102,7 +105,7 @@ static void push(struct tr *t)
     } else {
         emit_to_mem(t, 0x89, tr_reg(t, o->reg, BT_T1), &m);
     }
-    fl_regs_change(t, BIT(RSP));
+    fl_reg_adds(t, RSP, 8, -8);
     emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, -8);
 }
 
@@ -112,7 +115,9 @@ static void pop(struct tr *t)
     struct recode_mem m;
 
     access_translate(t, &t->s->stack, true, &m);
-    fl_regs_change(t, t->s->writes);
+    fl_regs_change(t, (uint16_t)BIT(r));
+    if (r != RSP)
+        fl_reg_adds(t, RSP, 8, 8);
     emit_to_mem(t, 0x8b, home == BT_SPILLED ? BT_T1 : home, &m);
     if (home == BT_SPILLED)
         emit_store_cpu(t->e, BT_OFF_GPR(r), BT_T1);
@@ -185,6 +190,7 @@ static void leave_to_c(struct tr *t)
     unsigned k = (unsigned)(t->s - t->step);
     uint32_t n = tr_site(t, BT_SITE_PLAIN, 0);
     struct bt_site *site = &t->bt->site[n];
+    struct block *single;
     /* Those that end a block want the run loop. */
     bool ends = k + 1 == t->n && (i->row->flags & (IF_BRANCH | IF_SYS));
     enum bt_flags flags;
@@ -200,14 +206,20 @@ static void leave_to_c(struct tr *t)
     } else {
         emit_jmp(e, t->bt->stub.interp[flags]);
     }
-    site->single = cache_single(t->c, i);
+    single = cache_single(t->c, i);
+    if (single) {
+        single->t = t->t;
+        site->single = single;
+        site->apart = true;
+    }
     site->len = i->len;
     site->resume = !ends;
     site->retry = emit_pos(e);
     t->level = 0;
     t->in_t2 = GROUP_NONE;
-    t->recipe.kind = RC_NOTHING;
-    t->fl = wants(t, k + 1) == FL_HOST ? FL_HOST : FL_CC; /* they are in both */
+    /* They are in both. */
+    t->fl = wants(t, k + 1) == FL_HOST ? FL_HOST : FL_CC;
+    t->recipe = (struct recipe){.kind = t->fl == FL_HOST ? RC_CC : RC_NOTHING};
     if (k + 1 < t->n) {
         t->s++;
         vec_check(t, level_from(t, k + 1));
@@ -282,8 +294,10 @@ static void cold(struct tr *t, const struct cold *c)
         emit_fix_here(e, c->from);
     if (c->kind == COLD_LINK)
         t->bt->link[c->site].unlinked = emit_pos(e);
+    if (c->kind == COLD_ROUND)
+        emit_fix_here(e, access_again(t, c));
     if (c->fl == FL_RECIPE)
-        fl_cook(t, &c->recipe);
+        recipe_cook(t->e, t->home, &c->recipe);
     if (c->address)
         emit_lea(e, 1, BT_T0, c->base, REG_NONE, 0, c->disp);
     t->swapped = c->swapped;
@@ -294,6 +308,7 @@ static void cold(struct tr *t, const struct cold *c)
         emit_mov_ri32(e, BT_T1, c->site);
     switch (c->kind) {
     case COLD_ACCESS:
+    case COLD_ROUND:
         emit_jmp(e, s->refill[in]);
         if (c->swapped)
             come_back(t, &t->bt->site[c->site]);
@@ -342,7 +357,7 @@ static void checked_entry(struct tr *t, enum bt_flags f)
     t->s = t->step;
     t->level = 0;
     t->fl = f == BT_HOST ? FL_HOST : FL_CC;
-    t->recipe.kind = RC_NOTHING;
+    t->recipe = (struct recipe){.kind = RC_NOTHING};
     t->swapped = false;
     table_entry(t, f);
     b->at[f] = emit_pos(t->e);
@@ -369,15 +384,16 @@ static void entries(struct tr *t)
     t->body = emit_pos(t->e);
 }
 
-/* The only way into a version. */
-static void version_entry(struct tr *t, uint8_t level)
+/* The only way into a version of main, for link l. */
+static void version_entry(struct tr *t, const struct tblock *main, const struct bt_link *l)
 {
     struct tblock *b = t->t;
 
     t->s = t->step;
-    t->level = b->level = level;
-    t->fl = FL_RECIPE;
+    t->level = b->level = main->level;
     t->recipe = *b->given;
+    t->fl = main->careless ? FL_NONE : t->recipe.kind != RC_NOTHING ? FL_RECIPE : l->flags == BT_CC ? FL_CC : FL_HOST;
+    b->likes = l->flags;
     t->swapped = b->nswap != 0;
     t->body = emit_pos(t->e);
     for (unsigned k = 0; k < 2; k++) {
@@ -477,9 +493,9 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-/* main: what to make a version of, for this recipe. */
+/* main: what to make a version of, for link l. */
 static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const struct tblock *from,
-                           const struct tblock *main, const struct recipe *given)
+                           const struct tblock *main, const struct bt_link *l)
 {
     uint64_t began = now_ns();
     struct tr *t = bt->tr;
@@ -493,15 +509,15 @@ static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const 
     t->c = c;
     t->b = b;
     t->e = &bt->e;
-    t->n = b->nops - 2u;
+    t->n = b->insns;
     t->s = NULL;
     t->in_t2 = GROUP_NONE;
     t->ncold = 0;
     memcpy(t->home, bt_home, sizeof(t->home));
     if (!t->n || !decode(t))
         return NULL;
-    tb = t->t = cache_alloc(bt->cache, sizeof(*tb));
-    *tb = (struct tblock){.b = b, .live = true, .given = given};
+    tb = t->t = cache_alloc_lasting(bt->cache, sizeof(*tb), BLOCK_ALIGN);
+    *tb = (struct tblock){.b = b, .live = true, .given = l ? &l->recipe : NULL, .round = l && l->again};
     tb->begin = emit_pos(t->e);
     if (main)
         homes_like(t, main);
@@ -510,7 +526,7 @@ static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const 
     fl_analyse(t);
     access_analyse(t);
     if (main)
-        version_entry(t, main->level);
+        version_entry(t, main, l);
     else
         entries(t);
     for (unsigned k = 0; k < t->n; k++) {
@@ -548,20 +564,35 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b, const
 }
 
 /* Of one block. */
-#define VERSIONS_MAX 3
+#define VERSIONS_MAX 4
+
+/* Is v what a version for link l would be? */
+static bool version_is(const struct tblock *v, const struct tblock *main, const struct bt_link *l)
+{
+    if (v->round != l->again)
+        return false;
+    if (main->careless)
+        return true;
+    if (l->recipe.kind == RC_NOTHING)
+        return v->given->kind == RC_NOTHING && v->likes == l->flags;
+    return recipe_same(v->given, &l->recipe);
+}
 
 struct tblock *bt_version(struct bt *bt, struct cpu *c, struct tblock *t, uint32_t n)
 {
     const struct bt_link *l = &bt->link[n];
     struct tblock **pv = &t->versions;
 
-    if (l->recipe.kind == RC_NOTHING || t->careless || (!l->lazy && t->likes == BT_HOST) || !bt_link_fits(l, t))
+    if (!bt_link_fits(l, t))
+        return t;
+    if (l->again ? l->lazy && l->recipe.kind == RC_NOTHING && !t->careless
+                    : l->recipe.kind == RC_NOTHING || t->careless || (!l->lazy && t->likes == BT_HOST))
         return t;
     for (unsigned k = 0; *pv; k++, pv = &(*pv)->versions)
-        if (fl_same((*pv)->given, &l->recipe))
+        if (version_is(*pv, t, l))
             return *pv;
         else if (k + 1 == VERSIONS_MAX)
             return t;
-    *pv = make(bt, c, t->b, NULL, t, &l->recipe);
+    *pv = make(bt, c, t->b, NULL, t, l);
     return *pv ? *pv : t;
 }

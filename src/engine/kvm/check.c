@@ -369,13 +369,13 @@ static int differ(struct kvm_cpu *c, bool event)
     return STOP_ERROR;
 }
 
-/* Left by a signal or for an interrupt's sake before it had begun. */
+/* Left by a signal, for an interrupt's sake or the like before it had begun. */
 static bool not_begun(const struct kvm_cpu *c)
 {
     const struct kvm_check *k = c->check;
     uint32_t why = c->run->exit_reason;
 
-    return (why == KVM_EXIT_INTR || why == KVM_EXIT_IRQ_WINDOW_OPEN) && k->got.rip == k->start.rip &&
+    return why != KVM_EXIT_DEBUG && why != KVM_EXIT_HLT && k->got.rip == k->start.rip &&
            !memcmp(k->got.gpr, k->start.gpr, sizeof(k->got.gpr));
 }
 

@@ -21,4 +21,8 @@ int kvm_probe(struct err *e);
 /* The same with another device node and another time, for tests. */
 int kvm_probe_node(const char *node, unsigned ms, struct err *e);
 
+/* The first capability, without its KVM_CAP_, that the engine needs and a KVM lacks, or NULL; all are there since Linux 5.10.
+ * fd: of the device, or of a VM. Takes no lock and no memory. */
+const char *kvm_lacks(int fd);
+
 #endif

@@ -30,7 +30,7 @@ void kvm_kick(struct vcpu *v)
         return;
     set_immediate(c, 1);
     if (atomic_load(&c->inside))
-        syscall(SYS_tgkill, getpid(), c->tid, SIGRTMIN);
+        syscall(SYS_tgkill, getpid(), c->tid, KVM_KICK_SIGNAL);
 }
 
 static int failed(struct kvm_cpu *c, int code, const char *what)
@@ -113,6 +113,13 @@ static int exit_shutdown(struct kvm_cpu *c)
 
 static int exit_debug(struct kvm_cpu *c) { return c->stepping ? STOP_BUDGET : STOP_DEBUG; }
 
+static int exit_ring_full(struct kvm_cpu *c)
+{
+    int rc = kvm_dirty_full(c);
+
+    return rc ? failed(c, -rc, "KVM_RESET_DIRTY_RINGS") : GO_ON;
+}
+
 /* KVM met an instruction that its emulator does not know, or a state that the hardware does not take. */
 static int exit_error(struct kvm_cpu *c)
 {
@@ -149,6 +156,7 @@ static int (*const handlers[])(struct kvm_cpu *) = {
     [KVM_EXIT_DEBUG] = exit_debug,
     [KVM_EXIT_INTERNAL_ERROR] = exit_error,
     [KVM_EXIT_FAIL_ENTRY] = exit_error,
+    [KVM_EXIT_DIRTY_RING_FULL] = exit_ring_full,
 };
 
 int kvm_once(struct kvm_cpu *c)
@@ -365,7 +373,7 @@ static void adopt(struct kvm_cpu *c)
         return;
     c->tid = tid;
     sigemptyset(&set);
-    sigaddset(&set, SIGRTMIN);
+    sigaddset(&set, KVM_KICK_SIGNAL);
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 

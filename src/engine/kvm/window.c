@@ -4,6 +4,8 @@
 #include <signal.h>
 #include <time.h>
 
+#include "engine/kvm/kvm.h"
+
 #define WINDOW_INSNS 100u
 #define NS_PER_MS 1000000u
 #define NS_PER_S 1000000000u
@@ -21,7 +23,7 @@ static void start_timer(struct kvm_window *w, uint64_t ns, pid_t tid)
 {
     struct timespec t = {.tv_sec = (time_t)(ns / NS_PER_S), .tv_nsec = (long)(ns % NS_PER_S)};
     struct itimerspec every = {.it_interval = t, .it_value = t};
-    struct sigevent ev = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGRTMIN};
+    struct sigevent ev = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = KVM_KICK_SIGNAL};
 
     kvm_window_free(w);
     ev._sigev_un._tid = tid;
