@@ -58,8 +58,10 @@ static const struct row rows[] = {
     {0x10a, 1, RULE_ARCH_CAPABILITIES, INTEL, 0, 0, 0},
     {0x140, 1, ZERO, INTEL, 0, 0, 0}, /* MISC_FEATURES_ENABLES */
     {MSR_SYSENTER_CS, 1, TRUNCATED, BOTH, 0, AT(sysenter_cs), LOW32},
-    {MSR_SYSENTER_ESP, 1, CANONICAL, BOTH, 0, AT(sysenter_esp), 0},
-    {MSR_SYSENTER_EIP, 1, CANONICAL, BOTH, 0, AT(sysenter_eip), 0},
+    {MSR_SYSENTER_ESP, 1, CANONICAL, INTEL, 0, AT(sysenter_esp), 0},
+    {MSR_SYSENTER_EIP, 1, CANONICAL, INTEL, 0, AT(sysenter_eip), 0},
+    {MSR_SYSENTER_ESP, 1, TRUNCATED, AMD, 0, AT(sysenter_esp), LOW32}, /* it has no SYSENTER in long mode */
+    {MSR_SYSENTER_EIP, 1, TRUNCATED, AMD, 0, AT(sysenter_eip), LOW32},
     {0x179, 1, CONSTANT, BOTH, 0, 0, MC_BANKS}, /* IA32_MCG_CAP */
     {0x17a, 1, PLAIN, BOTH, 0, AT(mcg_status), 7},
     {0x1a0, 1, RULE_MISC_ENABLE, INTEL, 0, AT(misc_enable), MSR_MISC_ENABLE_DEFINED},

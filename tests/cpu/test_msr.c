@@ -99,6 +99,10 @@ static void test_canonical(void **state)
         gp(f, &f->intel, m[i].msr, 0x800000000000);
         gp(f, &f->intel, m[i].msr, 0xffff7fffffffffff);
     }
+    /* AMD's SYSENTER registers have 32 bits, and do not mind more. */
+    ok(f, &f->amd, MSR_SYSENTER_EIP, 0xffffffff81c017b0, 0x81c017b0);
+    ok(f, &f->amd, MSR_SYSENTER_ESP, 0x800000000000, 0);
+    assert_int_equal(f->s.sysenter_eip, 0x81c017b0);
 }
 
 static void test_efer(void **state)
