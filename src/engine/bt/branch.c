@@ -100,7 +100,7 @@ static void jump_t0(struct tr *t, uint32_t site, bool call)
         come_back(t);
 }
 
-/* Goes on at offset `off`, perhaps beyond the page. */
+/* Goes on at offset `off`, perhaps beyond the page. A call's push_return has left bt.vpage in T0. */
 static void go(struct tr *t, int64_t off, enum bt_site_kind kind)
 {
     bool call = kind == BT_SITE_CALL;
@@ -116,7 +116,8 @@ static void go(struct tr *t, int64_t off, enum bt_site_kind kind)
         return;
     }
     fl_settle(t);
-    emit_load_cpu(t->e, BT_T0, BT_OFF(bt.vpage));
+    if (!call)
+        emit_load_cpu(t->e, BT_T0, BT_OFF(bt.vpage));
     emit_lea(t->e, 1, BT_T0, BT_T0, REG_NONE, 0, (int32_t)off);
     jump_t0(t, tr_site(t, kind, 0), call);
 }
@@ -177,14 +178,14 @@ static void jmp(struct tr *t)
         poll_end(t, &p);
 }
 
-/* Stores the return address and moves RSP. T0 may be the operand's address. */
+/* Stores the return address and moves RSP; T0 = bt.vpage. */
 static void push_return(struct tr *t)
 {
     struct recode_mem m;
 
     access_translate(t, &t->s->stack, true, &m);
-    emit_load_cpu(t->e, BT_T1, BT_OFF(bt.vpage));
-    emit_lea(t->e, 1, BT_T1, BT_T1, REG_NONE, 0, t->s->off + t->s->i.len);
+    emit_load_cpu(t->e, BT_T0, BT_OFF(bt.vpage));
+    emit_lea(t->e, 1, BT_T1, BT_T0, REG_NONE, 0, t->s->off + t->s->i.len);
     emit_rex(t->e, 1, BT_T1, m.index == REG_NONE ? 0 : m.index, m.base);
     emit8(t->e, 0x89);
     emit_mem(t->e, BT_T1, m.base, m.index, 0, m.disp);
