@@ -254,7 +254,7 @@ static void test_loops(void **state)
 static void test_strides(void **state)
 {
     const char *env = getenv("STRIDES");
-    unsigned first = 1, n = 300;
+    unsigned first = 1, n = 1500;
 
     if (env)
         assert_int_equal(sscanf(env, "%u,%u", &first, &n), 2);

@@ -8,8 +8,9 @@
 #include "kit.h"
 
 struct maker {
-    uint8_t *begin, *p;
+    uint8_t *p;
     uint64_t seed;
+    bool still; /* R9 does not change */
 };
 
 static unsigned below(struct maker *m, unsigned n) { return (unsigned)(kit_random(&m->seed) >> 20) % n; }
@@ -50,7 +51,7 @@ static void access(struct maker *m)
 /* add, sub, lea, inc or dec of a base or the index; or what is no constant change. */
 static void change(struct maker *m)
 {
-    unsigned r = below(m, 4) ? base(m) : RBX;
+    unsigned r = below(m, 4) ? (m->still ? (below(m, 2) ? RDI : RSI) : base(m)) : RBX;
     int32_t by = r == RBX ? (int32_t)below(m, 7) - 3 : below(m, 8) ? (int32_t)below(m, 150) - 70 : (int32_t)below(m, 900) - 400;
     unsigned how = below(m, 8);
 
@@ -75,6 +76,39 @@ static void change(struct maker *m)
         put(m, 0x81);
         put(m, (how & 1 ? 0xe8 : 0xc0) | (r & 7));
         put32(m, by);
+    }
+}
+
+/* movzx r12d, byte ptr [...], dl or sil, or and r12d, imm; then something by that index. */
+static void table(struct maker *m)
+{
+    unsigned how = below(m, 4), b;
+
+    if (how == 0) {
+        b = base(m);
+        put(m, 0x44 | b >> 3);
+        put(m, 0x0f);
+        put(m, 0xb6);
+        put(m, 0x80 | (R12 & 7) << 3 | (b & 7));
+        put32(m, displacement(m));
+    } else if (how == 1) {
+        put(m, 0x44);
+        put(m, 0x0f);
+        put(m, 0xb6);
+        put(m, 0xc0 | (R12 & 7) << 3 | (below(m, 2) ? RDX : RSI));
+    } else {
+        put(m, 0x41);
+        put(m, 0x83);
+        put(m, 0xe0 | (R12 & 7));
+        put(m, below(m, 128));
+    }
+    for (unsigned n = 1 + below(m, 3); n > 0; n--) {
+        b = m->still ? R9 : base(m);
+        put(m, 0x4a | b >> 3 | (n & 1) << 2); /* add rax or r8 .. */
+        put(m, 0x03);
+        put(m, 0x84 | (n & 1 ? R10 & 7 : RDX) << 3);
+        put(m, below(m, 4) << 6 | (R12 & 7) << 3 | (b & 7));
+        put32(m, displacement(m));
     }
 }
 
@@ -125,7 +159,7 @@ static void body(struct maker *m, unsigned n)
             change(m);
             changes--;
         } else if (k < changes + 2) {
-            something(m);
+            below(m, 2) ? something(m) : table(m);
         } else {
             access(m);
         }
@@ -141,9 +175,10 @@ static void jnz(struct maker *m, const uint8_t *to)
 
 size_t strides_make(uint8_t code[STRIDES_BYTES], uint64_t seed)
 {
-    struct maker m = {.begin = code, .p = code, .seed = seed * 0x9e3779b97f4a7c15ull | 1};
+    struct maker m = {.p = code, .seed = seed * 0x9e3779b97f4a7c15ull | 1};
     const uint8_t *begin;
 
+    m.still = below(&m, 2);
     put(&m, 0x48); /* cmp rcx, 1 */
     put(&m, 0x83);
     put(&m, 0xf9);

@@ -1,6 +1,7 @@
 /*
- * Dirty pages, as a migration sees them: what was written is reported, once, whatever happens in between. Under KVM each test
- * runs with both ways that KVM has to tell of them; under the other engines once.
+ * Dirty pages, as a migration sees them: what was written is reported, once, whatever happens in
+ * between. Under KVM each test runs with both ways that KVM has to tell of them; under the other
+ * engines once.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -25,9 +26,15 @@ struct fixture {
 
 /* ---- the ways ---- */
 
-static int with_log(struct vm *vm, struct err *e) { return kvm_vm_init_dirty(vm, &kvm_dirty_log, 0, e); }
+static int with_log(struct vm *vm, struct err *e)
+{
+    return kvm_vm_init_dirty(vm, &kvm_dirty_log, 0, e);
+}
 
-static int with_ring(struct vm *vm, struct err *e) { return kvm_vm_init_dirty(vm, &kvm_dirty_ring, 4096, e); }
+static int with_ring(struct vm *vm, struct err *e)
+{
+    return kvm_vm_init_dirty(vm, &kvm_dirty_ring, 4096, e);
+}
 
 static int with_small_ring(struct vm *vm, struct err *e)
 {
@@ -83,7 +90,8 @@ static void write_pages(struct fixture *f, unsigned from, unsigned to, unsigned 
     struct cpu_state s;
 
     /* inc qword [rdi]; add rdi, rdx; cmp rdi, rbx; jb back */
-    guest_code(f->w, GUEST_CODE, 0x48, 0xff, 0x07, 0x48, 0x01, 0xd7, 0x48, 0x39, 0xdf, 0x72, 0xf5, HLT);
+    guest_code(f->w, GUEST_CODE, 0x48, 0xff, 0x07, 0x48, 0x01, 0xd7, 0x48, 0x39, 0xdf, 0x72, 0xf5,
+               HLT);
     guest_state(&s);
     s.gpr[RDI] = (uint64_t)from << PAGE_SHIFT;
     s.gpr[RDX] = (uint64_t)step << PAGE_SHIFT;
@@ -97,7 +105,10 @@ static void fetch(struct fixture *f)
     assert_int_equal(f->w->engine->dirty_fetch(&f->w->vm, f->w->ram, f->bits), 0);
 }
 
-static bool dirty(const struct fixture *f, unsigned page) { return f->bits[page / 64] >> page % 64 & 1; }
+static bool dirty(const struct fixture *f, unsigned page)
+{
+    return f->bits[page / 64] >> page % 64 & 1;
+}
 
 static unsigned count(const struct fixture *f, unsigned from, unsigned to)
 {
@@ -149,11 +160,13 @@ static void test_adds_up(void **state)
     assert_true(dirty(f, 0x90));
 }
 
-/* A device's registers cover a page for a while: the memory on both sides is the same as before, and as dirty. */
+/* A device's registers cover a page for a while: the memory on both sides is the same as before,
+ * and as dirty. */
 static void test_covered(void **state)
 {
     struct fixture *f = *state;
-    struct region r = {.name = "cover", .kind = REGION_IO, .base = 0x80000, .size = PAGE_SIZE, .prio = 1};
+    struct region r = {
+        .name = "cover", .kind = REGION_IO, .base = 0x80000, .size = PAGE_SIZE, .prio = 1};
     struct region *cover;
     struct err e;
 
@@ -249,7 +262,8 @@ static unsigned copy(struct fixture *f)
     return n;
 }
 
-/* Two vCPUs write the same pages, a word each, while pages are fetched and copied: in the end the copy is right. */
+/* Two vCPUs write the same pages, a word each, while pages are fetched and copied: in the end the
+ * copy is right. */
 static void test_race(void **state)
 {
     struct fixture *f = *state;
@@ -259,9 +273,10 @@ static void test_race(void **state)
 
     if (!f->w)
         skip();
-    /* begin: mov rdi, rsi; again: inc qword [rdi]; add rdi, 0x1000; cmp rdi, rbx; jb again; cmp byte [rdx], 0; je begin */
-    guest_code(f->w, GUEST_CODE, 0x48, 0x89, 0xf7, 0x48, 0xff, 0x07, 0x48, 0x81, 0xc7, LE32(0x1000), 0x48, 0x39,
-               0xdf, 0x72, 0xf1, 0x80, 0x3a, 0x00, 0x74, 0xe9, HLT);
+    /* begin: mov rdi, rsi; again: inc qword [rdi]; add rdi, 0x1000; cmp rdi, rbx; jb again; cmp
+     * byte [rdx], 0; je begin */
+    guest_code(f->w, GUEST_CODE, 0x48, 0x89, 0xf7, 0x48, 0xff, 0x07, 0x48, 0x81, 0xc7, LE32(0x1000),
+               0x48, 0x39, 0xdf, 0x72, 0xf1, 0x80, 0x3a, 0x00, 0x74, 0xe9, HLT);
     for (unsigned i = 0; i < 2; i++) {
         guest_state(&s);
         s.gpr[RSI] = (FIRST << PAGE_SHIFT) + 8 * i;
@@ -287,16 +302,20 @@ static void test_race(void **state)
         assert_memory_equal(f->copy[i], f->w->mem + i * PAGE_SIZE, sizeof(f->copy[i]));
 }
 
-#define TEST(name, way) {#name " (" #way ")", name, setup_##way, teardown, NULL}
+#define TEST(name, way)                                        \
+    {                                                          \
+#name " (" #way ")", name, setup_##way, teardown, NULL \
+    }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_each, engine),    TEST(test_each, log),    TEST(test_each, ring),    TEST(test_each, small),
-        TEST(test_adds_up, engine), TEST(test_adds_up, log), TEST(test_adds_up, ring), TEST(test_covered, engine),
-        TEST(test_covered, log),    TEST(test_covered, ring), TEST(test_covered, small), TEST(test_leaves, engine),
-        TEST(test_leaves, log),     TEST(test_leaves, ring), TEST(test_full, small),   TEST(test_race, log),
-        TEST(test_race, ring),      TEST(test_race, small),
+        TEST(test_each, engine),  TEST(test_each, log),       TEST(test_each, ring),
+        TEST(test_each, small),   TEST(test_adds_up, engine), TEST(test_adds_up, log),
+        TEST(test_adds_up, ring), TEST(test_covered, engine), TEST(test_covered, log),
+        TEST(test_covered, ring), TEST(test_covered, small),  TEST(test_leaves, engine),
+        TEST(test_leaves, log),   TEST(test_leaves, ring),    TEST(test_full, small),
+        TEST(test_race, log),     TEST(test_race, ring),      TEST(test_race, small),
     };
 
     return cmocka_run_group_tests_name("dirty", tests, NULL, NULL);

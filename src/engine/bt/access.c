@@ -3,6 +3,8 @@
 
 /* Bytes that the accesses of a group may span: more would often not fit in a page. */
 #define GROUP_SPAN 512
+/* And tables: as much as a byte can choose from. */
+#define TABLE_SPAN 2048
 /* Displacements up to here do not overflow when little is added. */
 #define DISP_MAX (1 << 30)
 
@@ -105,6 +107,8 @@ struct analysis {
     unsigned pages;           /* of them so far */
     uint8_t open[16];   /* groups that may have more members, by base */
     uint8_t with_index; /* one of those that have an index */
+    uint8_t table;      /* one that is a table */
+    int16_t limit[16];  /* the most that registers can hold, as far as it is known and little, or -1 */
     int32_t delta[16];  /* what constants were added to a base since its group began */
     uint16_t exits;     /* ways out of the block so far */
     bool loop;          /* step tr.back leads to the block's begin, and C is not called before */
@@ -192,6 +196,32 @@ static void join(struct analysis *an, struct use *a, uint8_t *open, const struct
     a->group = *open;
 }
 
+/* In a loop: an access by an index that cannot be large, as tables of characters, checksums and ciphers have it. All of
+ * the table is looked up; it may be that it does not lie in one page. */
+static bool join_table(struct analysis *an, struct use *a, const struct insn_mem *m)
+{
+    struct tr *t = an->t;
+    struct group *g = an->table == GROUP_NONE ? NULL : &t->group[an->table];
+    int32_t lo = (int32_t)m->disp, hi;
+
+    if (a->write || m->index == REG_NONE || an->limit[m->index] < 0 || lo < -DISP_MAX || lo > DISP_MAX ||
+        an->sum[m->base] || (an->odd & BIT(m->base)))
+        return false;
+    hi = lo + an->limit[m->index] * (1 << m->scale) + a->size;
+    if (!g || g->base != m->base || MAX(g->end, hi) - MIN(g->min, lo) > TABLE_SPAN) {
+        if (t->ngroup == GROUPS_MAX)
+            return false;
+        an->table = (uint8_t)t->ngroup;
+        g = &t->group[t->ngroup++];
+        *g = (struct group){.base = m->base, .index = m->index, .min = lo, .end = hi, .inside = true, .table = true};
+    }
+    g->min = MIN(g->min, lo);
+    g->end = MAX(g->end, hi);
+    g->members++;
+    a->group = an->table;
+    return true;
+}
+
 /* Whole pages are shared: that takes no longer. */
 static void join_page(struct analysis *an, struct use *a, int32_t disp)
 {
@@ -230,6 +260,8 @@ static void analyse_use(struct analysis *an, struct step *s, unsigned which)
         join_page(an, a, disp);
         return;
     }
+    if (an->inside && !which && plain_address(s) && join_table(an, a, m))
+        return;
     base = base_of(an->t, s, which);
     if (base >= 0) {
         join(an, a, &an->open[base], &(struct group){.base = (uint8_t)base, .index = REG_NONE},
@@ -245,6 +277,21 @@ static void analyse_use(struct analysis *an, struct step *s, unsigned which)
     }
 }
 
+/* The most that r can hold behind the step, or -1: it is not known. */
+static int16_t limit_of(const struct step *s, unsigned r)
+{
+    const struct insn *i = &s->i;
+    const struct opnd *o = &i->op[0];
+
+    if (s->how != HOW_COPY || o->kind != OP_REG || o->cls != RC_GPR || o->reg != r || o->size < 4)
+        return -1;
+    if (i->id == INSN_MOVZX && i->op[1].size == 1)
+        return UINT8_MAX;
+    if (i->id == INSN_AND && i->op[1].kind == OP_IMM && (uint64_t)i->imm <= UINT8_MAX)
+        return (int16_t)i->imm;
+    return -1;
+}
+
 static void analyse_changes(struct analysis *an, const struct step *s)
 {
     const struct group *g = an->with_index == GROUP_NONE ? NULL : &an->t->group[an->with_index];
@@ -256,6 +303,9 @@ static void analyse_changes(struct analysis *an, const struct step *s)
 
         if (!(s->writes & BIT(r)))
             continue;
+        an->limit[r] = limit_of(s, r);
+        if (an->table != GROUP_NONE && an->t->group[an->table].base == r)
+            an->table = GROUP_NONE;
         if (constant_change(s, r, &by))
             an->delta[r] += by;
         else
@@ -306,7 +356,7 @@ static void give_slots(const struct analysis *an)
         if (by_stack(g)) { /* cheap even alone */
             g->made = stack && g->inside && t->t->round;
             t->t->loops |= stack;
-        } else if (rounds < BT_ROUNDS && slides(an, g)) {
+        } else if (rounds < BT_ROUNDS && (g->table || slides(an, g))) {
             g->round = true;
             g->slot = (uint8_t)rounds++;
             g->made = !g->slide && t->t->round;
@@ -321,10 +371,11 @@ static void give_slots(const struct analysis *an)
 
 void access_analyse(struct tr *t)
 {
-    struct analysis an = {.t = t, .with_index = GROUP_NONE};
+    struct analysis an = {.t = t, .with_index = GROUP_NONE, .table = GROUP_NONE};
 
     memset(an.open, GROUP_NONE, sizeof(an.open));
     memset(an.page, GROUP_NONE, sizeof(an.page));
+    memset(an.limit, 0xff, sizeof(an.limit));
     t->ngroup = 0;
     analyse_loop(&an);
     for (unsigned k = 0; k < t->n; k++) {
@@ -403,9 +454,7 @@ static uint32_t probe(struct tr *t, unsigned base, int32_t disp, unsigned last, 
 
     if (disp)
         emit_lea(e, 1, BT_T1, base, REG_NONE, 0, disp);
-    else
-        emit_mov_rr(e, BT_T1, base);
-    emit_shr_ri(e, BT_T1, PAGE_SHIFT - 5);
+    emit_rorx(e, BT_T1, disp ? BT_T1 : base, PAGE_SHIFT - 5);
     emit_alu_ri(e, ALU_AND, 0, BT_T1, (TLB_ENTRIES - 1) * 32);
     emit_op_cpu(e, 0x03, 1, BT_T1, BT_OFF(tlb)); /* add */
     emit_lea(e, 1, BT_T2, base, REG_NONE, 0, disp + (int32_t)last);
@@ -506,6 +555,13 @@ uint32_t access_again(struct tr *t, const struct cold *c)
     uint32_t none;
 
     t->s = c->step;
+    if (g->table) {
+        access_address(t, BT_T0);
+        none = probe(t, BT_T0, 0, t->bt->site[c->site].span - 1u, false);
+        emit_op_m(t->e, 0x03, 1, BT_T0, BT_T1, offsetof(struct tlb_entry, addend)); /* add */
+        emit_jmp(t->e, c->back);
+        return none;
+    }
     if (g->hosted)
         access_address(t, BT_T0);
     none = probe(t, c->base, c->disp, (unsigned)(g->end - g->min - 1), g->write);
@@ -524,8 +580,7 @@ static void lookup_page(struct tr *t, int32_t page, unsigned off, unsigned size,
     emit_load_cpu(e, BT_T2, BT_OFF(bt.vpage));
     if (page)
         emit_lea(e, 1, BT_T2, BT_T2, REG_NONE, 0, page);
-    emit_mov_rr(e, BT_T1, BT_T2);
-    emit_shr_ri(e, BT_T1, PAGE_SHIFT - 5);
+    emit_rorx(e, BT_T1, BT_T2, PAGE_SHIFT - 5);
     emit_alu_ri(e, ALU_AND, 0, BT_T1, (TLB_ENTRIES - 1) * 32);
     emit_op_cpu(e, 0x03, 1, BT_T1, BT_OFF(tlb)); /* add */
     emit_op_m(e, 0x3b, 1, BT_T2, BT_T1, (int32_t)tag_offset(write)); /* cmp */
@@ -573,6 +628,60 @@ static void translate_in_page(struct tr *t, const struct use *a, int32_t at, enu
     t->in_t2 = a->group;
 }
 
+/* The host's address of a table's base into its slot, or 0 when the table does not lie in the page T2 of the TLB's entry
+ * T1. Both are used. */
+static void leave_table(struct tr *t, const struct group *g)
+{
+    struct emit *e = t->e;
+    uint32_t fits;
+
+    emit_op_m(e, 0x03, 1, BT_T2, BT_T1, offsetof(struct tlb_entry, addend)); /* add */
+    emit_load(e, BT_T1, BT_T1, offsetof(struct tlb_entry, addend));
+    if (t->home[g->base] == BT_SPILLED)
+        emit_op_cpu(e, 0x03, 1, BT_T1, BT_OFF_GPR(g->base)); /* add */
+    else
+        emit_alu_rr(e, ALU_ADD, 1, BT_T1, t->home[g->base]);
+    emit_store_cpu(e, slot_addend(g), BT_T1);
+    if (g->min)
+        emit_lea(e, 1, BT_T1, BT_T1, REG_NONE, 0, g->min);
+    emit_alu_rr(e, ALU_SUB, 1, BT_T1, BT_T2);
+    emit_alu_ri(e, ALU_CMP, 1, BT_T1, (int32_t)PAGE_SIZE - (g->end - g->min));
+    fits = emit_jcc_short(e, CC_BE);
+    emit_op_cpu(e, 0xc7, 1, 0, slot_addend(g)); /* mov, 0 */
+    emit32(e, 0);
+    emit_fix_short(e, fits);
+}
+
+/* T0 = the host address of the step's operand, which is in a table. */
+static void translate_in_table(struct tr *t, const struct use *a)
+{
+    struct emit *e = t->e;
+    struct group *g = &t->group[a->group];
+    uint32_t retry;
+
+    fl_release(t);
+    retry = emit_pos(e);
+    if (g->made) {
+        struct cold *c;
+
+        emit_load_cpu(e, BT_T2, slot_addend(g));
+        host_address(t);
+        emit_test_rr(e, BT_T2);
+        c = cold_access(t, emit_jcc(e, CC_E, 0), BT_SITE_READ, false, 0, a->size, retry);
+        c->kind = COLD_ROUND;
+        c->base = BT_T0;
+        c->group = a->group;
+        c->step = t->s;
+        c->back = emit_pos(e);
+    } else {
+        access_address(t, BT_T0);
+        lookup(t, BT_T0, 0, a->size - 1u, false, BT_SITE_READ, false, 0, retry);
+        emit_op_m(e, 0x03, 1, BT_T0, BT_T1, offsetof(struct tlb_entry, addend)); /* add */
+        leave_table(t, g);
+        g->made = true;
+    }
+}
+
 /* Through the base register alone, with a displacement that has room for the size of an access? */
 static bool direct(const struct tr *t, const struct use *a, bool stack)
 {
@@ -594,6 +703,11 @@ void access_translate(struct tr *t, const struct use *a, bool stack, struct reco
     if (in_page(t->s, stack, &at)) {
         translate_in_page(t, a, at, kind, write);
         *m = (struct recode_mem){.base = BT_T2, .index = REG_NONE, .disp = at & (int32_t)PAGE_MASK};
+        return;
+    }
+    if (g && g->table) {
+        translate_in_table(t, a);
+        *m = (struct recode_mem){.base = BT_T0, .index = REG_NONE};
         return;
     }
     if (g && g->made) {

@@ -162,12 +162,11 @@ static inline void emit_alu_rr(struct emit *e, enum emit_alu op, unsigned w, uns
     emit8(e, op << 3 | 1);
     emit8(e, 0xc0 | (src & 7) << 3 | (dst & 7));
 }
-static inline void emit_shr_ri(struct emit *e, unsigned r, unsigned n)
+static inline void emit_test_rr(struct emit *e, unsigned r) /* with itself */
 {
-    emit_rex(e, 1, 0, 0, r);
-    emit8(e, 0xc1);
-    emit8(e, 0xe8 | (r & 7));
-    emit8(e, n);
+    emit_rex(e, 1, r, 0, r);
+    emit8(e, 0x85);
+    emit8(e, 0xc0 | (r & 7) << 3 | (r & 7));
 }
 /* rorx dst, src, n: no flags */
 static inline void emit_rorx(struct emit *e, unsigned dst, unsigned src, unsigned n)

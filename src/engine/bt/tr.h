@@ -22,6 +22,7 @@ struct group {
     bool inside;        /* begins in the loop */
     bool round;         /* the slot is in bt.round[], not in bt.group[]: later rounds of the loop use it */
     int16_t slide;      /* then: what a round adds to the address */
+    bool table;         /* or it has the host address of the base, or 0: members differ in their index */
     bool hosted;        /* and what is in the slot is added to the base register already, which does not change */
     uint8_t slot;
     uint16_t members, exits;

@@ -1,6 +1,9 @@
 /* What the engine cannot do without. */
+#include <fcntl.h>
 #include <linux/kvm.h>
+#include <string.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "base/util.h"
 #include "engine/kvm/probe.h"
@@ -33,4 +36,23 @@ const char *kvm_lacks(int fd)
         if (ioctl(fd, KVM_CHECK_EXTENSION, needed[i].cap) <= 0)
             return needed[i].name;
     return NULL;
+}
+
+bool kvm_tsc_trusted(const char *clocksources)
+{
+    static const char blanks[] = " \t\n";
+    int fd = open(clocksources, O_RDONLY | O_CLOEXEC);
+    char line[512], *word, *rest = NULL;
+    ssize_t n;
+
+    if (fd < 0)
+        return true;
+    n = read(fd, line, sizeof(line) - 1);
+    close(fd);
+    line[n > 0 ? n : 0] = 0;
+    /* The second has its place until the rate is known better, seconds after the boot. */
+    for (word = strtok_r(line, blanks, &rest); word; word = strtok_r(NULL, blanks, &rest))
+        if (!strcmp(word, "tsc") || !strcmp(word, "tsc-early"))
+            return true;
+    return n <= 0;
 }

@@ -1,7 +1,8 @@
 /*
- * Dirty pages. The p2m's DIRTY flags are what every engine reports from. Until somebody has fetched them all are set, and
- * KVM logs nothing, which is fastest. From the first fetch on KVM logs, in one of two ways (struct kvm_dirty_ops), and what it has
- * logged is moved into the p2m before anybody looks: at a fetch, when a slot goes, when the VM leaves this engine.
+ * Dirty pages. The p2m's DIRTY flags are what every engine reports from. Until somebody has fetched
+ * them all are set, and KVM logs nothing, which is fastest. From the first fetch on KVM logs, in
+ * one of two ways (struct kvm_dirty_ops), and what it has logged is moved into the p2m before
+ * anybody looks: at a fetch, when a slot goes, when the VM leaves this engine.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -85,8 +86,8 @@ static int report(struct vm *vm, struct ram *ram, uint64_t *bits)
     return 0;
 }
 
-/* The lock is held to the end: a frame whose flag another thread has set, but which KVM does not protect again yet, must not be
- * reported as all that was written. */
+/* The lock is held to the end: a frame whose flag another thread has set, but which KVM does not
+ * protect again yet, must not be reported as all that was written. */
 int kvm_dirty_fetch(struct vm *vm, struct ram *ram, uint64_t *bits)
 {
     struct kvm_vm *k = vm->engine_priv;

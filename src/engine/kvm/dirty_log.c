@@ -1,11 +1,13 @@
-/* Dirty pages as a bitmap for each slot: costs nothing until it is fetched, and then something for every page that there is. */
+/* Dirty pages as a bitmap for each slot: costs nothing until it is fetched, and then something for
+ * every page that there is. */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 
 #include "engine/kvm/kvm.h"
 
-/* Where KVM can, it protects pages again when we say, and not all of a slot while vCPUs wait for it. */
+/* Where KVM can, it protects pages again when we say, and not all of a slot while vCPUs wait for
+ * it. */
 static int log_vm_init(struct kvm_vm *k, uint32_t entries)
 {
     struct kvm_enable_cap manual = {.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
@@ -22,7 +24,8 @@ static int merge(struct vm *vm, const struct kvm_slot *s)
     uint64_t n = s->size >> PAGE_SHIFT, first = s->gpa >> PAGE_SHIFT;
     uint64_t *bits = calloc(ALIGN_UP(n, 64) / 64, 8);
     struct kvm_dirty_log log = {.slot = s->id, .dirty_bitmap = bits};
-    struct kvm_clear_dirty_log clear = {.slot = s->id, .num_pages = (uint32_t)n, .dirty_bitmap = bits};
+    struct kvm_clear_dirty_log clear = {
+        .slot = s->id, .num_pages = (uint32_t)n, .dirty_bitmap = bits};
     int rc = 0;
 
     if (!bits)

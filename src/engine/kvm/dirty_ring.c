@@ -1,7 +1,8 @@
 /*
- * Dirty pages as a ring for each vCPU, into which KVM puts a page when the vCPU first writes it (Documentation/virt/kvm/api.rst,
- * "KVM_CAP_DIRTY_LOG_RING"). A fetch costs something for every page written, and a vCPU whose ring is full has to leave the
- * guest. Whoever holds the VM's lock takes entries out of all rings.
+ * Dirty pages as a ring for each vCPU, into which KVM puts a page when the vCPU first writes it
+ * (Documentation/virt/kvm/api.rst, "KVM_CAP_DIRTY_LOG_RING"). A fetch costs something for every
+ * page written, and a vCPU whose ring is full has to leave the guest. Whoever holds the VM's lock
+ * takes entries out of all rings.
  */
 #include <errno.h>
 #include <sys/ioctl.h>
@@ -32,8 +33,8 @@ static int ring_vm_init(struct kvm_vm *k, uint32_t entries)
 
 static int ring_vcpu_init(struct kvm_cpu *c)
 {
-    void *ring = mmap(NULL, c->vm->ring_entries * sizeof(*c->ring), PROT_READ | PROT_WRITE, MAP_SHARED,
-                      c->fd, (off_t)KVM_DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE);
+    void *ring = mmap(NULL, c->vm->ring_entries * sizeof(*c->ring), PROT_READ | PROT_WRITE,
+                      MAP_SHARED, c->fd, (off_t)KVM_DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE);
 
     if (ring == MAP_FAILED)
         return -errno;
@@ -50,7 +51,8 @@ static void mark(struct vm *vm, uint32_t slot, uint64_t offset)
             p2m_set_flags(physmap_p2m(vm->map), (k->slot[i].gpa >> PAGE_SHIFT) + offset, P2M_DIRTY);
 }
 
-/* Takes out what there is; KVM protects these pages again when it is told to. True if there was any. */
+/* Takes out what there is; KVM protects these pages again when it is told to. True if there was
+ * any. */
 static bool harvest(struct vm *vm, struct kvm_cpu *c)
 {
     uint32_t begin = c->ring_next;

@@ -156,7 +156,8 @@ static void kvm_vcpu_fini(struct vcpu *v)
     if (!c)
         return;
     report_exits(c);
-    kvm_fallback_free(c);
+    kvm_check_free(c);
+    kvm_fallback_free(c->fallback);
     c->vm->dirty->vcpu_fini(c);
     if (c->run)
         munmap(c->run, c->vm->run_size);
@@ -197,7 +198,7 @@ static int make_vcpu(struct kvm_cpu *c, struct err *e)
         *e = c->v->error;
         return -EINVAL;
     }
-    return 0;
+    return c->v->vm->check ? kvm_check_new(c, e) : 0;
 }
 
 static int kvm_vcpu_init(struct vcpu *v, struct err *e)
@@ -222,6 +223,7 @@ static void kvm_code_write(struct vm *vm, uint64_t gpa, uint64_t len) {}
 
 const struct engine_ops kvm_engine = {
     .name = "kvm",
+    .checks = true,
     .summary = "the host's hardware through /dev/kvm",
     .probe = kvm_probe,
     .demand = kvm_demand,

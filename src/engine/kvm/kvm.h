@@ -76,6 +76,7 @@ struct kvm_vm {
 };
 
 struct kvm_fallback;
+struct kvm_check;
 
 struct kvm_cpu {
     struct vcpu *v;
@@ -91,6 +92,7 @@ struct kvm_cpu {
     bool unfinished;     /* KVM waits for the rest of an instruction that did I/O */
     bool stale;          /* run->if_flag and its like are from before set_state */
     bool stepping;       /* KVM_GUESTDBG_SINGLESTEP is on */
+    uint64_t changes;    /* how often KVM's state may have changed: runs and transfers */
     bool nmi_posted;     /* KVM may have an NMI that is not delivered */
     uint64_t tsc_offset; /* that KVM was given */
     bool tsc_given;
@@ -99,6 +101,7 @@ struct kvm_cpu {
     struct kvm_dirty_gfn *ring; /* of dirty pages, if there are rings; under the VM's lock */
     uint32_t ring_next;         /* entry that is taken out next */
     struct kvm_fallback *fallback;
+    struct kvm_check *check; /* NULL: not asked for */
     uint64_t exits[KVM_EXITS];
 };
 
@@ -109,6 +112,12 @@ int kvm_vm_init_dirty(struct vm *vm, const struct kvm_dirty_ops *dirty, uint32_t
 /* ---- run.c ---- */
 enum stop kvm_run(struct vcpu *v);
 void kvm_kick(struct vcpu *v);
+/* What tells that the vCPU goes on, where enum stop says why not. */
+#define GO_ON (-1)
+/* One KVM_RUN and what follows from it: GO_ON or enum stop; STOP_BUDGET after a single step. */
+int kvm_once(struct kvm_cpu *c);
+/* Single steps, counted from where it stands now: GO_ON or STOP_ERROR. An event that is delivered, and SYSCALL, end them. */
+int kvm_set_stepping(struct kvm_cpu *c, bool on);
 /* KVM_RUN that enters no guest code: finishes an instruction that did I/O, refreshes run->*. */
 int kvm_finish(struct kvm_cpu *c);
 
@@ -116,6 +125,8 @@ int kvm_finish(struct kvm_cpu *c);
 /* What KVM has, as it stands in the middle of an exit too. */
 int kvm_read_state(struct kvm_cpu *c, struct cpu_state *s);
 int kvm_write_state(struct kvm_cpu *c, const struct cpu_state *s);
+/* General registers, RIP and RFLAGS alone; 0 or negative errno. */
+int kvm_write_regs(struct kvm_cpu *c, const struct cpu_state *s);
 /* Is an event on its way that KVM took but has not delivered? */
 bool kvm_in_delivery(struct kvm_cpu *c, struct kvm_vcpu_events *ev);
 /* Forgets an exception that is on its way; 0 or negative errno. */
@@ -181,6 +192,14 @@ int kvm_set_cpuid(struct kvm_cpu *c, struct err *e);
 enum stop kvm_interpret(struct kvm_cpu *c);
 /* So that nothing is left to be delivered; 0 or negative errno. */
 int kvm_settle(struct kvm_cpu *c);
-void kvm_fallback_free(struct kvm_cpu *c);
+void kvm_fallback_free(struct kvm_fallback *f); /* or NULL */
+
+/* ---- check.c ---- */
+int kvm_check_new(struct kvm_cpu *c, struct err *e);
+/* Says what was compared. */
+void kvm_check_free(struct kvm_cpu *c);
+/* In the place of kvm_once: one instruction, compared with what the interpreter makes of it, or until the next exit without that.
+ * STOP_ERROR with a report in the log if they differ. */
+int kvm_check_step(struct kvm_cpu *c);
 
 #endif

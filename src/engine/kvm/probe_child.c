@@ -92,6 +92,8 @@ static int check_offers(const struct kvm *k, const char *node, struct err *e)
     lacks = kvm_lacks(k->sys);
     if (lacks)
         return err_set(e, ENOTSUP, "%s: KVM_CAP_%s is missing (Linux 5.10 has it)", node, lacks);
+    if (!kvm_tsc_trusted(KVM_CLOCKSOURCES))
+        return err_set(e, ENOTSUP, "the kernel does not trust the processors' TSC, and guests could not either");
     return 0;
 }
 

@@ -17,9 +17,6 @@
 #define MSR_APIC_BASE 0x1bu
 #define APIC_BASE_BSP BIT(8)
 
-/* What handlers return when the vCPU goes on. */
-#define GO_ON (-1)
-
 static void set_immediate(struct kvm_cpu *c, uint8_t v)
 {
     __atomic_store_n(&c->run->immediate_exit, v, __ATOMIC_SEQ_CST);
@@ -162,8 +159,7 @@ static int (*const handlers[])(struct kvm_cpu *) = {
     [KVM_EXIT_DIRTY_RING_FULL] = exit_ring_full,
 };
 
-/* One KVM_RUN and what follows from it: GO_ON or enum stop. */
-static int enter(struct kvm_cpu *c)
+int kvm_once(struct kvm_cpu *c)
 {
     const struct cpu_env *env = c->v->vm->env;
     struct kvm_run *r = c->run;
@@ -172,6 +168,7 @@ static int enter(struct kvm_cpu *c)
     int rc, code;
 
     r->cr8 = cr8;
+    c->changes++;
     kvm_enter(c);
     rc = ioctl(c->fd, KVM_RUN, 0);
     code = errno;
@@ -182,6 +179,7 @@ static int enter(struct kvm_cpu *c)
         env->set_cr8(c->v, r->cr8 & 15);
     if (rc < 0) {
         c->exits[KVM_EXIT_INTR]++;
+        r->exit_reason = KVM_EXIT_INTR; /* after an immediate exit it is an old one */
         return code == EINTR || code == EAGAIN ? GO_ON : failed(c, code, "KVM_RUN");
     }
     why = r->exit_reason;
@@ -198,7 +196,7 @@ int kvm_finish(struct kvm_cpu *c)
 
     while (st == GO_ON && (c->unfinished || c->stale)) {
         set_immediate(c, 1);
-        st = enter(c);
+        st = kvm_once(c);
     }
     return st;
 }
@@ -379,12 +377,11 @@ static void adopt(struct kvm_cpu *c)
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
-/* A budget is single steps. */
-static int set_stepping(struct kvm_cpu *c, bool on)
+int kvm_set_stepping(struct kvm_cpu *c, bool on)
 {
     struct kvm_guest_debug d = {.control = on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP : 0};
 
-    if (c->stepping == on)
+    if (!c->stepping && !on)
         return GO_ON;
     c->stepping = on;
     return ioctl(c->fd, KVM_SET_GUEST_DEBUG, &d) ? failed(c, errno, "KVM_SET_GUEST_DEBUG") : GO_ON;
@@ -400,12 +397,12 @@ enum stop kvm_run(struct vcpu *v)
     rc = kvm_tsc_sync(c);
     if (rc)
         return failed(c, -rc, "its TSC");
-    st = set_stepping(c, v->budget != 0);
+    st = kvm_set_stepping(c, v->budget != 0); /* a budget is single steps */
     while (st == GO_ON) {
         set_immediate(c, 0);
         st = prepare(c);
         if (st == GO_ON)
-            st = enter(c);
+            st = c->check ? kvm_check_step(c) : kvm_once(c);
         if (st == STOP_BUDGET) {
             v->insns++;
             st = --left ? GO_ON : STOP_BUDGET;
