@@ -76,22 +76,26 @@ enum bt_exit {
 
 /* What a point in translated code knows of the guest. */
 struct bt_site {
-    struct tblock *t;
+    union {
+        struct tblock *t;
+        struct block *single; /* `apart`: the interpreter's code for the instruction, whose own t is the translation */
+    };
     uint32_t retry;  /* code offset of the address translation to repeat; BT_SITE_PLAIN: where to go on
                         behind an instruction that C does */
     uint16_t off;    /* of the instruction in its page */
     uint16_t span;   /* bytes from the address in T0 that the access may touch; BT_SITE_RET: what was
                         added to RSP */
+    uint16_t adj;    /* the access, so many bytes from T0, must be a multiple of `align` */
+    uint8_t align;   /* or 0 */
     uint8_t kind;    /* enum bt_site_kind */
     uint8_t len;     /* of the instruction */
-    bool group;      /* a shared translation */
-    uint8_t align;   /* the access, adj bytes from T0, must be a multiple of this, or 0 */
-    uint16_t adj;
-    bool stack;      /* by the vCPU's stack page */
-    bool rep;        /* a repeated string instruction */
-    bool resume;     /* the interpreter may come back at retry */
-    struct block *single; /* the interpreter's code for it, or NULL: it is looked up */
+    bool group : 1;  /* a shared translation */
+    bool stack : 1;  /* by the vCPU's stack page */
+    bool rep : 1;    /* a repeated string instruction */
+    bool resume : 1; /* the interpreter may come back at retry */
+    bool apart : 1;  /* or it is looked up */
 };
+_Static_assert(sizeof(struct bt_site) == 24, "there are very many");
 enum bt_site_kind {
     BT_SITE_PLAIN, BT_SITE_READ, BT_SITE_WRITE,
     BT_SITE_EARLY, /* a read whose translation serves later writes too */
@@ -99,17 +103,26 @@ enum bt_site_kind {
     BT_SITE_VEC /* span: the level wanted */
 };
 
-/* How to compute flags anew from registers that have not changed since (flags.c). */
+/* A value that flags are made of: that of a guest register now, or of bt.operand, plus `add`; or an immediate. */
+enum { RV_IMM = 0x40, RV_KEPT };
+struct recipe_value {
+    uint8_t reg; /* or RV_x */
+    int16_t add;
+};
+
+/* How to compute flags anew from values that are still there (recipe.c). */
 struct recipe {
-    enum { RC_NOTHING, RC_AGAIN, RC_ADD, RC_SUB, RC_LOGIC, RC_NEG, RC_INC, RC_DEC,
-           RC_ADD_KEPT, RC_SUB_KEPT /* what was added or subtracted is in bt.operand */ } kind;
+    enum { RC_NOTHING, RC_CMP, RC_TEST, RC_ADD, RC_SUB, RC_NEG,
+           RC_LOGIC, /* from the result alone */
+           RC_CLEAR, /* CF = 0, below an INC or DEC */
+           RC_CC     /* they are in cpu.cc as well */ } kind;
     uint8_t size;
-    uint8_t dst, src;   /* guest registers; src REG_NONE: imm */
-    uint8_t n;          /* bytes of again */
-    uint16_t regs;      /* guest registers that must not change */
-    uint16_t base;      /* those among them that again needs */
+    struct recipe_value dst, src; /* dst of RC_ADD to RC_LOGIC: the result */
     int32_t imm;
-    uint8_t again[RECODE_MAX + 8]; /* for RC_INC and RC_DEC what makes the CF that they keep; none: it is in cpu.cc */
+    /* INC (1) or DEC (-1) came after, and left CF. */
+    int8_t step;
+    uint8_t step_size;
+    struct recipe_value last; /* its result */
 };
 
 /* A direct branch to somewhere in the same page, or a call. In a block with swaps it first leads to code that takes them
@@ -161,6 +174,8 @@ struct tblock {
     struct tblock *heir_of, *heir_next; /* the dead ones that have it as heir */
 };
 
+static inline struct tblock *bt_site_of(const struct bt_site *s) { return s->apart ? s->single->t : s->t; }
+
 /* Host instructions that may raise SIGFPE or SIGSEGV, sorted by place. */
 struct bt_fault {
     uint32_t begin, end, cold;
@@ -195,8 +210,9 @@ struct bt {
     uint32_t nsite, nlink, nic;
     _Atomic uint32_t nfault; /* read by signal handlers */
     uint32_t threshold;
+    uint64_t epoch;   /* another one when room has been made: links and dead translations of before mean nothing */
     /* statistics */
-    uint64_t blocks, insns, bytes, nanoseconds, flushes;
+    uint64_t blocks, insns, bytes, nanoseconds, flushes, sweeps;
 };
 
 /* ---- code.c: the area, sites, links ---- */

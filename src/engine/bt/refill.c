@@ -91,7 +91,7 @@ const uint8_t *bt_refill(struct cpu *c, uint32_t n, uint64_t la)
     }
     if ((la & PAGE_MASK) + s->span > PAGE_SIZE) {
         if (s->group)
-            s->t->crossed++;
+            bt_site_of(s)->crossed++;
         return NULL;
     }
     if (!is_canonical(la) || c->tlb == c->no_tlb)

@@ -111,6 +111,7 @@ struct tr {
     uint8_t in_t2;      /* group whose addend T2 holds, or GROUP_NONE */
     struct cold cold[COLD_MAX];
     unsigned ncold;
+    int32_t rsp_due;    /* guest RSP is so much above its home */
     uint32_t body;      /* code offset behind the entry for flags in EFLAGS */
     uint8_t level;      /* the vector registers are live at this level here */
     uint8_t home[16];   /* bt_home[] with the block's swaps */
@@ -136,21 +137,42 @@ void fl_release(struct tr *t);
 void fl_to_host(struct tr *t);
 /* They must be in EFLAGS or in cpu.cc, whichever is cheaper; says which. T1 is used. */
 enum bt_flags fl_settle(struct tr *t);
-/* INC or DEC of a register without computing flags, if their old ones are not in EFLAGS: true if it has been
- * done so. */
+/* Those that condition cc reads must be in EFLAGS now; the rest may be elsewhere. T1 is used. */
+void fl_for_cond(struct tr *t, unsigned cc);
+/* INC or DEC of a register, with a recipe for what they keep of the flags; without computing theirs, if that is not
+ * needed at once. True if it has been done so. */
 bool fl_step(struct tr *t);
 /* Will the flags of this step, which has a memory operand, be wanted again although a later access destroys
  * EFLAGS? Then the operand is worth keeping: fl_operand does the step, with its operand at m. */
 bool fl_keeps(const struct tr *t);
 void fl_operand(struct tr *t, const struct recode_mem *m);
-/* The step changes these registers: what needs their old values is done now. */
+/* The step changes these registers: what needs their old values is done now. T1 is used. */
 void fl_regs_change(struct tr *t, uint16_t regs);
-/* The step has been emitted: where its flags are, and how to get them back. host: its re-encoded
- * form, n bytes, if running it again would only set flags. */
-void fl_written(struct tr *t, const uint8_t *host, unsigned n);
-bool fl_same(const struct recipe *a, const struct recipe *b);
-/* Emits a recipe: EFLAGS from registers. T1 is used. */
-void fl_cook(struct tr *t, const struct recipe *r);
+/* The same, if all that it does to it is to add a constant. */
+void fl_reg_adds(struct tr *t, unsigned reg, unsigned size, int by);
+/* The step has been emitted: where its flags are, and how to get them back. */
+void fl_written(struct tr *t);
+
+/* ---- recipe.c ---- */
+/* Emits a recipe: EFLAGS from values, by the block's homes. T1 is used. */
+void recipe_cook(struct emit *e, const uint8_t home[16], const struct recipe *r);
+/* The same without CF, for one that ends with INC or DEC. */
+void recipe_cook_last(struct emit *e, const uint8_t home[16], const struct recipe *r);
+/* Guest registers that must not change, as a set. */
+uint16_t recipe_regs(const struct recipe *r);
+bool recipe_same(const struct recipe *a, const struct recipe *b);
+/* Guest register reg, or size bytes of it and the rest becomes zero, gets `by` more. False: the recipe is lost, and
+ * has not been changed. */
+bool recipe_add(struct recipe *r, unsigned reg, unsigned size, int by);
+/* Register reg will change: puts its value into bt.operand if that is free. T1 is used. */
+bool recipe_keep(struct emit *e, const uint8_t home[16], struct recipe *r, unsigned reg);
+/* op, enum emit_alu or RECIPE_TEST, on so many bytes of host registers or an immediate. */
+#define RECIPE_TEST 8
+void recipe_op_rr(struct emit *e, unsigned op, unsigned size, unsigned dst, unsigned src);
+void recipe_op_ri(struct emit *e, unsigned op, unsigned size, unsigned dst, int32_t imm);
+/* Flags from and to cpu.cc. T1 is used. */
+void recipe_park(struct emit *e);
+void recipe_unpark(struct emit *e);
 
 /* ---- access.c ---- */
 /* Finds accesses that can share a translation. */
@@ -176,6 +198,8 @@ const struct opnd *tr_mem_operand(const struct insn *i); /* NULL: none */
 uint16_t copy_writes(const struct insn *i);
 /* Can it be re-encoded whatever form its address takes? */
 bool copy_can(const struct tr *t, const struct insn *i);
+/* May the host raise a fault in this instruction, its operands being accessible? */
+bool copy_faults(const struct insn *i);
 void copy_translate(struct tr *t);
 
 /* ---- branch.c ---- */

@@ -353,15 +353,16 @@ static bool exposes_flags(const struct insn *i, const struct op *o)
 /* Memory for a block's parts: the cache's, or the vCPU's scratch block's own. */
 struct room {
     struct code_cache *cc; /* NULL: scratch */
+    bool lasting;          /* sweeps keep it */
     uint8_t *p;
 };
 
-static void *room_alloc(struct room *r, size_t size)
+static void *room_alloc(struct room *r, size_t size, size_t align)
 {
     void *p = r->p;
 
     if (r->cc)
-        return cache_alloc(r->cc, size);
+        return (r->lasting ? cache_alloc_lasting : cache_alloc)(r->cc, size, align);
     r->p += ALIGN_UP(size, 16);
     return p;
 }
@@ -377,7 +378,7 @@ bool plain_prepare(struct cpu *c, struct plain *p, const struct insn *i)
 
 static void make_plain(struct cpu *c, struct room *r, struct op *o, const struct insn *i)
 {
-    o->plain = room_alloc(r, sizeof(*o->plain));
+    o->plain = room_alloc(r, sizeof(*o->plain), 16);
     o->fn = plain_prepare(c, o->plain, i) ? vector : plain;
 }
 
@@ -391,7 +392,7 @@ static void make_end(struct room *r, const struct draft *d, bool single, struct 
                      .cnt = (uint8_t)(d->n + 1),
                      .exact = true};
     if (d->error) {
-        struct plain *p = room_alloc(r, sizeof(*p));
+        struct plain *p = room_alloc(r, sizeof(*p), 16);
 
         memset(p, 0, sizeof(*p));
         p->fn = d->error == INSN_E_UD ? raise_ud : raise_gp;
@@ -421,12 +422,13 @@ static struct block *build(struct cpu *c, struct room *r, const struct fetch *f,
 {
     bool tiered = c->shared->bt && r->cc && c->bits == CPU_64 && !(mode & MODE_SINGLE);
     unsigned nops = d->n + 1 + tiered, off = d->end;
-    struct block *b = room_alloc(r, sizeof(*b) + nops * sizeof(struct op));
+    struct block *b = room_alloc(r, sizeof(*b) + nops * sizeof(struct op), BLOCK_ALIGN);
     struct op *ops = b->op + tiered;
     uint16_t live = FL_STATUS;
 
     b->live = r->cc;
     b->mode = mode;
+    b->insns = (uint8_t)d->n;
     b->nops = (uint16_t)nops;
     b->gpa = f->p[0].gpa;
     b->gpa2 = f->n == 2 ? f->p[1].gpa : ~0ull;
@@ -464,7 +466,7 @@ static struct block *build(struct cpu *c, struct room *r, const struct fetch *f,
 
 struct block *cache_single(struct cpu *c, const struct insn *i)
 {
-    struct room r = {.cc = c->code};
+    struct room r = {.cc = c->code, .lasting = true};
     struct fetch f = {.p = {{.gpa = 0}}, .n = 1};
     struct draft d = {.n = 1, .bytes = i->len, .end = i->len, .error = INSN_OK};
 
@@ -506,7 +508,7 @@ static struct block *find(struct cpu *c, const struct part *p, uint8_t mode)
     return NULL;
 }
 
-/* Empties the cache if it is full. */
+/* Makes room in the cache if it is full. */
 static void make_room(struct cpu *c)
 {
     struct sync *s = &c->shared->sync;
@@ -521,7 +523,7 @@ static void make_room(struct cpu *c)
     sync_begin(s, SYNC_OUTSIDE);
     /* Another vCPU may have done it meanwhile. */
     if (cache_full(c->code)) {
-        cache_empty(c->code);
+        cache_reclaim(c->code);
         sync_post(s, SYNC_JUMPS);
     }
     sync_end(s);
