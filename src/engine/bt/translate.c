@@ -588,7 +588,12 @@ static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const 
         return NULL;
     t->n = before_loop(t);
     tb = t->t = cache_alloc_lasting(bt->cache, sizeof(*tb), BLOCK_ALIGN);
-    *tb = (struct tblock){.b = b, .live = true, .given = l ? &l->recipe : NULL, .round = l && l->again};
+    *tb = (struct tblock){.b = b,
+                          .gpa = b->gpa,
+                          .mode = b->gpa2 == ~0ull ? b->mode : BT_MODE_PAGES,
+                          .live = true,
+                          .given = l ? &l->recipe : NULL,
+                          .round = l && l->again};
     tb->begin = emit_pos(t->e);
     if (main)
         homes_like(t, main);
