@@ -85,7 +85,7 @@ const struct snippet snippets[] = {
     LIST(rip_relative, "rip-relative", "RIP comes from bt.vpage, so that a block may run at several addresses"),
     LIST(fs_base, "fs-base", "segment bases are added after the offset"),
     LIST(cmpxchg, "cmpxchg", "locked operations are the host's own, and may fault there"),
-    LIST(bit_string, "bit-string", "BTS with a bit number in a register reaches beyond its operand: the interpreter's"),
+    LIST(bit_string, "bit-string", "BTS with a bit number in a register reaches beyond its operand: a helper's"),
 
     LIST(prologue, "prologue", "pushes and frame accesses share one look at the stack page, across changes of RSP by constants"),
     LIST(epilogue, "epilogue", "pops and the return address share one look at the stack page"),
