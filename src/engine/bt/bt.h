@@ -265,7 +265,7 @@ struct tblock *bt_version(struct bt *bt, struct cpu *c, struct tblock *t, uint32
 /* ---- helper.c ---- */
 typedef const uint8_t *bt_helper(struct cpu *c, uint32_t site);
 bt_helper bt_help_movs, bt_help_stos, bt_help_cli, bt_help_sti, bt_help_stac, bt_help_clac, bt_help_pushf, bt_help_popf,
-    bt_help_swapgs;
+    bt_help_swapgs, bt_help_cld, bt_help_rdtsc, bt_help_rdtscp, bt_help_bits, bt_help_read_sreg;
 
 /* ---- refill.c: compiled without vector registers, for they are the guest's ---- */
 /* A TLB miss at a site for the address la: the host address to go on at, or NULL when the

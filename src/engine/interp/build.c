@@ -482,6 +482,11 @@ struct block *cache_single(struct cpu *c, const struct insn *i)
     return build(c, &r, &f, &d, MODE_SINGLE);
 }
 
+const struct insn *cache_single_insn(const struct block *b)
+{
+    return b->op[0].fn == plain ? &b->op[0].plain->insn : NULL;
+}
+
 /* ---- looking up ---- */
 
 /* The cached block at f->p[0], if it is good for the mapping and limit of now. */

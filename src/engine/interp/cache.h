@@ -149,6 +149,8 @@ void cache_kill_all(struct code_cache *cc);
 /* A block of the single instruction i, for running it apart: not to be found, and never killed; sweeps keep it. Lock
  * held; NULL if the cache is full. */
 struct block *cache_single(struct cpu *c, const struct insn *i);
+/* Its instruction, or NULL if it is one of those that are not kept decoded. */
+const struct insn *cache_single_insn(const struct block *b);
 
 /* ---- for build.c ---- */
 void cache_lock(struct code_cache *cc);
