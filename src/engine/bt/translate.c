@@ -659,17 +659,19 @@ struct tblock *bt_version(struct bt *bt, struct cpu *c, struct tblock *t, uint32
 {
     const struct bt_link *l = &bt->link[n];
     struct tblock **pv = &t->versions;
+    unsigned n_versions = 0;
 
     if (!bt_link_fits(l, t))
         return t;
     if (l->again ? l->lazy && l->recipe.kind == RC_NOTHING && !t->careless
                     : l->recipe.kind == RC_NOTHING || t->careless || (!l->lazy && t->likes == BT_HOST))
         return t;
-    for (unsigned k = 0; *pv; k++, pv = &(*pv)->versions)
+    for (; *pv; n_versions++, pv = &(*pv)->versions)
         if (version_is(*pv, t, l))
             return *pv;
-        else if (k + 1 == VERSIONS_MAX)
-            return t;
+    /* The last is for a loop's later rounds. */
+    if (n_versions >= (l->again ? VERSIONS_MAX : VERSIONS_MAX - 1))
+        return t;
     *pv = make(bt, c, t->b, NULL, t, l);
     return *pv ? *pv : t;
 }
