@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 
-from debian import PATIENCE, VIRTIO, Failure, archive, batch, check, command, insert, modules
+from debian import PATIENCE, VIRTIO, archive, batch, check, command, insert, modules, run_case
 
 MIB = 1 << 20
 BLK = VIRTIO + ['virtio_blk']
@@ -219,18 +219,5 @@ def case_full_files(ring3):
             check(md5(read_file(disk, 'kept')) == line[1].decode(), f'{fmt}: what was synced is lost', out)
 
 
-def main():
-    ring3, name = os.path.abspath(sys.argv[1]), sys.argv[2]
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    signal.alarm(4 * PATIENCE)
-    subprocess.run([os.path.join(root, 'scripts', 'guest')], stdin=subprocess.DEVNULL, check=True)
-    try:
-        globals()['case_' + name](ring3)
-    except Failure as failure:
-        print(f'{name}: {failure}', file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_case(globals()))

@@ -10,12 +10,11 @@ import hashlib
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 
 from blk import BLK, MIB, make_disk, read_file, tool
-from debian import PATIENCE, PROMPT, Failure, batch, check, command, ended, insert, modules, with_console
+from debian import PROMPT, batch, check, command, ended, insert, modules, run_case, with_console
 
 CHANGE = re.compile(rb'engine ([a-z]+) -> ([a-z]+); the vCPUs stood for [0-9]+ us')
 # What a kernel says when time or interrupts go wrong.
@@ -82,18 +81,5 @@ def case_keys(ring3, steady):
     with_console(command(ring3, '--engine', 'bt', '--cpus', '2'), talk)
 
 
-def main():
-    ring3, name, steady = os.path.abspath(sys.argv[1]), sys.argv[2], os.path.abspath(sys.argv[3])
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    signal.alarm(4 * PATIENCE)
-    subprocess.run([os.path.join(root, 'scripts', 'guest')], stdin=subprocess.DEVNULL, check=True)
-    try:
-        globals()['case_' + name](ring3, steady)
-    except Failure as failure:
-        print(f'{name}: {failure}', file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_case(globals()))

@@ -42,6 +42,30 @@ def check(condition, what, seen=b''):
         raise Failure(f'{what}; the console ends with:\n{seen[-2000:].decode(errors="replace")}')
 
 
+def prepare_guest():
+    """Debian's kernel and the guest's RAM file system, if they are not there yet."""
+    subprocess.run([os.path.join(ROOT, 'scripts', 'guest')], stdin=subprocess.DEVNULL, check=True)
+
+
+def judge(what, test, *args):
+    """The exit status for a test, which says why it fails."""
+    try:
+        test(*args)
+    except Failure as failure:
+        print(f'{what}: {failure}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def run_case(names):
+    """What a test of the form FILE RING3 CASE [PROGRAM...] does: the function case_CASE among names, with the rest as
+    its arguments. The exit status."""
+    name = sys.argv[2]
+    signal.alarm(4 * PATIENCE)
+    prepare_guest()
+    return judge(name, names['case_' + name], *map(os.path.abspath, sys.argv[1:2] + sys.argv[3:]))
+
+
 def command(ring3, *args, append='quiet', initrd=INITRD):
     return [ring3, 'run', '--kernel', KERNEL, '--initrd', initrd,
             '--append', f'console=ttyS0 {append}', *args]
@@ -311,12 +335,12 @@ def counters(out, name):
     return []
 
 
-def case_smp(ring3):
+def case_smp(ring3, shootdown):
     """Several vCPUs: found, used, interrupting each other, taken off and put back; then a reboot."""
     for n in [2, 4]:
         text = ('nproc; grep -c ^processor /proc/cpuinfo; grep "^siblings" /proc/cpuinfo; dmesg | grep "Call Trace"\n'
                 f'{PINNED}\n{PING}\n/demo/shootdown 100\n{OFFLINE}\ncat /proc/interrupts')
-        status, out, err = batch(ring3, text, '--cpus', str(n), programs=sys.argv[3:])
+        status, out, err = batch(ring3, text, '--cpus', str(n), programs=[shootdown])
         check(status == 0 and err == b'', f'--cpus {n}: status {status}, {err!r}', out)
         lines = out.replace(b'\t', b' ').splitlines()
         check(lines[:2] == [b'%d' % n] * 2, f'--cpus {n}: {lines[:2]} CPUs', out)
@@ -406,11 +430,11 @@ def case_check(ring3):
     check(alike and int(alike[1]) > 100000, f'too little was compared: {err!r}', out)
 
 
-def case_pvh(ring3):
+def case_pvh(ring3, vmlinux):
     """The kernel as an ELF file, entered by its PVH note; it is loaded anew when it reboots."""
     with tempfile.TemporaryDirectory(prefix='ring3-boot-') as folder:
         elf = os.path.join(folder, 'vmlinux')
-        subprocess.run([sys.argv[3], KERNEL, elf], check=True)
+        subprocess.run([vmlinux, KERNEL, elf], check=True)
 
         def talk(c):
             c.expect(PROMPT)
@@ -505,18 +529,5 @@ def case_virtio_console(ring3):
         with_console(command(ring3, '--console', 'stdio', '--memory', '256M', initrd=initrd), talk)
 
 
-def main():
-    ring3, name = os.path.abspath(sys.argv[1]), sys.argv[2]
-    case = globals()['case_' + name]
-    signal.alarm(4 * PATIENCE)
-    subprocess.run([os.path.join(ROOT, 'scripts', 'guest')], stdin=subprocess.DEVNULL, check=True)
-    try:
-        case(ring3)
-    except Failure as failure:
-        print(f'{name}: {failure}', file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_case(globals()))

@@ -15,7 +15,7 @@ import sys
 import tempfile
 
 from blk import APPEND, BLK, MIB, md5, read_file, tool
-from debian import PATIENCE, Failure, archive, check, command, insert, modules
+from debian import PATIENCE, Failure, archive, check, command, insert, modules, prepare_guest
 
 FORMATS = ['raw', 'qcow2']
 CACHES = ['writeback', 'none', 'writethrough', 'unsafe']
@@ -92,8 +92,7 @@ def main():
     which = sys.argv[3] if len(sys.argv) > 3 else str(len(SHORT))
     seed = int(sys.argv[4]) if len(sys.argv) > 4 else 1
     runs = list(itertools.product(FORMATS, CACHES, WAYS)) if which == 'all' else (SHORT * int(which))[:int(which)]
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    subprocess.run([os.path.join(root, 'scripts', 'guest')], stdin=subprocess.DEVNULL, check=True)
+    prepare_guest()
     signal.signal(signal.SIGALRM, lambda *_: sys.exit('fsx: a guest hangs'))
     for i, (fmt, cache, way) in enumerate(runs):
         signal.alarm(2 * PATIENCE)

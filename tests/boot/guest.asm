@@ -455,30 +455,7 @@ nmi_handler:
     lock inc dword [nmis]
     iret
 
-bits 16
-trampoline:
-    cli
-    mov ax, TRAMPOLINE >> 4
-    mov ds, ax
-    o32 lgdt [trampoline_gdtr - trampoline]
-    mov eax, cr0
-    or al, 1
-    mov cr0, eax
-    jmp dword 0x08:ap_main
-trampoline_gdtr:
-    dw gdtr - gdt - 1
-    dd gdt
-trampoline_end:
-bits 32
-
-align 8
-gdt:
-    dq 0
-    dq 0x00cf9b000000ffff
-    dq 0x00cf93000000ffff
-gdtr:
-    dw gdtr - gdt - 1
-    dd gdt
+%include "trampoline.inc"
 no_idt:
     dw 0
     dd 0

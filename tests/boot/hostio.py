@@ -8,14 +8,13 @@ CASE is one of the functions below whose names begin with case_; HOSTIO is hosti
 import hashlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 
-from debian import PATIENCE, ROOT, VIRTIO, Failure, archive, check, command, insert, modules
+from debian import PATIENCE, ROOT, VIRTIO, archive, check, command, insert, modules, run_case
 
 FUSE = VIRTIO + ['fuse', 'virtiofs']
 VSOCK = VIRTIO + ['vsock', 'vmw_vsock_virtio_transport_common', 'vmw_vsock_virtio_transport']
@@ -196,17 +195,5 @@ def case_vsock(ring3, hostio):
         check(not os.path.exists(path), 'the socket is left behind', out)
 
 
-def main():
-    ring3, name, hostio = os.path.abspath(sys.argv[1]), sys.argv[2], os.path.abspath(sys.argv[3])
-    signal.alarm(2 * PATIENCE)
-    subprocess.run([os.path.join(ROOT, 'scripts', 'guest')], stdin=subprocess.DEVNULL, check=True)
-    try:
-        globals()['case_' + name](ring3, hostio)
-    except Failure as failure:
-        print(f'{name}: {failure}', file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_case(globals()))

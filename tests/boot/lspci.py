@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 
-from debian import PATIENCE, VIRTIO, Failure, archive, check, command, insert, modules
+from debian import PATIENCE, VIRTIO, archive, check, command, insert, judge, modules, prepare_guest
 
 DRIVERS = ['virtio-rng', 'virtio_console', 'virtio_blk', 'failover', 'net_failover', 'virtio_net']
 
@@ -99,15 +99,9 @@ def run(ring3):
 
 
 def main():
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     signal.alarm(2 * PATIENCE)
-    subprocess.run([os.path.join(root, 'scripts', 'guest')], stdin=subprocess.DEVNULL, check=True)
-    try:
-        run(os.path.abspath(sys.argv[1]))
-    except Failure as failure:
-        print(f'lspci: {failure}', file=sys.stderr)
-        return 1
-    return 0
+    prepare_guest()
+    return judge('lspci', run, os.path.abspath(sys.argv[1]))
 
 
 if __name__ == '__main__':

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 
-from debian import PATIENCE, VIRTIO, Failure, archive, check, command, insert, modules
+from debian import PATIENCE, VIRTIO, Failure, archive, check, command, insert, modules, run_case
 
 SKIPPED = 77
 NET = VIRTIO + ['failover', 'net_failover', 'virtio_net']
@@ -318,14 +318,7 @@ def main():
     isolate(sys.argv)
     if isolated():
         interface(SIOCSIFFLAGS, 'lo', struct.pack('H', IFF_UP))
-    ring3, name = os.path.abspath(sys.argv[1]), sys.argv[2]
-    try:
-        globals()['case_' + name](ring3)
-    except Failure as e:
-        print(f'net.py {name}: {e}')
-        return 1
-    print(f'net.py {name}: ok')
-    return 0
+    return run_case(globals())
 
 
 if __name__ == '__main__':

@@ -22,7 +22,7 @@ import sys
 import tempfile
 
 from blk import APPEND, BLK, MIB, md5, read_file, tool
-from debian import PATIENCE, Failure, archive, check, command, insert, modules
+from debian import PATIENCE, Failure, archive, check, command, insert, modules, prepare_guest
 
 SECTOR = 512
 # On a host that is busy a vCPU may stand still for a while.
@@ -179,8 +179,7 @@ def main():
     kills = int(sys.argv[3]) if len(sys.argv) > 3 else len(IMAGES)
     seed = int(sys.argv[4]) if len(sys.argv) > 4 else 1
     rng = random.Random(seed)
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    subprocess.run([os.path.join(root, 'scripts', 'guest')], stdin=subprocess.DEVNULL, check=True)
+    prepare_guest()
     signal.signal(signal.SIGALRM, lambda *_: sys.exit('powerloss: a guest hangs'))
     done = 0
     for i, (fmt, options) in enumerate(IMAGES):

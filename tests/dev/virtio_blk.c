@@ -72,8 +72,8 @@ static void attach(struct scene *s, unsigned queues)
     vdrv_attach(&s->d, &virtio_blk_class, &s->cfg);
 }
 
-#define ALL                                                                                        \
-    (BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_DISCARD) | BIT(VIRTIO_BLK_F_WRITE_ZEROES) |        \
+#define ALL                                                                                 \
+    (BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_DISCARD) | BIT(VIRTIO_BLK_F_WRITE_ZEROES) | \
      BIT(VIRTIO_BLK_F_MQ))
 
 static void start(struct scene *s, uint64_t ring)
@@ -245,10 +245,7 @@ static void check_requests(struct scene *s, uint64_t ring)
 
 static void test_split(void **state) { check_requests(*state, VDRV_SPLIT); }
 static void test_packed(void **state) { check_requests(*state, VDRV_PACKED); }
-static void test_event_idx(void **state)
-{
-    check_requests(*state, VDRV_EVENT_IDX | VDRV_INDIRECT);
-}
+static void test_event_idx(void **state) { check_requests(*state, VDRV_EVENT_IDX | VDRV_INDIRECT); }
 static void test_packed_all(void **state)
 {
     check_requests(*state, VDRV_PACKED | VDRV_EVENT_IDX | VDRV_INDIRECT);
@@ -266,7 +263,8 @@ static void test_framing(void **state)
     p = vdrv_ptr(&s->d, mem);
     for (unsigned cut = 1; cut < 16 + 1024; cut += cut < 20 ? 1 : 101) {
         struct vdrv_sg w[3] = {{mem, cut}, {mem + cut, 16 + 1024 - cut}, {mem + 8192, 1}};
-        struct vdrv_sg r[4] = {{mem + 20000, 16}, {mem + 20016, cut}, {mem + 20016 + cut, 1025 - cut}};
+        struct vdrv_sg r[4] = {
+            {mem + 20000, 16}, {mem + 20016, cut}, {mem + 20016 + cut, 1025 - cut}};
         struct header h = {VIRTIO_BLK_T_OUT, 0, cut};
 
         memcpy(p, &h, 16);
@@ -416,7 +414,8 @@ static void test_queues(void **state)
                 if (round & 1)
                     memset(vdrv_ptr(&s->d, r[q][i].data), 0, 4096);
                 else
-                    kit_fill((uint64_t)round + 20, sector * 512, vdrv_ptr(&s->d, r[q][i].data), 4096);
+                    kit_fill((uint64_t)round + 20, sector * 512, vdrv_ptr(&s->d, r[q][i].data),
+                             4096);
                 request_add(&s->d.q[q], &r[q][i], &r[q][i]);
             }
             if (vdrv_kick_wanted(&s->d.q[q]))
@@ -525,8 +524,35 @@ static void test_queue_reset_of_held(void **state)
     vdrv_reset(&s->d);
 }
 
-/* Quiesced, everything taken is complete; another machine goes on from the saved state, with the same
- * memory and the same image. */
+/* A reset of one queue does not wait for the others' requests. */
+static void test_queue_reset_beside_held(void **state)
+{
+    struct scene *s = *state;
+    struct request r[16], one;
+
+    if (engine == BLOCK_AIO_SYNC)
+        skip();
+    s->kit.o.iops.rate = 1;
+    attach(s, 2);
+    vdrv_start(&s->d, ALL | BIT(VIRTIO_F_RING_RESET), 2, 64);
+    post_writes(s, r, 16, 5);
+    assert_ptr_equal(vdrv_wait(&s->d.q[0], NULL), &r[0]);
+    while (__atomic_load_n(&s->d.v->s->queue[0].avail, __ATOMIC_ACQUIRE) < 16)
+        usleep(1000);
+    vdrv_set(&s->d, VC_QUEUE_SELECT, 2, 1);
+    vdrv_set(&s->d, VC_QUEUE_RESET, 2, 1);
+    assert_int_equal(vdrv_get(&s->d, VC_QUEUE_ENABLE, 2), 0);
+    vdrv_queue(&s->d, 1, 32);
+    assert_true(block_inflight(s->disk) > 0);
+    /* Neither its requests are lost nor the other's. */
+    one = request_new(s, VIRTIO_BLK_T_GET_ID, 0, VIRTIO_BLK_ID_BYTES, true);
+    assert_int_equal(do_request(s, 1, &one), VIRTIO_BLK_S_OK);
+    assert_ptr_equal(vdrv_wait(&s->d.q[0], NULL), &r[1]);
+    vdrv_reset(&s->d);
+}
+
+/* Quiesced, everything taken is complete; another machine goes on from the saved state, with the
+ * same memory and the same image. */
 static void test_migration(void **state)
 {
     struct scene *s = *state, *t = NULL;
@@ -638,8 +664,8 @@ static uint64_t rng(uint64_t *s)
     return *s;
 }
 
-/* Rings and tables full of nonsense, half sense and sense, and resets at any time. Nothing may crash,
- * hang or be written beyond the disk; afterwards a good driver is served. */
+/* Rings and tables full of nonsense, half sense and sense, and resets at any time. Nothing may
+ * crash, hang or be written beyond the disk; afterwards a good driver is served. */
 static void test_fuzz(void **state)
 {
     struct scene *s = *state;
@@ -671,7 +697,8 @@ static void test_fuzz(void **state)
                 h = vdrv_ptr(&s->d, x->addr & ~15ull);
                 *h = (struct header){(uint32_t)(r % 16), 0, (r >> 20) % (SECTORS + 9)};
                 x->addr = r & 7 ? (uint64_t)((uint8_t *)h - s->d.ram->host) : r;
-                x->len = r & 0x30 ? (uint32_t)(r >> 40) % 5 * 512 + (i % 3 ? 0 : 16) : (uint32_t)(r >> 9);
+                x->len = r & 0x30 ? (uint32_t)(r >> 40) % 5 * 512 + (i % 3 ? 0 : 16)
+                                  : (uint32_t)(r >> 9);
                 if (packed) {
                     x->a = (uint16_t)(r & 0x40 ? i : r >> 12);
                     x->b = (uint16_t)((r >> 30 & 7) | (r & 0x80 ? BIT(7) : BIT(15)));
@@ -726,16 +753,26 @@ int main(int argc, char **argv)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(test_config),         T(test_ro),
-        T(test_split),          T(test_packed),
-        T(test_event_idx),      T(test_packed_all),
-        T(test_framing),        T(test_discard_and_zeroes),
-        T(test_not_negotiated), T(test_bad_requests),
-        T(test_queues),         T(test_reset_in_flight),
-        T(test_reset_of_held),  T(test_queue_reset_of_held),
+        T(test_config),
+        T(test_ro),
+        T(test_split),
+        T(test_packed),
+        T(test_event_idx),
+        T(test_packed_all),
+        T(test_framing),
+        T(test_discard_and_zeroes),
+        T(test_not_negotiated),
+        T(test_bad_requests),
+        T(test_queues),
+        T(test_reset_in_flight),
+        T(test_reset_of_held),
+        T(test_queue_reset_of_held),
+        T(test_queue_reset_beside_held),
         T(test_migration),
-        T(test_state),          T(test_writeback),
-        T(test_resize),         T(test_fuzz),
+        T(test_state),
+        T(test_writeback),
+        T(test_resize),
+        T(test_fuzz),
         T(test_host_error),
     };
 

@@ -187,6 +187,8 @@ static void find_caps(struct vdrv *d)
         assert_true(++n < 48);
         if (id == 0x01)
             d->power_cap = cap;
+        if (id == 0x10)
+            d->express_cap = cap;
         if (id == 0x11) {
             d->msix_cap = cap;
             d->vectors = (vdrv_pci_read(d, cap + 2, 2) & 0x7ff) + 1;
@@ -221,7 +223,8 @@ void vdrv_attach(struct vdrv *d, const struct device_class *cls, const void *cfg
     d->dev = fake_device(&d->f, cls, cls->name, cfg);
     d->v = container_of(d->dev, struct virtio, dev);
     find_caps(d);
-    assert_true(d->common && d->isr && d->notify && d->msix && d->cfg_cap && d->power_cap);
+    assert_true(d->common && d->isr && d->notify && d->msix && d->cfg_cap && d->power_cap &&
+                d->express_cap);
     vdrv_enable(d);
 }
 

@@ -94,7 +94,7 @@ struct vdrv {
     /* Where things are, from the capabilities. */
     uint64_t common, isr, config, notify, msix;
     uint32_t notify_multiplier;
-    unsigned msix_cap, cfg_cap, power_cap, vectors;
+    unsigned msix_cap, cfg_cap, power_cap, express_cap, vectors;
     uint64_t features; /* negotiated */
     struct vdrv_queue q[VDRV_QUEUES];
     unsigned nq;
@@ -118,8 +118,8 @@ unsigned vdrv_config_vector(const struct vdrv *d);
 void vdrv_msix(struct vdrv *d, bool on);
 bool vdrv_line(const struct vdrv *d);
 
-/* Saves the device of `from`, with memory and rings, and loads it into that of `to`, which is attached alike and was
- * never started: the driver goes on there. */
+/* Saves the device of `from`, with memory and rings, and loads it into that of `to`, which is
+ * attached alike and was never started: the driver goes on there. */
 void vdrv_move(struct vdrv *from, struct vdrv *to);
 
 /* ---- registers ---- */

@@ -1,5 +1,6 @@
 #include "virtio_probe.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/util.h"
@@ -98,3 +99,32 @@ const struct device_class probe_class = {
     .state = &probe_state_desc,
     .state_off = offsetof(struct probe, s),
 };
+
+/* ---- for tests ---- */
+
+int probe_setup(void **state)
+{
+    struct vdrv *d = malloc(sizeof(*d));
+
+    assert_non_null(d);
+    vdrv_init(d);
+    vdrv_attach(d, &probe_class, &(struct probe_cfg){vdrv_slot(d)});
+    *state = d;
+    return 0;
+}
+
+int probe_teardown(void **state)
+{
+    vdrv_fini(*state);
+    free(*state);
+    return 0;
+}
+
+void probe_use_all(struct vdrv *d, unsigned n)
+{
+    struct virtq_chain *c;
+
+    while (virtq_pop(&d->v->vq[n], &c) > 0)
+        virtq_push(&d->v->vq[n], c, 0);
+    virtq_notify(&d->v->vq[n]);
+}

@@ -34,6 +34,12 @@ struct probe_cfg {
 
 extern const struct device_class probe_class;
 
+/* Fixtures: *state becomes a struct vdrv with the probe attached. */
+int probe_setup(void **state);
+int probe_teardown(void **state);
+/* The device's part: uses what is in queue n, with an interrupt if one is wanted. */
+void probe_use_all(struct vdrv *d, unsigned n);
+
 static inline struct probe *probe_of(struct vdrv *d) { return container_of(d->v, struct probe, v); }
 
 #endif

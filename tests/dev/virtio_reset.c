@@ -15,33 +15,6 @@
 #define EXPRESS_DEVICE_CAPS 4
 #define EXPRESS_DEVICE_CONTROL 8
 
-static int setup(void **state)
-{
-    struct vdrv *d = malloc(sizeof(*d));
-
-    vdrv_init(d);
-    vdrv_attach(d, &probe_class, &(struct probe_cfg){vdrv_slot(d)});
-    *state = d;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    vdrv_fini(*state);
-    free(*state);
-    return 0;
-}
-
-/* The device's part: uses what is in queue n, with an interrupt if one is wanted. */
-static void use_all(struct vdrv *d, unsigned n)
-{
-    struct virtq_chain *c;
-
-    while (virtq_pop(&d->v->vq[n], &c) > 0)
-        virtq_push(&d->v->vq[n], c, 0);
-    virtq_notify(&d->v->vq[n]);
-}
-
 static void add_one(struct vdrv *d, unsigned n)
 {
     const struct vdrv_sg sg = {vdrv_alloc(d, 8, 8), 8};
@@ -55,7 +28,7 @@ static void one_request(struct vdrv *d, unsigned n)
     unsigned before = d->irqs[n];
 
     add_one(d, n);
-    use_all(d, n);
+    probe_use_all(d, n);
     assert_ptr_equal(vdrv_used(&d->q[n], NULL), d);
     if (!d->q[n].event_idx) /* else as the driver asks */
         assert_int_equal(d->irqs[n], before + 1);
@@ -117,10 +90,10 @@ static void test_queue_reset(void **state)
         kicks = p->kicks[0];
         vdrv_kick(&d->q[0]);
         assert_int_equal(p->kicks[0], kicks);
-        use_all(d, 0);
+        probe_use_all(d, 0);
 
         /* The other goes on where it was. */
-        use_all(d, 1);
+        probe_use_all(d, 1);
         assert_ptr_equal(vdrv_used(&d->q[1], NULL), d);
         one_request(d, 1);
 
@@ -201,20 +174,10 @@ static void test_queue_reset_refused(void **state)
 
 /* ---- the function ---- */
 
-static unsigned find_cap(struct vdrv *d, unsigned id)
-{
-    unsigned cap = vdrv_pci_read(d, PCI_CAP_POINTER, 1);
-
-    while (cap && vdrv_pci_read(d, cap, 1) != id)
-        cap = vdrv_pci_read(d, cap + 1, 1);
-    assert_true(cap);
-    return cap;
-}
-
 /* Writes the bit; everything but the largest payload is as after power-on. */
 static void flr(struct vdrv *d, unsigned size)
 {
-    unsigned control = find_cap(d, 0x10) + EXPRESS_DEVICE_CONTROL;
+    unsigned control = d->express_cap + EXPRESS_DEVICE_CONTROL;
     uint8_t after[PCI_CFG_SIZE];
 
     assert_true(vdrv_pci_read(d, control - 4, 4) & BIT(28));
@@ -245,7 +208,7 @@ static void test_flr(void **state)
         hold_one(d);
         vdrv_write(d, d->msix + 12, 4, 1);
         add_one(d, 0);
-        use_all(d, 0);
+        probe_use_all(d, 0);
         assert_int_equal(vdrv_read(d, d->msix + 0x800, 4), 1); /* pending */
         resets = p->resets;
         stops = p->stops[VIRTIO_STOP_RESET];
@@ -269,7 +232,7 @@ static void test_flr(void **state)
     vdrv_start(d, 0, 1, 16);
     vdrv_msix(d, false);
     add_one(d, 0);
-    use_all(d, 0);
+    probe_use_all(d, 0);
     assert_true(vdrv_line(d));
     flr(d, 2);
     assert_false(vdrv_line(d));
@@ -360,7 +323,7 @@ static void test_every_device(void **state)
     free(w);
 }
 
-#define TEST(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
+#define TEST(t) cmocka_unit_test_setup_teardown(t, probe_setup, probe_teardown)
 
 int main(void)
 {

@@ -1,6 +1,7 @@
 /* The virtio devices, each with something on the host's side, for tests that treat all alike. */
 #include "virtio_rows.h"
 
+#include <arpa/inet.h>
 #include <ftw.h>
 #include <stdio.h>
 #include <string.h>
@@ -159,18 +160,94 @@ static void drop_disk(struct vworld *w)
     kit_fini(&w->kit);
 }
 
+uint64_t vworld_heard(struct vworld *w) { return w->heard[vworld_rnd(w) % ARRAY_LEN(w->heard)]; }
+
+/* A port of the loopback interface that nobody uses. */
+static struct sockaddr_in free_port(void)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(a);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    assert_true(fd >= 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &len), 0);
+    close(fd);
+    return a;
+}
+
+/* The guest reaches nothing but who reaches it. */
 static void make_net(struct vworld *w)
 {
-    const struct netdev_cfg cfg = {
-        .kind = NETDEV_USER, .mac = {2, 0, 0, 0, 0, 1}, .queues = 2, .restricted = true};
+    const struct sockaddr_in host = free_port();
+    const struct sockaddr_in guest = {.sin_family = AF_INET, .sin_port = htons(VROWS_TCP_PORT)};
+    struct netdev_fwd fwd = {.udp = false};
+    const struct netdev_cfg cfg = {.kind = NETDEV_USER,
+                                   .mac = {2, 0, 0, 0, 0, 1},
+                                   .queues = 2,
+                                   .restricted = true,
+                                   .fwd = &fwd,
+                                   .nfwd = 1};
     struct err e;
 
+    memcpy(&fwd.host, &host, sizeof(host));
+    memcpy(&fwd.guest, &guest, sizeof(guest));
+    w->port = host.sin_port;
     if (netdev_open(&w->net, &cfg, &w->d.f.log, &e))
         fail_msg("%s", e.msg);
     vdrv_attach(&w->d, &virtio_net_class, &(struct virtio_net_cfg){vdrv_slot(&w->d), w->net});
 }
 
-static void drop_net(struct vworld *w) { netdev_free(w->net); }
+/* Programs send, receive and close. */
+static void use_program(struct vworld *w, int *fd)
+{
+    char buf[2000] = "something";
+
+    switch (vworld_rnd(w) % 8) {
+    case 0:
+        close(*fd);
+        *fd = 0;
+        break;
+    case 1 ... 2:
+        recv(*fd, buf, sizeof(buf), 0);
+        break;
+    case 3:
+        shutdown(*fd, (int)(vworld_rnd(w) % 16 ? SHUT_WR : SHUT_RD));
+        break;
+    default:
+        send(*fd, buf, vworld_rnd(w) % sizeof(buf), MSG_NOSIGNAL);
+        break;
+    }
+}
+
+static void close_programs(struct vworld *w)
+{
+    for (size_t i = 0; i < ARRAY_LEN(w->program); i++) {
+        if (w->program[i])
+            close(w->program[i]);
+    }
+}
+
+static void host_net(struct vworld *w)
+{
+    struct sockaddr_in a = {
+        .sin_family = AF_INET, .sin_port = w->port, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int *fd = &w->program[vworld_rnd(w) % ARRAY_LEN(w->program)];
+
+    if (*fd) {
+        use_program(w, fd);
+        return;
+    }
+    *fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    assert_true(*fd > 0);
+    connect(*fd, (struct sockaddr *)&a, sizeof(a));
+}
+
+static void drop_net(struct vworld *w)
+{
+    netdev_free(w->net);
+    close_programs(w);
+}
 
 static void make_fs(struct vworld *w)
 {
@@ -226,35 +303,34 @@ static void make_vsock(struct vworld *w)
 /* Programs come, talk and go. */
 static void host_vsock(struct vworld *w)
 {
+    static const char line[] = "CONNECT 3\n";
     struct sockaddr_un a = {.sun_family = AF_UNIX};
     int *fd = &w->program[vworld_rnd(w) % ARRAY_LEN(w->program)];
-    char buf[2000] = "CONNECT 3\n";
 
-    if (!*fd && (*fd = accept4(w->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) < 0)
-        *fd = 0;
-    if (!*fd) {
-        vsock_path(w, a.sun_path, sizeof(a.sun_path));
-        *fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        assert_true(*fd > 0);
-        if (!connect(*fd, (struct sockaddr *)&a, sizeof(a)))
-            send(*fd, buf, strlen(buf), MSG_NOSIGNAL);
-    } else if (vworld_rnd(w) % 4) {
-        send(*fd, buf, vworld_rnd(w) % sizeof(buf), MSG_NOSIGNAL);
-        recv(*fd, buf, sizeof(buf), 0);
-    } else {
-        close(*fd);
-        *fd = 0;
+    int guest = accept4(w->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+    if (guest >= 0) {
+        if (*fd)
+            close(*fd);
+        *fd = guest;
+        return;
     }
+    if (*fd) {
+        use_program(w, fd);
+        return;
+    }
+    vsock_path(w, a.sun_path, sizeof(a.sun_path));
+    *fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    assert_true(*fd > 0);
+    if (!connect(*fd, (struct sockaddr *)&a, sizeof(a)))
+        send(*fd, line, vworld_rnd(w) % 8 ? strlen(line) : vworld_rnd(w) % 8, MSG_NOSIGNAL);
 }
 
 static void drop_vsock(struct vworld *w)
 {
     struct sockaddr_un a;
 
-    for (size_t i = 0; i < ARRAY_LEN(w->program); i++) {
-        if (w->program[i])
-            close(w->program[i]);
-    }
+    close_programs(w);
     close(w->listener);
     vsock_address(w, &a, VROWS_PORT);
     unlink(a.sun_path);
@@ -269,7 +345,7 @@ const struct vrow vrows[] = {
     {"blk threads", make_disk_threads, NULL, vtalk_blk, ALL_DISK, drop_disk},
     {"blk qcow2", make_disk_qcow2, NULL, vtalk_blk, ALL_DISK, drop_disk},
     {"blk snapshot", make_disk_snapshot, NULL, vtalk_blk, ALL_DISK, drop_disk},
-    {"net", make_net, NULL, vtalk_net, BIT(1), drop_net},
+    {"net", make_net, host_net, vtalk_net, BIT(1), drop_net},
     {"fs", make_fs, NULL, vtalk_fs, BIT(0) | BIT(1), drop_fs},
     {"vsock", make_vsock, host_vsock, vtalk_vsock, BIT(1), drop_vsock},
 };

@@ -13,9 +13,10 @@
 #include "back/net/net.h"
 #include "back/vsock/vsock.h"
 
-#define VROWS_DISK MIB /* bytes of a disk */
-#define VROWS_CID 3    /* of the socket device */
-#define VROWS_PORT 5   /* where a program of the host listens */
+#define VROWS_DISK MIB    /* bytes of a disk */
+#define VROWS_CID 3       /* of the socket device */
+#define VROWS_PORT 5      /* where a program of the host listens */
+#define VROWS_TCP_PORT 22 /* of the guest: programs of the host connect to it */
 
 struct vrow;
 struct vtalk;
@@ -27,11 +28,13 @@ struct vworld {
     struct kit kit; /* a folder, and perhaps a disk in it */
     struct blockdev *disk;
     struct netdev *net;
-    int program[4];  /* sockets of the host's programs that talk to the guest; 0: none */
-    int listener;    /* of one that waits for the guest */
-    unsigned said;   /* requests since the driver started */
-    uint64_t heard;  /* where the device was last given room to answer in queue 0 */
-    unsigned queues; /* that it has, at most VDRV_QUEUES */
+    int program[8];    /* sockets of the host's programs that talk to the guest; 0: none */
+    int listener;      /* of one that waits for the guest */
+    unsigned said;     /* requests since the driver started */
+    uint64_t heard[4]; /* where the device's last packets are */
+    unsigned nheard;   /* packets so far */
+    uint16_t port;     /* of the host: where programs reach the guest */
+    unsigned queues;   /* that it has, at most VDRV_QUEUES */
     uint64_t seed;
 };
 
@@ -54,5 +57,7 @@ extern const unsigned vrows_n;
 void vworld_init(struct vworld *w, const struct vrow *row, uint64_t seed);
 void vworld_fini(struct vworld *w);
 uint64_t vworld_rnd(struct vworld *w);
+/* One of the last packets that the device gave the driver; 0 if there is none. */
+uint64_t vworld_heard(struct vworld *w);
 
 #endif

@@ -7,51 +7,14 @@
 
 #include "base/util.h"
 
-static int setup(void **state)
-{
-    struct vdrv *d = malloc(sizeof(*d));
-
-    vdrv_init(d);
-    vdrv_attach(d, &probe_class, &(struct probe_cfg){vdrv_slot(d)});
-    *state = d;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    vdrv_fini(*state);
-    free(*state);
-    return 0;
-}
-
-/* The device's part: uses what is in queue 0, with an interrupt if one is wanted. */
-static void use_all(struct vdrv *d)
-{
-    struct virtq_chain *c;
-
-    while (virtq_pop(&d->v->vq[0], &c) > 0)
-        virtq_push(&d->v->vq[0], c, 0);
-    virtq_notify(&d->v->vq[0]);
-}
-
 static void one_request(struct vdrv *d)
 {
     const struct vdrv_sg sg = {vdrv_alloc(d, 8, 8), 8};
 
     assert_true(vdrv_add(&d->q[0], &sg, 0, 1, d) >= 0);
     vdrv_kick(&d->q[0]);
-    use_all(d);
+    probe_use_all(d, 0);
     assert_ptr_equal(vdrv_used(&d->q[0], NULL), d);
-}
-
-static unsigned find_cap(struct vdrv *d, unsigned id)
-{
-    unsigned cap = vdrv_pci_read(d, PCI_CAP_POINTER, 1);
-
-    while (cap && vdrv_pci_read(d, cap, 1) != id)
-        cap = vdrv_pci_read(d, cap + 1, 1);
-    assert_true(cap);
-    return cap;
 }
 
 static void test_identity(void **state)
@@ -68,7 +31,7 @@ static void test_identity(void **state)
     assert_int_equal(d->vectors, PROBE_QUEUES + 1);
 
     /* A PCI Express endpoint of the root complex, with an extended space that is empty. */
-    assert_int_equal(vdrv_pci_read(d, find_cap(d, 0x10) + 2, 2) >> 4 & 15, 9);
+    assert_int_equal(vdrv_pci_read(d, d->express_cap + 2, 2) >> 4 & 15, 9);
     assert_int_equal(vdrv_pci_read(d, 0x100, 4), 0);
     assert_int_equal(vdrv_pci_read(d, 0xffc, 4), 0);
 }
@@ -384,7 +347,7 @@ static void test_pin(void **state)
 static void test_power(void **state)
 {
     struct vdrv *d = *state;
-    unsigned control = find_cap(d, 1) + 4;
+    unsigned control = d->power_cap + 4;
     struct virtq_chain *c;
 
     vdrv_start(d, 0, 1, 16);
@@ -514,7 +477,7 @@ static void test_state_table(void **state)
     pci_bus_free(bus);
 }
 
-#define TEST(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
+#define TEST(t) cmocka_unit_test_setup_teardown(t, probe_setup, probe_teardown)
 
 int main(void)
 {

@@ -2,13 +2,28 @@
 
 #include "insn/table.h" /* last: its short macros are not for other headers */
 
-uint64_t rnd(struct rng *r)
+uint64_t value_gpr(struct rng *r)
 {
-    uint64_t z = r->s += 0x9e3779b97f4a7c15ull; /* splitmix64 */
+    uint64_t v = rnd(r);
 
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
-    return z ^ z >> 31;
+    switch (pick(r, 10)) {
+    case 0:
+        return v & 0xff;
+    case 1:
+        return (1ull << (v & 63)) + (v >> 8) % 3 - 1;
+    case 2:
+        return ~(v >> 8 & 0xff);
+    case 3:
+        return v & 0xffffffff;
+    case 4:
+        return DATA_ADDR + v % DATA_BYTES;
+    case 5:
+        return (uint64_t[]){0,          1,          ~0ull,      1ull << 63, ~(1ull << 63),
+                            0x80000000, 0x7fffffff, 0xffff8000, 0x8000,     0x7fff,
+                            0x80,       0x7f,       0xffffffff, 0x100000000}[v % 14];
+    default:
+        return v;
+    }
 }
 
 static unsigned row_space(const struct insn_row *row) { return row->enc[3] >> 12 & 3; }

@@ -138,7 +138,7 @@ static const struct insn_row *pick_row(struct rng *r, const struct gen_cfg *cfg)
 }
 
 void gen_pick_insn(struct rng *r, const struct gen_cfg *cfg, enum cpu_bits bits, uint8_t b[16],
-                      struct insn *i)
+                   struct insn *i)
 {
     struct gen_cfg any = *cfg;
 
@@ -210,25 +210,6 @@ static uint64_t gen_target(struct rng *r)
     default:
         return DATA_ADDR + 64 * pick(r, DATA_BYTES / 64 - 50);
     }
-}
-
-/* XRSTOR and FXRSTOR images that are sometimes valid. */
-static void gen_image(struct rng *r, uint8_t *p, const struct cpuid_policy *pol)
-{
-    uint32_t mxcsr = (uint32_t)rnd(r) & (pick(r, 8) ? 0xffff : 0x1ffff);
-    uint64_t bv = rnd(r) & (pick(r, 8) ? pol->xcr0_mask : ~0ull), comp = 0;
-
-    memcpy(p + 24, &mxcsr, 4);
-    memset(p + 512, 0, 64);
-    if (pick(r, 2)) {
-        comp = BIT(63) | (rnd(r) & pol->xcr0_mask);
-        if (pick(r, 8))
-            bv &= comp;
-    }
-    memcpy(p + 512, &bv, 8);
-    memcpy(p + 520, &comp, 8);
-    if (!pick(r, 10))
-        p[528 + pick(r, 48)] = 1;
 }
 
 /* ---- single instructions ---- */
@@ -328,7 +309,7 @@ static void gen_single(struct rng *r, const struct gen_cfg *cfg, struct test_cas
         uint64_t ta = gen_target(r);
         if (uses_image(&i)) {
             ta = DATA_ADDR + 64 * pick(r, 20) + (pick(r, 10) ? 0 : pick(r, 64));
-            gen_image(r, t->data + (ta - DATA_ADDR), cfg->policy);
+            value_xsave_image(r, t->data + (ta - DATA_ADDR), cfg->policy);
             if (pick(r, 4)) {
                 t->s.gpr[RAX] = rnd(r) & 0xff;
                 t->s.gpr[RDX] = 0;

@@ -5,6 +5,7 @@
 #include <stddef.h>
 
 #include <cmocka.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "back/net/net.h"
@@ -319,11 +320,69 @@ static void fragments(void **state)
     assert_int_equal(k.n, 0);
 }
 
+struct bounds {
+    size_t limit, bytes;
+};
+
+static void on_any(void *arg, struct packet *s)
+{
+    struct bounds *b = arg;
+
+    assert_true(s->len <= b->limit);
+    b->bytes += s->len - s->body;
+}
+
+static uint32_t below(uint64_t *seed, uint32_t n)
+{
+    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(*seed >> 33) % n;
+}
+
+/* Headers with any bytes, in buffers of just the sizes that the contract asks for. */
+static void hostile(void **state)
+{
+    static const uint8_t protocols[] = {PACKET_TCP, PACKET_UDP};
+    uint64_t seed = 1;
+
+    for (unsigned i = 0; i < 20000; i++) {
+        uint8_t protocol = protocols[below(&seed, 2)];
+        size_t len = make(frame, below(&seed, 2) ? 4 : 6, protocol, below(&seed, 3000));
+        unsigned mss = 1 + below(&seed, 1500), mtu = below(&seed, 1500);
+        uint8_t *exact, *room;
+        struct packet p;
+
+        for (unsigned n = below(&seed, 6); n; n--)
+            frame[12 + below(&seed, 62)] = (uint8_t)below(&seed, 256);
+        len = below(&seed, 4) ? len : below(&seed, (uint32_t)len);
+        exact = malloc(MAX(len, 1));
+        assert_non_null(exact);
+        memcpy(exact, frame, len);
+        if (packet_parse(&p, exact, len, below(&seed, 2))) {
+            struct bounds b = {p.body + mss, 0}, f = {14 + (size_t)mtu, 0};
+
+            assert_true(p.len <= len && p.l4 <= p.body && p.body <= p.len);
+            room = malloc(b.limit);
+            assert_non_null(room);
+            if (p.proto == PACKET_TCP && !p.fragment) {
+                segment_tcp(&p, mss, room, on_any, &b);
+                assert_int_equal(b.bytes, p.len - p.body);
+            }
+            free(room);
+            room = malloc(f.limit);
+            assert_non_null(room);
+            segment_fragments(&p, mtu, i, room, on_any, &f);
+            free(room);
+        }
+        free(exact);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sums),      cmocka_unit_test(known_syn),    cmocka_unit_test(mss_options),
         cmocka_unit_test(malformed), cmocka_unit_test(tcp_segments), cmocka_unit_test(fragments),
+        cmocka_unit_test(hostile),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,15 +3,10 @@
 #ifndef RING3_TESTS_SIMD_GEN_H
 #define RING3_TESTS_SIMD_GEN_H
 
+#include "../values.h"
 #include "engine/interp/simd.h"
 
 #define SEQ_MAX 4
-
-struct rng {
-    uint64_t s;
-};
-uint64_t rnd(struct rng *r);
-static inline unsigned pick(struct rng *r, unsigned n) { return (unsigned)(rnd(r) % n); }
 
 struct test_case {
     struct insn insn[SEQ_MAX];

@@ -246,11 +246,8 @@ void block_wait(struct blockdev *d)
 
 void block_wake(struct blockdev *d) { block_aio_wake(d->aio); }
 
-void block_drain(struct blockdev *d)
+void block_hurry(struct blockdev *d)
 {
-    bool woken = false;
-
-    d->limited = false;
     while (d->held) {
         struct block_req *r = d->held;
 
@@ -259,6 +256,15 @@ void block_drain(struct blockdev *d)
         start(d, r);
     }
     d->last = &d->held;
+    block_aio_flush(d->aio);
+}
+
+void block_drain(struct blockdev *d)
+{
+    bool woken = false;
+
+    d->limited = false;
+    block_hurry(d);
     while (d->inflight) {
         block_poll(d);
         if (d->inflight)

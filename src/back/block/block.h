@@ -10,8 +10,8 @@
  * Threads: a blockdev, its nodes, files and aio belong to one thread at a time, its I/O thread;
  * every function here is called by that thread only, except block_wake and, while it waits,
  * block_read_now. Handing a drained blockdev from one thread to another needs a happens-before of
- * the caller's (a join, a mutex). Completion callbacks run in the I/O thread, from inside block_poll
- * and block_drain and never from inside block_submit; they may submit.
+ * the caller's (a join, a mutex). Completion callbacks run in the I/O thread, from inside
+ * block_poll and block_drain and never from inside block_submit; they may submit.
  *
  * Offsets, lengths and the content of buffers come from the guest and are hostile: block_submit
  * checks them. So is the content of image files.
@@ -52,15 +52,15 @@ struct block_work {
 struct block_req {
     enum block_op op;
     uint32_t flags;
-    uint64_t offset, len;    /* bytes; len is the sum of the iovecs of READ, WRITE; FLUSH: ignored */
+    uint64_t offset, len; /* bytes; len is the sum of the iovecs of READ, WRITE; FLUSH: ignored */
     const struct iovec *iov; /* READ, WRITE; never changed by the block layer */
     unsigned niov;
     /* rc is 0 or a negative errno. A failed write may have written any part of its range. */
     void (*done)(struct block_req *r, int rc);
 
     /* The block layer's own. */
-    struct block_req *next;                        /* in the list the request waits in */
-    void (*finish)(struct block_req *r, int rc);   /* called instead of done: the blockdev's */
+    struct block_req *next;                      /* in the list the request waits in */
+    void (*finish)(struct block_req *r, int rc); /* called instead of done: the blockdev's */
     struct blockdev *dev;
     struct block_file *file;
     struct block_work work; /* when a thread of the pool does it */
@@ -82,15 +82,15 @@ enum block_aio_kind { BLOCK_AIO_URING, BLOCK_AIO_THREADS, BLOCK_AIO_SYNC };
 /* A token bucket as Firecracker has it: `rate` tokens flow in per second, up to a second's worth;
  * `burst` more are there once, at the start. Tokens are requests (iops) or bytes (bps). */
 struct block_limit_cfg {
-    uint64_t rate;  /* 0: no limit */
+    uint64_t rate; /* 0: no limit */
     uint64_t burst;
 };
 
 struct block_options {
     const char *format; /* "raw", "qcow2"; NULL: found by looking at the image (see block_open) */
     bool ro;
-    bool snapshot;      /* writes go to a temporary file and are lost at block_close */
-    bool no_lock;       /* do not lock the image against other users */
+    bool snapshot; /* writes go to a temporary file and are lost at block_close */
+    bool no_lock;  /* do not lock the image against other users */
     enum block_cache cache;
     enum block_aio_kind aio; /* falls back to threads if the kernel refuses io_uring */
     struct block_limit_cfg iops, bps;
@@ -98,10 +98,10 @@ struct block_options {
 
 /* What a disk tells its guest. Constant except for size, which block_resize changes. */
 struct block_info {
-    const char *format;           /* of the image: "raw", "qcow2" */
-    bool probed;                  /* the format was found by looking */
+    const char *format; /* of the image: "raw", "qcow2" */
+    bool probed;        /* the format was found by looking */
     bool ro;
-    bool writeback;               /* a flush is needed to make writes durable */
+    bool writeback; /* a flush is needed to make writes durable */
     bool can_discard;
     enum block_aio_kind aio;      /* in use */
     uint64_t size;                /* bytes, a multiple of BLOCK_SECTOR */
@@ -143,10 +143,10 @@ void block_submit(struct blockdev *d, struct block_req *const *reqs, unsigned n)
 
 /*
  * Does a READ at once if that needs no waiting: all of it is in the host's page cache, where it
- * lies is known, and no limit stands in between. 0: done, and r->done is not called; -EAGAIN: submit
- * it, which also finds out what is wrong with it. Any thread may call it that keeps the I/O thread
- * (by a lock) from all functions but block_wait and block_wake. Saves that thread's waking up, which
- * for small reads costs many times the read.
+ * lies is known, and no limit stands in between. 0: done, and r->done is not called; -EAGAIN:
+ * submit it, which also finds out what is wrong with it. Any thread may call it that keeps the I/O
+ * thread (by a lock) from all functions but block_wait and block_wake. Saves that thread's waking
+ * up, which for small reads costs many times the read.
  */
 int block_read_now(struct blockdev *d, const struct block_req *r);
 
@@ -162,6 +162,8 @@ void block_wait(struct blockdev *d);
  * if the I/O thread is not asleep. */
 void block_wake(struct blockdev *d);
 
+/* Starts the requests that limits hold back; what comes later waits the longer. */
+void block_hurry(struct blockdev *d);
 /* Completes all requests, those that limits hold back included, without waiting for limits: what
  * comes later waits the longer. */
 void block_drain(struct blockdev *d);
@@ -178,8 +180,9 @@ void block_set_writeback(struct blockdev *d, bool writeback);
  * 0, -EROFS, -EINVAL, -EOPNOTSUPP or the host's error with e set. */
 int block_resize(struct blockdev *d, uint64_t size, struct err *e);
 
-/* Reads len bytes, of any alignment, and waits for them. Drained devices only. 0 or -EINVAL for what
- * the disk does not have, -ENOMEM, or the host's error. For looking into images before a guest runs.
+/* Reads len bytes, of any alignment, and waits for them. Drained devices only. 0 or -EINVAL for
+ * what the disk does not have, -ENOMEM, or the host's error. For looking into images before a guest
+ * runs.
  */
 int block_read(struct blockdev *d, uint64_t offset, void *buf, size_t len);
 

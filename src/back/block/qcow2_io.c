@@ -292,7 +292,7 @@ void qcow2_submit(struct block_node *n, struct block_req *r)
     struct qcow2 *q = container_of(n, struct qcow2, node);
     struct qcow2_op *op = malloc(sizeof(*op));
 
-    if (unlikely(!op)) {
+    if (!op) {
         block_aio_complete(n->aio, r, -ENOMEM);
         return;
     }

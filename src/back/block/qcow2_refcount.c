@@ -277,7 +277,7 @@ static int row_plan(struct row *r)
     struct qcow2 *q = r->q;
 
     for (;;) {
-        uint64_t last, missing = 0;
+        uint64_t last = 0, missing = 0;
         int rc = end_of_use(r);
 
         if (rc)

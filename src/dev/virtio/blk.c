@@ -28,17 +28,37 @@ static const struct state_desc virtio_blk_state_desc = {
 
 /* ---- serving ---- */
 
-static uint64_t all_queues(const struct virtio_blk *b) { return BIT(b->v.queues) - 1; }
+static uint64_t all_queues(const struct virtio_blk *b)
+{
+    return (BIT(b->v.queues) - 1) & ~atomic_load(&b->away);
+}
 
 /* Asks for kicks again; returns the queues that have something already. */
 static uint64_t ask_for_kicks(struct virtio_blk *b)
 {
     uint64_t pending = 0;
 
-    for (unsigned i = 0; i < b->v.queues; i++)
-        if (virtq_ready(&b->v.vq[i]) && virtq_kicks(&b->v.vq[i], true))
-            pending |= BIT(i);
+    for (uint64_t left = all_queues(b); left; left &= left - 1) {
+        struct virtq *q = &b->v.vq[__builtin_ctzll(left)];
+
+        if (virtq_ready(q) && virtq_kicks(q, true))
+            pending |= left & -left;
+    }
     return pending;
+}
+
+/* Lets go of the queue that is to be left alone, once nothing of it is in flight. Limits do not
+ * hold that up. */
+static void leave(struct virtio_blk *b, uint64_t away)
+{
+    if (b->v.vq[__builtin_ctzll(away)].inflight) {
+        block_hurry(b->disk);
+        return;
+    }
+    pthread_mutex_lock(&b->lock);
+    b->left = true;
+    pthread_cond_broadcast(&b->changed);
+    pthread_mutex_unlock(&b->lock);
 }
 
 /* The thread's work while the device runs. Queues that had requests, or whose requests completed,
@@ -49,14 +69,16 @@ static void serve(struct virtio_blk *b)
 
     pthread_mutex_lock(&b->owner);
     while (atomic_load(&b->run)) {
-        uint64_t taken;
+        uint64_t away = atomic_load(&b->away), taken;
         bool done;
 
         if (atomic_load(&b->writeback) != block_info(b->disk)->writeback)
             block_set_writeback(b->disk, atomic_load(&b->writeback));
         if (atomic_load_explicit(&b->kicked, memory_order_relaxed))
             look |= atomic_exchange(&b->kicked, 0);
-        taken = blk_req_take(b, look);
+        if (away)
+            leave(b, away);
+        taken = blk_req_take(b, look & ~away);
         done = block_poll(b->disk) != 0;
         look = taken | blk_req_notify(b);
         if (!taken && !done) {
@@ -157,6 +179,29 @@ static void blk_stop(struct virtio *v, enum virtio_stop why)
     pthread_mutex_unlock(&b->lock);
 }
 
+/* The others go on having owners; none touches queue n once `left` says so. */
+static void blk_queue_stop(struct virtio *v, unsigned n)
+{
+    struct virtio_blk *b = blk_of(v);
+
+    pthread_mutex_lock(&b->lock);
+    b->left = false;
+    atomic_store(&b->away, BIT(n));
+    block_wake(b->disk);
+    while (!b->left)
+        pthread_cond_wait(&b->changed, &b->lock);
+    pthread_mutex_unlock(&b->lock);
+}
+
+static void blk_queue_start(struct virtio *v, unsigned n)
+{
+    struct virtio_blk *b = blk_of(v);
+
+    atomic_store(&b->away, 0);
+    atomic_fetch_or(&b->kicked, BIT(n));
+    block_wake(b->disk);
+}
+
 static void blk_kick(struct virtio *v, unsigned n)
 {
     struct virtio_blk *b = blk_of(v);
@@ -164,7 +209,7 @@ static void blk_kick(struct virtio *v, unsigned n)
 
     /* While the thread sleeps its work is this vCPU's, as far as that goes without waiting. */
     if (pthread_mutex_trylock(&b->owner) == 0) {
-        if (atomic_load(&b->run)) {
+        if (atomic_load(&b->run) && !(atomic_load(&b->away) & BIT(n))) {
             left = blk_req_take_now(b, &v->vq[n]);
             blk_req_notify(b);
         }
@@ -208,6 +253,8 @@ static const struct virtio_ops blk_ops = {
     .pci_class = 0x0100, /* mass storage, SCSI: what guests expect of it */
     .start = blk_start,
     .stop = blk_stop,
+    .queue_stop = blk_queue_stop,
+    .queue_start = blk_queue_start,
     .kick = blk_kick,
     .unlocked_kick = true,
     .reset = blk_reset,

@@ -49,12 +49,14 @@ struct virtio_blk {
 
     /* The thread. Any vCPU sets bits; the rest is guarded by lock. */
     _Atomic uint64_t kicked; /* queues */
+    _Atomic uint64_t away;   /* a queue that is to be left alone, or none */
     _Atomic bool run;        /* the thread may own the queues */
     _Atomic bool writeback;  /* what the disk is to be */
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool started, parked, end;
+    bool left; /* the queue that is `away` is, and has nothing in flight */
     enum virtio_stop why;
 };
 

@@ -13,6 +13,7 @@
     (BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_F_INDIRECT_DESC) | BIT(VIRTIO_F_EVENT_IDX) | \
      BIT(VIRTIO_F_RING_PACKED) | BIT(VIRTIO_F_RING_RESET))
 #define ISR_ALL 3
+#define BAD_QUEUE "a queue that makes no sense"
 
 static const struct state_field virtio_fields[] = {
     STATE_FIELD(struct virtio_state, driver_features),
@@ -40,13 +41,18 @@ const struct state_desc virtio_state_desc = {
 
 /* ---- running ---- */
 
+static bool start_queue(struct virtio *v, unsigned n)
+{
+    const struct virtq_state *s = &v->s->queue[n];
+
+    return !s->enabled ||
+           (s->size <= v->queue_size && virtq_start(&v->vq[n], v->s->driver_features) == 0);
+}
+
 static bool start_queues(struct virtio *v)
 {
     for (unsigned i = 0; i < v->queues; i++) {
-        const struct virtq_state *s = &v->s->queue[i];
-
-        if (s->enabled &&
-            (s->size > v->queue_size || virtq_start(&v->vq[i], v->s->driver_features)))
+        if (!start_queue(v, i))
             return false;
     }
     return true;
@@ -62,7 +68,7 @@ static void start(struct virtio *v)
 {
     if (!start_queues(v)) {
         stop_queues(v);
-        virtio_fail(v, "a queue that makes no sense");
+        virtio_fail(v, BAD_QUEUE);
         return;
     }
     v->running = true;
@@ -81,28 +87,55 @@ static void stop(struct virtio *v, enum virtio_stop why)
 
 /* ---- one queue (§2.6.1) ---- */
 
-/* What the others have in flight is completed; so are this one's requests, unlike in a device's
- * reset, for a disk's writes may not be left half done while it goes on. */
+enum pause { PAUSE_NONE, PAUSE_QUEUE, PAUSE_DEVICE };
+
+/* Its requests are completed, unlike in a device's reset, for a disk's writes may not be left half
+ * done while it goes on. */
+static enum pause pause_queue(struct virtio *v, unsigned n)
+{
+    if (!v->running)
+        return PAUSE_NONE;
+    if (!v->ops->queue_stop || virtio_status(v) & VIRTIO_NEEDS_RESET) {
+        stop(v, VIRTIO_STOP_QUIESCE);
+        return PAUSE_DEVICE;
+    }
+    v->ops->queue_stop(v, n);
+    virtq_stop(&v->vq[n]);
+    return PAUSE_QUEUE;
+}
+
+static void resume_queue(struct virtio *v, unsigned n, enum pause what)
+{
+    bool good;
+
+    if (what == PAUSE_QUEUE) {
+        good = start_queue(v, n);
+        v->ops->queue_start(v, n);
+        if (!good) {
+            stop(v, VIRTIO_STOP_QUIESCE);
+            virtio_fail(v, BAD_QUEUE);
+        }
+    } else if (what == PAUSE_DEVICE && !v->s->needs_reset) {
+        start(v);
+    }
+}
+
 void virtio_reset_queue(struct virtio *v, unsigned n)
 {
-    bool was = v->running;
+    enum pause what = pause_queue(v, n);
 
-    stop(v, VIRTIO_STOP_QUIESCE);
     virtq_reset(&v->vq[n], v->queue_size);
     virtio_pci_reset_queue(v, n);
     trace(v->dev.ctx->trace, virtio_queue_reset, "%s queue=%u", v->dev.id, n);
-    if (was && !v->s->needs_reset)
-        start(v);
+    resume_queue(v, n, what);
 }
 
 void virtio_enable_queue(struct virtio *v, unsigned n)
 {
-    bool was = v->running;
+    enum pause what = pause_queue(v, n);
 
-    stop(v, VIRTIO_STOP_QUIESCE);
     v->s->queue[n].enabled = 1;
-    if (was && !v->s->needs_reset)
-        start(v);
+    resume_queue(v, n, what);
 }
 
 /* ---- status (§2.1, §3.1.1) ---- */

@@ -15,7 +15,7 @@
  * Life: a device runs from ops->start to ops->stop. It runs while the driver has set DRIVER_OK and
  * the machine is not quiesced. Only while it runs may it touch queues and guest memory. Features,
  * sizes and addresses of queues do not change while it runs. A driver that resets one queue, or
- * enables it again (VIRTIO_F_RING_RESET), makes the device pause for that.
+ * enables it again (VIRTIO_F_RING_RESET), makes that queue, or the device, pause for that.
  *
  * Threads and locks: every op is called with the device's lock held, except kick where
  * unlocked_kick says otherwise. A device either works under that lock (in kick, and in callbacks of
@@ -88,6 +88,13 @@ struct virtio_ops {
      * the host's I/O. Interrupts for what was pushed are seen to by the caller. NULL: nothing to
      * do. */
     void (*stop)(struct virtio *v, enum virtio_stop why);
+    /* The same for queue n alone, in a device that runs and goes on with its other queues, whose
+     * requests are not waited for: what was popped from queue n is complete and pushed on return.
+     * Not called for a device that is broken. NULL: the device is stopped, and started again, for
+     * each change of one queue, which is as good if its requests take no time. */
+    void (*queue_stop)(struct virtio *v, unsigned n);
+    /* Undoes queue_stop. Queue n may have been enabled: look at it once. NULL if that is. */
+    void (*queue_start)(struct virtio *v, unsigned n);
     /* The driver notified queue n, which is enabled, while the device runs. Must not block. */
     void (*kick)(struct virtio *v, unsigned n);
     /* kick takes no lock: it is called without the device's, from any vCPU, several at a time, also

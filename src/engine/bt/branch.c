@@ -9,12 +9,15 @@ static void emit_link(struct tr *t, const uint8_t *op, unsigned n, unsigned off)
                         .flags = t->fl == FL_CC ? BT_CC : BT_HOST,
                         .lazy = t->fl == FL_RECIPE,
                         .swapped = t->swapped,
+                        .again = t->t->loops && t->s == &t->step[t->back] && off == t->step[0].off,
                         .off = (uint16_t)off};
     struct emit *e = t->e;
 
     /* Recipes know the registers' places within the block. */
-    if (off <= t->step[0].off && (t->fl == FL_HOST || t->fl == FL_RECIPE) && t->swapped == (t->t->nswap != 0))
+    if ((t->fl == FL_HOST || t->fl == FL_RECIPE) && t->swapped == (t->t->nswap != 0))
         l.recipe = t->recipe;
+    if (t->fl == FL_HOST && l.recipe.kind == RC_CC && !l.recipe.step)
+        l.recipe = (struct recipe){.kind = RC_NOTHING};
 
     emit_align_rel32(e, n);
     emit_bytes(e, op, n);
@@ -103,11 +106,10 @@ static void go(struct tr *t, int64_t off, enum bt_site_kind kind)
     bool call = kind == BT_SITE_CALL;
 
     if (off >= 0 && off < (int64_t)PAGE_SIZE) {
-        /* Only loops are worth versions of their target (bt_version). */
-        if (off > t->step[0].off || call)
+        if (call) {
             fl_settle(t);
-        if (call) /* what comes back finds the registers at home */
-            homes_leave(t);
+            homes_leave(t); /* what comes back finds the registers at home */
+        }
         emit_link(t, (const uint8_t[]){call ? 0xe8 : 0xe9}, 1, (unsigned)off);
         if (call)
             come_back(t);
@@ -137,10 +139,12 @@ static void jcc(struct tr *t)
     struct step *s = t->s;
     int64_t to = target(s);
     struct poll p = {0};
+    struct recipe recipe;
+    enum fl_place fl;
     uint32_t over;
     bool swapped;
 
-    fl_to_host(t);
+    fl_for_cond(t, s->i.cond);
     if (to > s->off && to < (int64_t)PAGE_SIZE) {
         emit_link(t, (const uint8_t[]){0x0f, 0x80 | s->i.cond}, 2, (unsigned)to);
         return;
@@ -148,9 +152,14 @@ static void jcc(struct tr *t)
     over = emit_jcc_short(t->e, s->i.cond ^ 1u);
     if (to >= 0 && to < (int64_t)PAGE_SIZE)
         p = poll(t, target_site(t, (unsigned)to));
+    /* What is done on the way there has not been done where it is not taken. */
     swapped = t->swapped;
+    fl = t->fl;
+    recipe = t->recipe;
     go(t, to, BT_SITE_JUMP);
     t->swapped = swapped;
+    t->fl = fl;
+    t->recipe = recipe;
     if (p.cold)
         poll_end(t, &p);
     emit_fix_short(t->e, over);
@@ -179,7 +188,7 @@ static void push_return(struct tr *t)
     emit_rex(t->e, 1, BT_T1, m.index == REG_NONE ? 0 : m.index, m.base);
     emit8(t->e, 0x89);
     emit_mem(t->e, BT_T1, m.base, m.index, 0, m.disp);
-    fl_regs_change(t, BIT(RSP));
+    fl_reg_adds(t, RSP, 8, -8);
     emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, -8);
 }
 
@@ -214,9 +223,10 @@ static void ret(struct tr *t)
     access_translate(t, &s->stack, true, &m);
     emit_rex(t->e, 1, BT_T0, m.index == REG_NONE ? 0 : m.index, m.base);
     emit8(t->e, 0x8b);
-    emit_mem(t->e, BT_T0, m.base, m.index, 0, m.disp);
+    emit_mem(t->e, BT_T0, m.base, m.index, 0, m.disp + t->rsp_due);
     fl_settle(t);
-    emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, (int32_t)pop);
+    emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, (int32_t)pop + t->rsp_due);
+    t->rsp_due = 0;
     site = tr_site(t, BT_SITE_RET, 0);
     t->bt->site[site].span = (uint16_t)pop;
     homes_leave(t);

@@ -103,17 +103,26 @@ enum bt_site_kind {
     BT_SITE_VEC /* span: the level wanted */
 };
 
-/* How to compute flags anew from registers that have not changed since (flags.c). */
+/* A value that flags are made of: that of a guest register now, or of bt.operand, plus `add`; or an immediate. */
+enum { RV_IMM = 0x40, RV_KEPT };
+struct recipe_value {
+    uint8_t reg; /* or RV_x */
+    int16_t add;
+};
+
+/* How to compute flags anew from values that are still there (recipe.c). */
 struct recipe {
-    enum { RC_NOTHING, RC_AGAIN, RC_ADD, RC_SUB, RC_LOGIC, RC_NEG, RC_INC, RC_DEC,
-           RC_ADD_KEPT, RC_SUB_KEPT /* what was added or subtracted is in bt.operand */ } kind;
+    enum { RC_NOTHING, RC_CMP, RC_TEST, RC_ADD, RC_SUB, RC_NEG,
+           RC_LOGIC, /* from the result alone */
+           RC_CLEAR, /* CF = 0, below an INC or DEC */
+           RC_CC     /* they are in cpu.cc as well */ } kind;
     uint8_t size;
-    uint8_t dst, src;   /* guest registers; src REG_NONE: imm */
-    uint8_t n;          /* bytes of again */
-    uint16_t regs;      /* guest registers that must not change */
-    uint16_t base;      /* those among them that again needs */
+    struct recipe_value dst, src; /* dst of RC_ADD to RC_LOGIC: the result */
     int32_t imm;
-    uint8_t again[RECODE_MAX + 8]; /* for RC_INC and RC_DEC what makes the CF that they keep; none: it is in cpu.cc */
+    /* INC (1) or DEC (-1) came after, and left CF. */
+    int8_t step;
+    uint8_t step_size;
+    struct recipe_value last; /* its result */
 };
 
 /* A direct branch to somewhere in the same page, or a call. In a block with swaps it first leads to code that takes them
@@ -130,6 +139,7 @@ struct bt_link {
     uint16_t off;             /* of the target in the page */
     uint8_t flags;            /* arrives with them there, enum bt_flags */
     bool far;                 /* made by an inline cache */
+    bool again;               /* back to the begin of a loop, whose lookups need not be repeated (tblock.loops) */
     uint8_t level;            /* arrives with the vector registers live at this level at least */
 };
 
@@ -148,7 +158,6 @@ struct tblock {
     uint64_t gpa;     /* the block's */
     uint8_t mode;     /* the block's, or BT_MODE_PAGES */
     bool live;
-    bool grouped;     /* some accesses share a translation */
     bool careless;    /* the flags at the entry do not matter */
     uint8_t level;    /* vector level checked at entry (state.h), 0 = none */
     uint8_t likes;    /* the entry that leads straight in, enum bt_flags */
@@ -158,6 +167,8 @@ struct tblock {
     uint32_t inner[2]; /* and with the swaps done */
     struct bt_swap swap[BT_SWAPS_MAX];
     uint8_t nswap;
+    bool loops; /* it leads back to its own begin, and some lookups need not be repeated then (access.c) */
+    bool round; /* and this is the version for all rounds but the first */
     uint32_t links_in; /* first link to it, 0 = none */
     struct tblock *versions;     /* for links that bring a recipe (bt_version) */
     const struct recipe *given;  /* this is one of those, for this recipe; only `inner` leads to it */
@@ -248,7 +259,7 @@ uint32_t bt_emit_jump(struct emit *e, uint32_t ic, enum bt_flags flags, bool cal
  * link, or NULL. Lock held. */
 struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b, const struct tblock *from);
 /* t, or what is better for link n: a version of t that begins with the link's recipe for flags, so that they need not be
- * made for t. Lock held; both live. */
+ * made for t; in a loop one that begins with the lookups of the round before. Lock held; both live. */
 struct tblock *bt_version(struct bt *bt, struct cpu *c, struct tblock *t, uint32_t n);
 
 /* ---- helper.c ---- */

@@ -1,31 +1,16 @@
-/* Values biased to what breaks things: limits, special numbers, powers of two and their neighbours.
- */
-#include "encode.h"
+#include "values.h"
 
 #include <string.h>
 
-uint64_t value_gpr(struct rng *r)
-{
-    uint64_t v = rnd(r);
+#include "base/util.h"
 
-    switch (pick(r, 10)) {
-    case 0:
-        return v & 0xff;
-    case 1:
-        return (1ull << (v & 63)) + (v >> 8) % 3 - 1;
-    case 2:
-        return ~(v >> 8 & 0xff);
-    case 3:
-        return v & 0xffffffff;
-    case 4:
-        return DATA_ADDR + v % DATA_BYTES;
-    case 5:
-        return (uint64_t[]){0,          1,          ~0ull,      1ull << 63, ~(1ull << 63),
-                            0x80000000, 0x7fffffff, 0xffff8000, 0x8000,     0x7fff,
-                            0x80,       0x7f,       0xffffffff, 0x100000000}[v % 14];
-    default:
-        return v;
-    }
+uint64_t rnd(struct rng *r)
+{
+    uint64_t z = r->s += 0x9e3779b97f4a7c15ull; /* splitmix64 */
+
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+    return z ^ z >> 31;
 }
 
 static uint32_t f32(struct rng *r)
@@ -196,4 +181,22 @@ uint32_t value_mxcsr(struct rng *r)
     default:
         return 0x1f80 | (v & 0xe07f);
     }
+}
+
+void value_xsave_image(struct rng *r, uint8_t *p, const struct cpuid_policy *pol)
+{
+    uint32_t mxcsr = (uint32_t)rnd(r) & (pick(r, 8) ? 0xffff : 0x1ffff);
+    uint64_t bv = rnd(r) & (pick(r, 8) ? pol->xcr0_mask : ~0ull), comp = 0;
+
+    memcpy(p + 24, &mxcsr, 4);
+    memset(p + 512, 0, 64);
+    if (pick(r, 2)) {
+        comp = BIT(63) | (rnd(r) & pol->xcr0_mask);
+        if (pick(r, 8))
+            bv &= comp;
+    }
+    memcpy(p + 512, &bv, 8);
+    memcpy(p + 520, &comp, 8);
+    if (!pick(r, 10))
+        p[528 + pick(r, 48)] = 1;
 }
