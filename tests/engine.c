@@ -23,6 +23,11 @@ const struct engine_ops *test_engine(const char *name)
     exit(77);
 }
 
+bool test_engine_check(const struct engine_ops *engine, unsigned ncpu)
+{
+    return engine->checks && ncpu == 1 && getenv("RING3_TEST_CHECK");
+}
+
 /* bt's threshold that the environment asks for; 0: its own. */
 static unsigned threshold(void)
 {

@@ -62,6 +62,19 @@ static int set_check(void *cfg, const char *val, struct err *e)
     return 0;
 }
 
+static int set_check_every(void *cfg, const char *val, struct err *e)
+{
+    struct machine_cfg *m = &((struct run_cfg *)cfg)->m;
+    uint64_t n = 0;
+    int rc = option_uint(val, 3600000, &n, e);
+
+    if (!rc && n == 0)
+        return err_set(e, EINVAL, "is not 0 ms");
+    m->check = true;
+    m->check_every = (uint32_t)n;
+    return rc;
+}
+
 static int set_cpus(void *cfg, const char *val, struct err *e)
 {
     uint64_t n = 0;
@@ -207,9 +220,14 @@ static const struct option_desc options[] = {
      set_engine},
     {"engine-switch", engine_switch_arg, engine_switch_help, set_engine_switch},
     {"check", NULL,
-     "Compare the binary translator with the interpreter, block by block,\n"
-     "and end at the first difference. Slow; needs engine bt and one vCPU.",
+     "Compare the engine with the interpreter, bt block by block, kvm\n"
+     "instruction by instruction, and end at the first difference. Slow; needs\n"
+     "engine bt or kvm and one vCPU.",
      set_check},
+    {"check-every", "MS",
+     "The same with engine kvm for 100 instructions every MS milliseconds; in\n"
+     "between the guest runs freely, so that it comes through a boot.",
+     set_check_every},
     {"cpu", "MODEL",
      "What the guest's processors can do: host, which is all that this host\n"
      "has, or x86-64-v2, -v3 or -v4, which is what the x86-64 psABI counts to\n"
@@ -512,7 +530,11 @@ static int run_configured(struct run *r, struct err *e)
     if (choose_engine(r, e))
         return CLI_USAGE;
     if (r->cfg.m.check && !r->cfg.m.engine->checks) {
-        err_set(e, EINVAL, "--check: engine %s does not offer it; bt does", r->cfg.m.engine->name);
+        err_set(e, EINVAL, "--check: engine %s does not offer it; bt and kvm do", r->cfg.m.engine->name);
+        return CLI_USAGE;
+    }
+    if (r->cfg.m.check_every && r->cfg.m.engine != &kvm_engine) {
+        err_set(e, EINVAL, "--check-every: is for engine kvm, not %s", r->cfg.m.engine->name);
         return CLI_USAGE;
     }
     if (r->cfg.m.check && r->cfg.m.cpus > 1) {

@@ -97,6 +97,7 @@ struct vm {
     struct vcpu **vcpu;
     uint32_t nvcpu;
     bool check;        /* compare the engine with the interpreter as it runs; one vCPU, engine_ops.checks */
+    uint32_t check_every; /* kvm: ms between some instructions that are compared and the next; 0: all are */
     void *owner;       /* the machine */
     void *engine_priv; /* engine's per-VM data */
 };

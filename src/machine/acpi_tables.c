@@ -388,6 +388,8 @@ static int check(const struct acpi_cfg *cfg, uint64_t area, uint64_t size, struc
         return err_set(e, EINVAL, "ACPI tables: %u CPUs (want 1 to %u)", cfg->cpus, CPUS_MAX);
     if (cfg->pci_buses_log2 > 8)
         return err_set(e, EINVAL, "ACPI tables: more than 256 PCI buses");
+    if (cfg->ecam_base && cfg->ecam_size < (uint32_t)MIB << cfg->pci_buses_log2)
+        return err_set(e, EINVAL, "ACPI tables: ECAM has no room for its buses");
     if (area % 64 || size > 4 * GIB || area > 4 * GIB - size)
         return err_set(e, EINVAL, "ACPI tables: bad place %#llx", (unsigned long long)area);
     return 0;

@@ -30,6 +30,7 @@ struct acpi_cfg {
     uint8_t rtc_century;      /* RTC register that holds the century; 0: none */
     uint8_t pci_buses_log2;   /* buses 0..2^n-1 */
     uint32_t ecam_base;       /* 0: no ECAM, no MCFG */
+    uint32_t ecam_size;       /* taken there, in bytes: 1 MiB for each bus, or more */
     uint8_t pci_intx_gsi;     /* first of the four GSIs that INTx pins of PCI devices share: 16 */
     struct acpi_range mmio32; /* windows for PCI BARs */
     struct acpi_range mmio64;

@@ -165,7 +165,7 @@ static void board_resources(struct aml *a, const struct acpi_cfg *cfg)
     aml_res_io(a, 0x92, 1);
     aml_res_io(a, 0x4d0, 2);
     if (cfg->ecam_base)
-        aml_res_memory32(a, cfg->ecam_base, (uint32_t)MIB << cfg->pci_buses_log2);
+        aml_res_memory32(a, cfg->ecam_base, cfg->ecam_size);
     aml_crs_end(a, crs);
     aml_end(a, device);
 }

@@ -361,6 +361,7 @@ static int make_vcpus(struct machine *m, const struct machine_cfg *cfg, struct e
                         .vcpu = m->vcpus,
                         .nvcpu = cfg->cpus,
                         .check = cfg->check,
+                        .check_every = cfg->check_every,
                         .owner = m};
     for (uint32_t i = 0; i < cfg->cpus; i++)
         m->vcpus[i] = &m->cpu[i].v;

@@ -71,6 +71,7 @@ struct machine_cfg {
     const struct engine_ops *engine;
     uint32_t engines;     /* by place in engine_list: others that run on this host, and that it must be able to change to */
     bool check;           /* lockstep with the interpreter; the engine must offer it, and cpus be 1 */
+    uint32_t check_every; /* struct vm's */
     uint32_t cpus;        /* 1..MACHINE_CPUS_MAX */
     enum cpuid_level cpu; /* what the guest's processors are */
     uint64_t memory;      /* bytes, a multiple of 4 KiB */

@@ -27,8 +27,10 @@
 #define LAPIC_SIZE 0x1000u
 #define IOAPIC_ID 0
 #define ECAM_BASE 0xe0000000u
-/* Linux looks for devices by ports on every bus that there may be: 64 accesses a bus. */
-#define ECAM_BUSES_LOG2 6
+#define ECAM_BUSES_LOG2 6 /* PCIEXBAR knows no smaller window */
+/* What the tables tell of. There is bus 0 only, and Linux looks for devices by ports on every bus that it hears of: 64
+ * accesses a bus. */
+#define PCI_BUSES_LOG2 0
 #define ECAM_SIZE (1u << (20 + ECAM_BUSES_LOG2))
 #define MMIO32_BASE MEMORY_LOW_MAX /* PCI BARs: from the end of RAM to the ECAM window */
 
@@ -286,8 +288,9 @@ int pc_write_tables(struct machine *m, struct err *e)
         .reset_port = PCI_CFG_PORT + PCIHOST_RESET_OFF,
         .reset_value = PCIHOST_RESET_VALUE,
         .rtc_century = 0x32,
-        .pci_buses_log2 = ECAM_BUSES_LOG2,
+        .pci_buses_log2 = PCI_BUSES_LOG2,
         .ecam_base = ECAM_BASE,
+        .ecam_size = ECAM_SIZE,
         .pci_intx_gsi = PCI_INTX_GSI,
         .mmio32 = {MMIO32_BASE, ECAM_BASE - MMIO32_BASE},
         .mmio64 = mmio64(m),

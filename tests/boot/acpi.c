@@ -36,6 +36,7 @@ static const struct acpi_cfg pc = {
     .rtc_century = 0x32,
     .pci_buses_log2 = 8,
     .ecam_base = 0xe0000000,
+    .ecam_size = 0x10000000,
     .pci_intx_gsi = 16,
     .mmio32 = {0xc0000000, 0x20000000},
     .mmio64 = {0x4000000000, 0x4000000000},
@@ -260,6 +261,8 @@ static void test_mcfg(void **state)
 
     cfg.pci_buses_log2 = 6;
     assert_int_equal(find(f, build(f, &cfg), "MCFG")[55], 63);
+    cfg.pci_buses_log2 = 0; /* of a window for more */
+    assert_int_equal(find(f, build(f, &cfg), "MCFG")[55], 0);
     cfg.ecam_base = 0;
     assert_null(find(f, build(f, &cfg), "MCFG"));
 }
@@ -282,6 +285,9 @@ static void test_refusals(void **state)
     assert_int_equal(acpi_tables_build(f->map, AREA, AREA_SIZE, &cfg, &rsdp, &e), -EINVAL);
     cfg.cpus = 1;
     cfg.pci_buses_log2 = 9;
+    assert_int_equal(acpi_tables_build(f->map, AREA, AREA_SIZE, &cfg, &rsdp, &e), -EINVAL);
+    cfg.pci_buses_log2 = 8;
+    cfg.ecam_size = 0x0ff00000;
     assert_int_equal(acpi_tables_build(f->map, AREA, AREA_SIZE, &cfg, &rsdp, &e), -EINVAL);
     assert_int_equal(rsdp, 0);
 }

@@ -44,6 +44,16 @@ static struct block *block_at(struct world *w, uint64_t rip)
     return b;
 }
 
+/* The version of a loop for all rounds but the first: for the link back that was added last. Lock held. */
+static struct tblock *later_rounds(struct bt *bt, struct cpu *c, struct tblock *t)
+{
+    uint32_t n = bt->nlink - 1;
+
+    while (n && !(bt->link[n].from == t && bt->link[n].again))
+        n--;
+    return n ? bt_version(bt, c, t, n) : t;
+}
+
 static bool list_block(FILE *out, struct world *w, struct block *b, bool entry)
 {
     struct cpu *c = w->vcpu[0].priv;
@@ -52,11 +62,15 @@ static bool list_block(FILE *out, struct world *w, struct block *b, bool entry)
 
     cache_lock(bt->cache);
     b->t = bt_translate(bt, c, b, NULL);
-    cache_unlock(bt->cache);
     if (b->t)
         ok = listing_host(out, bt->tr, entry);
     else
         fprintf(stderr, "not translated\n");
+    if (ok && b->t->loops) {
+        fprintf(out, "\nlater rounds\n");
+        ok = later_rounds(bt, c, b->t)->round && listing_host(out, bt->tr, entry);
+    }
+    cache_unlock(bt->cache);
     return ok;
 }
 

@@ -16,6 +16,9 @@ GUEST_ASM(rmw, "add [rdi], rax; inc dword ptr [rdi + 0x20]");
 GUEST_ASM(rip_relative, "mov rax, [rip + 0x2000]; lea rdx, [rip + 0x40]");
 GUEST_ASM(fs_base, "mov rax, fs:[0x28]");
 GUEST_ASM(cmpxchg, "lock cmpxchg [rdi], rsi");
+GUEST_ASM(loop_slide, "movdqa xmm0, [rsi]; paddb xmm0, [rip + 0x1000]; movdqa [rdi - 16], xmm0; add rdi, 16; add rsi, 16; cmp rdi, rdx; .byte 0x75, -30");
+GUEST_ASM(loop_index, "mov eax, [r9 + rcx * 4]; add eax, [rsp + 8]; mov [rdi], eax; inc rcx; cmp rcx, 64; .byte 0x75, -19");
+GUEST_ASM(loop_table, "movzx eax, byte ptr [rsi]; inc rsi; xor edx, [rdi + rax * 4]; cmp rsi, rbx; .byte 0x75, -14");
 GUEST_ASM(bit_string, "bts [rdi], rax; bts dword ptr [rdi], 3");
 
 /* ---- the stack ---- */
@@ -85,7 +88,10 @@ const struct snippet snippets[] = {
     LIST(rip_relative, "rip-relative", "RIP comes from bt.vpage, so that a block may run at several addresses"),
     LIST(fs_base, "fs-base", "segment bases are added after the offset"),
     LIST(cmpxchg, "cmpxchg", "locked operations are the host's own, and may fault there"),
-    LIST(bit_string, "bit-string", "BTS with a bit number in a register reaches beyond its operand: the interpreter's"),
+    LIST(loop_slide, "loop-slide", "later rounds: one comparison for a base that moves, none for what is relative to RIP"),
+    LIST(loop_index, "loop-index", "later rounds: the host's address of the base, which may have no home; the stack's page and a base that stands still are not looked at again"),
+    LIST(loop_table, "loop-table", "later rounds: a table that an index of one byte cannot leave, unless it crosses a page's end"),
+    LIST(bit_string, "bit-string", "BTS with a bit number in a register reaches beyond its operand: a helper's"),
 
     LIST(prologue, "prologue", "pushes and frame accesses share one look at the stack page, across changes of RSP by constants"),
     LIST(epilogue, "epilogue", "pops and the return address share one look at the stack page"),

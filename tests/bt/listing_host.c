@@ -75,7 +75,7 @@ static bool name_cpu(char *buf, size_t size, int64_t off)
     static const char *const gpr[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                         "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
     const struct field *f = find_field(CPU, off);
-    int64_t r = (off - BT_OFF_GPR(0)) / 8, g = (off - BT_OFF(bt.group)) / 8;
+    int64_t r = (off - BT_OFF_GPR(0)) / 8, g = (off - BT_OFF(bt.group)) / 8, n = (off - BT_OFF(bt.round)) / 16;
 
     if (off >= BT_OFF_IC(0) && (f = find_ic(off)))
         snprintf(buf, size, "ic.%u.%s", ic_number(off), f->name);
@@ -85,6 +85,8 @@ static bool name_cpu(char *buf, size_t size, int64_t off)
         snprintf(buf, size, "gpr.%s", gpr[r]);
     else if (off % 8 == 0 && off >= BT_OFF(bt.group) && g < BT_GROUPS)
         snprintf(buf, size, "bt.group.%u", (unsigned)g);
+    else if (off % 8 == 0 && off >= BT_OFF(bt.round) && n < BT_ROUNDS)
+        snprintf(buf, size, "bt.round.%u.%s", (unsigned)n, (off - BT_OFF(bt.round)) % 16 ? "addend" : "bound");
     else
         return false;
     return true;
@@ -138,6 +140,8 @@ static const struct {
     {"movs", bt_help_movs},     {"stos", bt_help_stos}, {"cli", bt_help_cli},
     {"sti", bt_help_sti},       {"stac", bt_help_stac}, {"clac", bt_help_clac},
     {"pushf", bt_help_pushf},   {"popf", bt_help_popf}, {"swapgs", bt_help_swapgs},
+    {"cld", bt_help_cld},       {"rdtsc", bt_help_rdtsc}, {"rdtscp", bt_help_rdtscp},
+    {"bits", bt_help_bits},     {"read_sreg", bt_help_read_sreg},
 };
 
 static const char *name_helper(uint64_t fn)
@@ -227,7 +231,7 @@ static void find_cold(struct listing *l)
         }
         l->paths = MIN(l->paths, to);
     }
-    l->cold = tb->entry[BT_CC] == tb->entry[BT_HOST] ? l->paths : (uint32_t)(tb->entry[BT_CC] - bt_host(bt, 0));
+    l->cold = tb->given || tb->entry[BT_CC] == tb->entry[BT_HOST] ? l->paths : (uint32_t)(tb->entry[BT_CC] - bt_host(bt, 0));
 }
 
 /* The stub that straight code from here on ends in, or STUB_NONE. */

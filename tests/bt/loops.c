@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "kit.h"
+#include "strides.h"
 
 #define HANDLER 0x14000ull
 #define CURSOR 0x21000ull  /* where the handler puts the next struct seen */
@@ -17,6 +18,8 @@
 #define ROUNDS 60
 #define PAGES 64           /* for each of two pointers */
 #define LOG_MAX (4 * PAGES)
+#define REACH (PAGES * PAGE_SIZE / 2)
+_Static_assert(REACH > STRIDES_REACH + PAGE_SIZE, "accesses stay among the pages");
 
 /* Each has RDI and RSI at pages that are not mapped, each round at others, and RCX at a count. RSP, which silicon needs,
  * is left alone. The pages are all the same memory. */
@@ -66,8 +69,9 @@ GUEST_ASM(back, "ret");
 static const struct loop {
     const char *name;
     const uint8_t *code, *end;
+    bool strides; /* else RDI and RSI begin where their pages do */
 } loops[] = {
-#define X(name, text) {#name, l_##name, l_##name##_end},
+#define X(name, text) {#name, l_##name, l_##name##_end, false},
     LOOPS(X)
 #undef X
 };
@@ -85,6 +89,7 @@ static struct {
     struct seen seen[LOG_MAX];
     unsigned n;
     int memory;
+    uint8_t page[PAGE_SIZE]; /* what is in memory at the end */
     const uint8_t *code;
 } silicon;
 
@@ -109,13 +114,21 @@ static void on_fault(int sig, siginfo_t *info, void *arg)
 }
 
 /* RDI, RSI, RCX are as the loops want them, the others made of the number of the loop. */
-static void begin(uint64_t gpr[16], unsigned k)
+static void begin(const struct loop *l, uint64_t gpr[16], unsigned k)
 {
     for (unsigned r = 0; r < 16; r++)
         gpr[r] = (k + 3) * 0x9e3779b97f4a7c15ull * (r + 1) ^ r << 13;
     gpr[RCX] = ROUNDS;
     gpr[RDI] = GUEST_WINDOW;
     gpr[RSI] = GUEST_WINDOW + PAGES * PAGE_SIZE;
+    if (!l->strides)
+        return;
+    gpr[RDI] += REACH + (k * 1237 & PAGE_MASK);
+    gpr[RSI] += REACH + (k * 2311 & PAGE_MASK);
+    gpr[R9] = gpr[RDI] + PAGES * PAGE_SIZE / 2 - 24;
+    gpr[RBX] &= 63;
+    gpr[RCX] = STRIDES_ROUNDS;
+    gpr[R13] = 2;
 }
 
 /* uint64_t gpr[16]: all but RSP from there and back, around a call of RSI (the second argument). */
@@ -152,6 +165,7 @@ static void run_native(const struct loop *l, uint64_t gpr[16])
     assert_int_equal(sigaction(SIGSEGV, &sa, &was), 0);
     ((void (*)(uint64_t *, const uint8_t *))(uintptr_t)page)(gpr, silicon.code);
     sigaction(SIGSEGV, &was, NULL);
+    assert_int_equal(pread(silicon.memory, silicon.page, PAGE_SIZE, 0), PAGE_SIZE);
     close(silicon.memory);
     munmap(window, 2 * PAGES * PAGE_SIZE);
     munmap(page, 2 * PAGE_SIZE);
@@ -218,6 +232,8 @@ static void run_guest(const struct loop *l, const uint64_t gpr[16], const uint64
     for (unsigned r = 0; r < 16; r++)
         if (r != RSP && r != RCX && r != RSI && r != RDI)
             assert_int_equal(s.gpr[r], end[r]);
+    for (unsigned k = 0; k < PAGE_SIZE; k += 8)
+        assert_memory_equal(&(uint64_t){guest_u64(w, 0x50000 + k)}, silicon.page + k, 8);
     world_free(w);
 }
 
@@ -226,7 +242,7 @@ static void test_loops(void **state)
     for (unsigned k = 0; k < ARRAY_LEN(loops); k++) {
         uint64_t gpr[16], end[16];
 
-        begin(gpr, k);
+        begin(&loops[k], gpr, k);
         memcpy(end, gpr, sizeof(end));
         run_native(&loops[k], end);
         assert_true(silicon.n >= 2 * ROUNDS);
@@ -234,10 +250,33 @@ static void test_loops(void **state)
     }
 }
 
+/* STRIDES: another first seed, and how many. */
+static void test_strides(void **state)
+{
+    const char *env = getenv("STRIDES");
+    unsigned first = 1, n = 1500;
+
+    if (env)
+        assert_int_equal(sscanf(env, "%u,%u", &first, &n), 2);
+    for (unsigned k = first; k < first + n; k++) {
+        uint8_t code[STRIDES_BYTES];
+        char name[32];
+        struct loop l = {name, code, code + strides_make(code, k), true};
+        uint64_t gpr[16], end[16];
+
+        snprintf(name, sizeof(name), "seed %u", k);
+        begin(&l, gpr, k);
+        memcpy(end, gpr, sizeof(end));
+        run_native(&l, end);
+        run_guest(&l, gpr, end);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_loops),
+        cmocka_unit_test(test_strides),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -166,3 +166,14 @@ void native_run(struct native *n, unsigned count)
         abort();
     }
 }
+
+bool native_tcg(void)
+{
+    unsigned a, id[3];
+
+    __cpuid(1, a, id[0], id[1], id[2]);
+    if (!(id[1] >> 31 & 1)) /* no hypervisor */
+        return false;
+    __cpuid(0x40000000, a, id[0], id[1], id[2]);
+    return !memcmp(id, "TCGTCGTCGTCG", 12);
+}

@@ -32,6 +32,8 @@ static inline uint64_t native_xcr0(void)
 }
 /* True if the host has enabled nothing beyond, so that XSAVE images agree. */
 static inline bool native_xcr0_complete(void) { return native_host_xcr0() == native_xcr0(); }
+/* Is the "silicon" QEMU's TCG, which leaves RF out of what a fault saves? */
+bool native_tcg(void);
 /* The batch's cases, to be filled in before native_run and left alone until it returns. */
 struct test_case *native_case(struct native *n, unsigned k);
 /* Runs the first count cases; out of each by native_outcome until the next run. */

@@ -244,6 +244,7 @@ struct world *world_new(unsigned ncpu)
                         .trace = &w->trace,
                         .vcpu = w->list,
                         .nvcpu = ncpu,
+                        .check = test_engine_check(w->engine, ncpu),
                         .owner = w};
     if (physmap_new(&w->map, w->policy.maxphys, &e) < 0 ||
         ram_new(&w->ram, "ram", WORLD_RAM, &e) < 0 || ram_new(&w->rom, "rom", PAGE_SIZE, &e) < 0)

@@ -237,6 +237,35 @@ static void test_host(void **state)
     }
 }
 
+/* The kernel's list of clock sources, as several hosts have it. */
+static void test_clock_sources(void **state)
+{
+    static const struct {
+        const char *text;
+        bool trusted;
+    } cases[] = {
+        {"tsc hpet acpi_pm \n", true},
+        {"kvm-clock tsc acpi_pm \n", true},
+        {"tsc-early hpet acpi_pm \n", true},
+        {"hpet acpi_pm \n", false},
+        {"kvm-clock acpi_pm \n", false},
+        {"hyperv_clocksource_tsc_page hyperv_clocksource_msr \n", false},
+        {"", true}, /* says nothing */
+    };
+    const struct place *p = *state;
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        int fd = open(p->node, O_WRONLY | O_TRUNC | O_CLOEXEC);
+
+        assert_true(fd >= 0);
+        assert_int_equal(write(fd, cases[i].text, strlen(cases[i].text)), (ssize_t)strlen(cases[i].text));
+        close(fd);
+        assert_int_equal(kvm_tsc_trusted(p->node), cases[i].trusted);
+    }
+    unlink(p->node);
+    assert_true(kvm_tsc_trusted(p->node));
+}
+
 static void test_must(void **state)
 {
     struct err e = {""};
@@ -267,6 +296,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(test_killed, make_place, remove_place),
         cmocka_unit_test(test_host),
         cmocka_unit_test(test_step_names),
+        cmocka_unit_test_setup_teardown(test_clock_sources, make_place, remove_place),
     };
     const struct CMUnitTest must[] = {cmocka_unit_test(test_must)};
 

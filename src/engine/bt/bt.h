@@ -76,22 +76,26 @@ enum bt_exit {
 
 /* What a point in translated code knows of the guest. */
 struct bt_site {
-    struct tblock *t;
+    union {
+        struct tblock *t;
+        struct block *single; /* `apart`: the interpreter's code for the instruction, whose own t is the translation */
+    };
     uint32_t retry;  /* code offset of the address translation to repeat; BT_SITE_PLAIN: where to go on
                         behind an instruction that C does */
     uint16_t off;    /* of the instruction in its page */
     uint16_t span;   /* bytes from the address in T0 that the access may touch; BT_SITE_RET: what was
                         added to RSP */
+    uint16_t adj;    /* the access, so many bytes from T0, must be a multiple of `align` */
+    uint8_t align;   /* or 0 */
     uint8_t kind;    /* enum bt_site_kind */
     uint8_t len;     /* of the instruction */
-    bool group;      /* a shared translation */
-    uint8_t align;   /* the access, adj bytes from T0, must be a multiple of this, or 0 */
-    uint16_t adj;
-    bool stack;      /* by the vCPU's stack page */
-    bool rep;        /* a repeated string instruction */
-    bool resume;     /* the interpreter may come back at retry */
-    struct block *single; /* the interpreter's code for it, or NULL: it is looked up */
+    bool group : 1;  /* a shared translation */
+    bool stack : 1;  /* by the vCPU's stack page */
+    bool rep : 1;    /* a repeated string instruction */
+    bool resume : 1; /* the interpreter may come back at retry */
+    bool apart : 1;  /* or it is looked up */
 };
+_Static_assert(sizeof(struct bt_site) == 24, "there are very many");
 enum bt_site_kind {
     BT_SITE_PLAIN, BT_SITE_READ, BT_SITE_WRITE,
     BT_SITE_EARLY, /* a read whose translation serves later writes too */
@@ -99,17 +103,26 @@ enum bt_site_kind {
     BT_SITE_VEC /* span: the level wanted */
 };
 
-/* How to compute flags anew from registers that have not changed since (flags.c). */
+/* A value that flags are made of: that of a guest register now, or of bt.operand, plus `add`; or an immediate. */
+enum { RV_IMM = 0x40, RV_KEPT };
+struct recipe_value {
+    uint8_t reg; /* or RV_x */
+    int16_t add;
+};
+
+/* How to compute flags anew from values that are still there (recipe.c). */
 struct recipe {
-    enum { RC_NOTHING, RC_AGAIN, RC_ADD, RC_SUB, RC_LOGIC, RC_NEG, RC_INC, RC_DEC,
-           RC_ADD_KEPT, RC_SUB_KEPT /* what was added or subtracted is in bt.operand */ } kind;
+    enum { RC_NOTHING, RC_CMP, RC_TEST, RC_ADD, RC_SUB, RC_NEG,
+           RC_LOGIC, /* from the result alone */
+           RC_CLEAR, /* CF = 0, below an INC or DEC */
+           RC_CC     /* they are in cpu.cc as well */ } kind;
     uint8_t size;
-    uint8_t dst, src;   /* guest registers; src REG_NONE: imm */
-    uint8_t n;          /* bytes of again */
-    uint16_t regs;      /* guest registers that must not change */
-    uint16_t base;      /* those among them that again needs */
+    struct recipe_value dst, src; /* dst of RC_ADD to RC_LOGIC: the result */
     int32_t imm;
-    uint8_t again[RECODE_MAX + 8]; /* for RC_INC and RC_DEC what makes the CF that they keep; none: it is in cpu.cc */
+    /* INC (1) or DEC (-1) came after, and left CF. */
+    int8_t step;
+    uint8_t step_size;
+    struct recipe_value last; /* its result */
 };
 
 /* A direct branch to somewhere in the same page, or a call. In a block with swaps it first leads to code that takes them
@@ -126,6 +139,7 @@ struct bt_link {
     uint16_t off;             /* of the target in the page */
     uint8_t flags;            /* arrives with them there, enum bt_flags */
     bool far;                 /* made by an inline cache */
+    bool again;               /* back to the begin of a loop, whose lookups need not be repeated (tblock.loops) */
     uint8_t level;            /* arrives with the vector registers live at this level at least */
 };
 
@@ -135,29 +149,37 @@ struct bt_swap {
 };
 #define BT_SWAPS_MAX 4
 
+/* Who looks for it needs the first line of memory only. */
 struct tblock {
     /* For the jump table and inline caches, with T0 = RIP and T2 = this; after bt_kill the dead stubs', or
      * the heir's. */
     const uint8_t *entry[2]; /* by enum bt_flags */
     struct block *b;
+    uint64_t gpa;     /* the block's */
+    uint8_t mode;     /* the block's, or BT_MODE_PAGES */
     bool live;
-    bool grouped;   /* some accesses share a translation */
-    uint8_t level;  /* vector level checked at entry (state.h), 0 = none */
-    uint8_t likes;  /* the entry that leads straight in, enum bt_flags */
+    bool careless;    /* the flags at the entry do not matter */
+    uint8_t level;    /* vector level checked at entry (state.h), 0 = none */
+    uint8_t likes;    /* the entry that leads straight in, enum bt_flags */
     uint16_t crossed; /* times that a group did not fit a page */
-    uint32_t at[2];  /* code offsets of the ordinary entries */
-    uint32_t vat[2]; /* the same behind the check of the vector level */
+    uint32_t at[2];   /* code offsets of the ordinary entries */
+    uint32_t vat[2];  /* the same behind the check of the vector level */
     uint32_t inner[2]; /* and with the swaps done */
     struct bt_swap swap[BT_SWAPS_MAX];
     uint8_t nswap;
-    bool careless;   /* the flags at the entry do not matter */
+    bool loops; /* it leads back to its own begin, and some lookups need not be repeated then (access.c) */
+    bool round; /* and this is the version for all rounds but the first */
+    uint32_t links_in; /* first link to it, 0 = none */
     struct tblock *versions;     /* for links that bring a recipe (bt_version) */
     const struct recipe *given;  /* this is one of those, for this recipe; only `inner` leads to it */
     uint32_t begin, end; /* its code */
-    uint32_t links_in; /* first link to it, 0 = none */
     struct tblock *heir; /* of a dead one: the live translation of the same code, or NULL */
     struct tblock *heir_of, *heir_next; /* the dead ones that have it as heir */
 };
+#define BT_MODE_PAGES 0xff /* it has a part in a second page: the first one's place does not tell that it is valid */
+_Static_assert(sizeof(struct tblock) == 2 * BLOCK_ALIGN, "two lines");
+
+static inline struct tblock *bt_site_of(const struct bt_site *s) { return s->apart ? s->single->t : s->t; }
 
 /* Host instructions that may raise SIGFPE or SIGSEGV, sorted by place. */
 struct bt_fault {
@@ -193,8 +215,9 @@ struct bt {
     uint32_t nsite, nlink, nic;
     _Atomic uint32_t nfault; /* read by signal handlers */
     uint32_t threshold;
+    uint64_t epoch;   /* another one when room has been made: links and dead translations of before mean nothing */
     /* statistics */
-    uint64_t blocks, insns, bytes, nanoseconds, flushes;
+    uint64_t blocks, insns, bytes, nanoseconds, flushes, sweeps;
 };
 
 /* ---- code.c: the area, sites, links ---- */
@@ -236,13 +259,13 @@ uint32_t bt_emit_jump(struct emit *e, uint32_t ic, enum bt_flags flags, bool cal
  * link, or NULL. Lock held. */
 struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b, const struct tblock *from);
 /* t, or what is better for link n: a version of t that begins with the link's recipe for flags, so that they need not be
- * made for t. Lock held; both live. */
+ * made for t; in a loop one that begins with the lookups of the round before. Lock held; both live. */
 struct tblock *bt_version(struct bt *bt, struct cpu *c, struct tblock *t, uint32_t n);
 
 /* ---- helper.c ---- */
 typedef const uint8_t *bt_helper(struct cpu *c, uint32_t site);
 bt_helper bt_help_movs, bt_help_stos, bt_help_cli, bt_help_sti, bt_help_stac, bt_help_clac, bt_help_pushf, bt_help_popf,
-    bt_help_swapgs;
+    bt_help_swapgs, bt_help_cld, bt_help_rdtsc, bt_help_rdtscp, bt_help_bits, bt_help_read_sreg;
 
 /* ---- refill.c: compiled without vector registers, for they are the guest's ---- */
 /* A TLB miss at a site for the address la: the host address to go on at, or NULL when the

@@ -2,24 +2,18 @@
 #include "engine/bt/check.h"
 
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/log.h"
-#include "engine/interp/dry.h"
+#include "engine/interp/report.h"
 
-#define REPORT_BYTES 16384u
 #define LOOKS 4 /* how often the interpreter runs a block to agree with the translation */
-#define WORDS_SHOWN 16
 
 struct check {
     struct dry *dry;
     struct dry_point real; /* what the translation did */
     struct check_stats stats;
-    size_t len; /* of report */
-    char report[REPORT_BYTES];
+    struct report report;
 };
 
 int check_new(struct check **out, struct err *e)
@@ -45,7 +39,7 @@ void check_free(struct check *ck)
 }
 
 const struct check_stats *check_stats(const struct check *ck) { return &ck->stats; }
-const char *check_report(const struct check *ck) { return ck->report; }
+const char *check_report(const struct check *ck) { return ck->report.text; }
 
 /* ---- comparing ---- */
 
@@ -64,14 +58,6 @@ static bool same_regs(const struct dry_point *want, const struct dry_point *got)
            want->kernel_gs_base == got->kernel_gs_base && got->sti_shadow <= want->sti_shadow;
 }
 
-static bool same_word(void *arg, const struct dry_word *w, uint64_t expected)
-{
-    uint64_t v;
-
-    memcpy(&v, w->at, sizeof(v));
-    return !((v ^ expected) & dry_bits(w->mask));
-}
-
 static bool same_at(const struct check *ck, const struct cpu *c, unsigned k)
 {
     const struct dry *d = ck->dry;
@@ -79,7 +65,7 @@ static bool same_at(const struct check *ck, const struct cpu *c, unsigned k)
     return same_regs(&d->point[k], &ck->real) &&
            !memcmp(dry_vec(d, &d->point[k]), (const uint8_t *)&c->s + DRY_VEC_FROM,
                    DRY_VEC_BYTES) &&
-           dry_words(d, k, same_word, NULL);
+           dry_words(d, k, report_same_word, NULL);
 }
 
 /* What no instruction of a translation changes, beside what a point has. CR2 is left out: it may fault. */
@@ -123,121 +109,19 @@ void check_begin(struct check *ck, struct cpu *c, const struct block *b, unsigne
 
 /* ---- the report ---- */
 
-static void say(struct check *ck, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void say(struct check *ck, const char *fmt, ...)
+static void report_regs(struct check *ck, const struct dry_point *want)
 {
-    va_list ap;
-    int n;
-
-    va_start(ap, fmt);
-    n = vsnprintf(ck->report + ck->len, REPORT_BYTES - ck->len, fmt, ap);
-    va_end(ap);
-    if (n > 0)
-        ck->len = MIN(ck->len + (size_t)n, (size_t)REPORT_BYTES - 1);
-}
-
-static void say_row(struct check *ck, const char *name, uint64_t before, uint64_t want,
-                    uint64_t got)
-{
-    if (want != got)
-        say(ck, "  %-12s %016llx %016llx %016llx\n", name, (unsigned long long)before,
-            (unsigned long long)want, (unsigned long long)got);
-}
-
-/* In words of 8 bytes. */
-static void say_bytes(struct check *ck, const char *name, const void *before, const void *want,
-                      const void *got, size_t n)
-{
-    for (size_t k = 0; k < n; k += 8) {
-        size_t some = MIN(n - k, (size_t)8);
-        uint64_t v[3] = {0};
-        char label[32];
-
-        memcpy(&v[0], (const char *)before + k, some);
-        memcpy(&v[1], (const char *)want + k, some);
-        memcpy(&v[2], (const char *)got + k, some);
-        snprintf(label, sizeof(label), "%s+%zu", name, k);
-        say_row(ck, label, v[0], v[1], v[2]);
-    }
-}
-
-static void say_code(struct check *ck)
-{
-    const struct dry *d = ck->dry;
-
-    for (unsigned k = 0; k < d->n && d->point[k].row; k++) {
-        const struct dry_point *p = &d->point[k];
-
-        say(ck, "  %#llx: %-12s", (unsigned long long)p->rip, p->row->mnemonic);
-        for (unsigned b = 0; b < p->len; b++)
-            say(ck, " %02x", p->bytes[b]);
-        say(ck, "\n");
-    }
-}
-
-static void say_regs(struct check *ck, const struct dry_point *want)
-{
-    static const char *const name[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
-                                         "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
     const struct dry_point *start = &ck->dry->point[0], *got = &ck->real;
+    struct report *r = &ck->report;
 
-    say_row(ck, "rip", start->rip, want->rip, got->rip);
-    say_row(ck, "rflags", start->rflags, want->rflags & flags_that_count(want),
-            got->rflags & flags_that_count(want));
-    for (unsigned k = 0; k < 16; k++)
-        say_row(ck, name[k], start->gpr[k], want->gpr[k], got->gpr[k]);
-    say_row(ck, "gs", start->gs_base, want->gs_base, got->gs_base);
+    report_row(r, "rip", start->rip, want->rip, got->rip);
+    report_row(r, "rflags", start->rflags, want->rflags & flags_that_count(want),
+               got->rflags & flags_that_count(want));
+    report_gprs(r, start->gpr, want->gpr, got->gpr);
+    report_row(r, "gs", start->gs_base, want->gs_base, got->gs_base);
     if (got->sti_shadow > want->sti_shadow)
-        say_row(ck, "sti shadow", start->sti_shadow, want->sti_shadow, got->sti_shadow);
-    say_row(ck, "kernel gs", start->kernel_gs_base, want->kernel_gs_base, got->kernel_gs_base);
-}
-
-static void say_vec(struct check *ck, const uint8_t *want, const struct cpu *c)
-{
-    static const struct {
-        const char *name;
-        size_t at, size;
-        unsigned n;
-    } part[] = {
-        {"x87", offsetof(struct cpu_state, x87), sizeof(struct x87_state), 1},
-        {"mxcsr", offsetof(struct cpu_state, mxcsr), 4, 1},
-        {"activity", offsetof(struct cpu_state, activity), 4, 1},
-        {"zmm", offsetof(struct cpu_state, zmm), 64, 32},
-        {"k", offsetof(struct cpu_state, k), 8, 8},
-    };
-    const uint8_t *start = (const uint8_t *)&ck->dry->start, *got = (const uint8_t *)&c->s;
-
-    for (unsigned p = 0; p < ARRAY_LEN(part); p++) {
-        for (unsigned k = 0; k < part[p].n; k++) {
-            size_t at = part[p].at + k * part[p].size;
-            char name[16];
-
-            if (part[p].n > 1)
-                snprintf(name, sizeof(name), "%s%u", part[p].name, k);
-            else
-                snprintf(name, sizeof(name), "%s", part[p].name);
-            say_bytes(ck, name, start + at, want + at - DRY_VEC_FROM, got + at, part[p].size);
-        }
-    }
-}
-
-struct words {
-    struct check *ck;
-    unsigned shown;
-};
-
-static bool say_word(void *arg, const struct dry_word *w, uint64_t expected)
-{
-    struct words *x = arg;
-    uint64_t v, m = dry_bits(w->mask);
-    char name[32];
-
-    if (same_word(NULL, w, expected))
-        return true;
-    memcpy(&v, w->at, sizeof(v));
-    snprintf(name, sizeof(name), "[%#llx]", (unsigned long long)w->gpa);
-    say_row(x->ck, name, w->before & m, expected & m, v & m);
-    return ++x->shown < WORDS_SHOWN;
+        report_row(r, "sti shadow", start->sti_shadow, want->sti_shadow, got->sti_shadow);
+    report_row(r, "kernel gs", start->kernel_gs_base, want->kernel_gs_base, got->kernel_gs_base);
 }
 
 /* The point to show the differences from: one at the RIP where the translation came out, with as many
@@ -263,46 +147,37 @@ static unsigned nearest(const struct check *ck)
     return best;
 }
 
-static void report(struct check *ck, const struct cpu *c)
+static void make_report(struct check *ck, const struct cpu *c)
 {
     static const char *const bits[] = {"16", "32", "64"};
     static const char *const why[] = {"", "ended", "ended before an instruction that is not translated",
                                       "could not go on"};
     const struct dry *d = ck->dry;
     unsigned k = nearest(ck);
-    struct words words = {.ck = ck};
+    struct report *r = &ck->report;
 
-    ck->len = 0;
-    say(ck, "translation and interpreter differ\n");
-    say(ck, "code at gpa %#llx, rip %#llx, %s-bit, CPL %u, after %llu blocks alike\n",
-        (unsigned long long)d->block->gpa + d->from, (unsigned long long)d->start.rip, bits[c->bits], c->cpl,
-        (unsigned long long)ck->stats.blocks);
-    say_code(ck);
-    say(ck, "the interpreter %s at %#llx", why[d->stop], (unsigned long long)d->point[d->n].rip);
+    r->len = 0;
+    report_say(r, "translation and interpreter differ\n");
+    report_say(r, "code at gpa %#llx, rip %#llx, %s-bit, CPL %u, after %llu blocks alike\n",
+               (unsigned long long)d->block->gpa + d->from, (unsigned long long)d->start.rip, bits[c->bits], c->cpl,
+               (unsigned long long)ck->stats.blocks);
+    for (unsigned i = 0; i < d->n; i++)
+        report_insn(r, &d->point[i]);
+    report_say(r, "the interpreter %s at %#llx", why[d->stop], (unsigned long long)d->point[d->n].rip);
     if (d->vector != DRY_NO_FAULT)
-        say(ck, " (fault %u)", d->vector);
-    say(ck, "\nthe translation came out at %#llx\n", (unsigned long long)ck->real.rip);
+        report_say(r, " (fault %u)", d->vector);
+    report_say(r, "\nthe translation came out at %#llx\n", (unsigned long long)ck->real.rip);
     if (d->point[k].rip != ck->real.rip)
-        say(ck, "where the interpreter never was\n");
-    say(ck, "  after %2u     before           interpreter      translation\n", k);
-    say_regs(ck, &d->point[k]);
-    say_vec(ck, dry_vec(d, &d->point[k]), c);
-    dry_words(d, k, say_word, &words);
+        report_say(r, "where the interpreter never was\n");
+    report_say(r, "  after %2u     before           interpreter      translation\n", k);
+    report_regs(ck, &d->point[k]);
+    report_vec(r, (const uint8_t *)&d->start + DRY_VEC_FROM, dry_vec(d, &d->point[k]),
+               (const uint8_t *)&c->s + DRY_VEC_FROM);
+    report_words(r, d, k);
     for (unsigned f = 0; f < ARRAY_LEN(fixed); f++)
-        say_bytes(ck, fixed[f].name,
-                  (const uint8_t *)&d->start + fixed[f].from,
-                  (const uint8_t *)&d->start + fixed[f].from,
-                  (const uint8_t *)&c->s + fixed[f].from, fixed[f].to - fixed[f].from);
-}
-
-static void log_report(const struct check *ck, struct log *log)
-{
-    for (const char *p = ck->report; *p;) {
-        size_t n = strcspn(p, "\n");
-
-        log_msg(log, LOG_ERROR, "%.*s", (int)n, p);
-        p += n + (p[n] == '\n');
-    }
+        report_bytes(r, fixed[f].name, (const uint8_t *)&d->start + fixed[f].from,
+                     (const uint8_t *)&d->start + fixed[f].from, (const uint8_t *)&c->s + fixed[f].from,
+                     fixed[f].to - fixed[f].from);
 }
 
 /* ---- the end of a block ---- */
@@ -346,8 +221,8 @@ bool check_end(struct check *ck, struct cpu *c)
         ck->stats.unsure++;
         return true;
     }
-    report(ck, c);
-    log_report(ck, c->vm->trace->log);
+    make_report(ck, c);
+    report_log(&ck->report, c->vm->trace->log);
     err_set(&c->v->error, EILSEQ, "lockstep check: translation and interpreter differ at rip %#llx",
             (unsigned long long)d->start.rip);
     return false;

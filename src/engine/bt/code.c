@@ -123,6 +123,7 @@ void bt_code_reset(struct bt *bt)
     bt->nic = 0;
     bt->nlink = 1;
     atomic_store(&bt->nfault, 0);
+    bt->epoch++;
     bt->flushes++;
 }
 

@@ -149,8 +149,69 @@ bool copy_can(const struct tr *t, const struct insn *i)
     return bind(t, i, m ? &at : NULL, &b) && encode(t, i, m ? &at : NULL, &b, out);
 }
 
-/* May the host raise a fault in this instruction, its operands being accessible? */
-static bool host_faults(const struct insn *i)
+/* The instruction reads or writes its register or memory operand as it is, whichever it is. */
+static bool either_form(const struct insn *i)
+{
+    switch (i->id) {
+    case INSN_ADD: case INSN_OR: case INSN_ADC: case INSN_SBB: case INSN_AND: case INSN_SUB: case INSN_XOR:
+    case INSN_CMP: case INSN_TEST: case INSN_MOV: case INSN_MOVZX: case INSN_MOVSX: case INSN_MOVSXD:
+    case INSN_IMUL: case INSN_NOT: case INSN_NEG: case INSN_INC: case INSN_DEC: case INSN_CMOVCC:
+    case INSN_POPCNT: case INSN_TZCNT: case INSN_LZCNT:
+        return i->has_modrm && i->modrm >= 0xc0;
+    case INSN_SHL: case INSN_SHR: case INSN_SAR: case INSN_ROL: case INSN_ROR:
+        return i->modrm >= 0xc0 && !implicit_rcx(i);
+    default:
+        return false;
+    }
+}
+
+/* MOV, TEST and arithmetic of two registers have a form with each of them in ModRM.rm. */
+static bool turn(struct insn *i)
+{
+    if (i->id == INSN_MOV ? (i->opcode & 0xfc) == 0x88 && !i->map : i->id == INSN_TEST ? false : i->opcode < 0x40 && !i->map)
+        i->opcode ^= 2;
+    else if (i->id != INSN_TEST || (i->opcode & 0xfe) != 0x84)
+        return false;
+    i->slot[0] = i->slot[0] == SLOT_RM ? SLOT_REG : SLOT_RM;
+    i->slot[1] = i->slot[1] == SLOT_RM ? SLOT_REG : SLOT_RM;
+    return true;
+}
+
+/* The form of an instruction without memory operand that has its one operand without a home where struct cpu has it.
+ * Returns the length, 0 if there is none. Results of 32 bits would have to be extended, and shorter ones hold up the
+ * loads that follow. */
+static unsigned encode_spilled(const struct tr *t, const struct insn *i, uint8_t out[RECODE_MAX])
+{
+    struct recode_map map;
+    struct insn new = *i;
+    unsigned at = INSN_MAX_OPS;
+
+    if (!either_form(i))
+        return 0;
+    for (unsigned k = 0; k < i->nops; k++) {
+        const struct opnd *o = &i->op[k];
+
+        if (o->kind != OP_REG)
+            continue;
+        if (o->cls != RC_GPR || (t->home[o->reg] == BT_SPILLED && at != INSN_MAX_OPS))
+            return 0;
+        if (t->home[o->reg] == BT_SPILLED)
+            at = k;
+    }
+    if (at == INSN_MAX_OPS || (i->op[at].write && i->op[at].size != 8) || (i->slot[at] != SLOT_RM && !turn(&new)))
+        return 0;
+    memcpy(map.gpr, t->home, sizeof(map.gpr));
+    memset(map.high, REG_NONE, sizeof(map.high));
+    for (unsigned r = 0; r < 16; r++)
+        if (map.gpr[r] == BT_SPILLED)
+            map.gpr[r] = BT_T0; /* not named */
+    new.modrm &= 0x3f;
+    new.op[at].kind = OP_MEM;
+    return recode(out, &new, &map,
+                  &(struct recode_mem){.base = EMIT_CPU, .index = REG_NONE, .disp = BT_OFF_GPR(i->op[at].reg)});
+}
+
+bool copy_faults(const struct insn *i)
 {
     return i->id == INSN_DIV || i->id == INSN_IDIV || i->id == INSN_CMPXCHG16B ||
            (i->row->flags & (IF_SSE | IF_AVX | IF_AVX512)) || (i->prefix & PFX_LOCK) ||
@@ -199,6 +260,12 @@ void copy_translate(struct tr *t)
         fl_to_host(t);
     before = (struct cold){.fl = t->fl, .recipe = t->recipe};
     fl_regs_change(t, s->writes);
+    len = mem ? 0 : encode_spilled(t, i, out);
+    if (len) {
+        emit_bytes(t->e, out, len);
+        fl_written(t);
+        return;
+    }
     bind(t, i, mem, &b);
     len = encode(t, i, mem, &b, out);
     if (b.rcx)
@@ -213,7 +280,7 @@ void copy_translate(struct tr *t)
         emit_rorx(t->e, t->home[b.high], t->home[b.high], 8);
     begin = emit_pos(t->e);
     emit_bytes(t->e, out, len);
-    if (host_faults(i))
+    if (copy_faults(i))
         host_fault(t, begin, &before);
     if (b.high >= 0)
         emit_rorx(t->e, t->home[b.high], t->home[b.high], 56);
@@ -222,6 +289,6 @@ void copy_translate(struct tr *t)
     for (unsigned k = 0; k < b.n; k++)
         if (s->writes & BIT(b.guest[k]))
             emit_store_cpu(t->e, BT_OFF_GPR(b.guest[k]), b.tmp[k]);
-    fl_written(t, !mem && !b.n && b.high < 0 && !b.rcx ? out : NULL, len);
+    fl_written(t);
 }
 

@@ -25,7 +25,7 @@ struct emit {
 enum { EMIT_CPU = R14 };
 
 enum emit_alu { ALU_ADD, ALU_OR, ALU_ADC, ALU_SBB, ALU_AND, ALU_SUB, ALU_XOR, ALU_CMP };
-enum emit_cc { CC_O, CC_NO, CC_B, CC_AE, CC_E, CC_NE, CC_BE, CC_A };
+enum emit_cc { CC_O, CC_NO, CC_B, CC_AE, CC_E, CC_NE, CC_BE, CC_A, CC_L = 12, CC_G = 15 };
 
 /* Offset of the next byte in the area. */
 static inline uint32_t emit_pos(const struct emit *e) { return (uint32_t)(e->p - e->start); }
@@ -162,12 +162,11 @@ static inline void emit_alu_rr(struct emit *e, enum emit_alu op, unsigned w, uns
     emit8(e, op << 3 | 1);
     emit8(e, 0xc0 | (src & 7) << 3 | (dst & 7));
 }
-static inline void emit_shr_ri(struct emit *e, unsigned r, unsigned n)
+static inline void emit_test_rr(struct emit *e, unsigned r) /* with itself */
 {
-    emit_rex(e, 1, 0, 0, r);
-    emit8(e, 0xc1);
-    emit8(e, 0xe8 | (r & 7));
-    emit8(e, n);
+    emit_rex(e, 1, r, 0, r);
+    emit8(e, 0x85);
+    emit8(e, 0xc0 | (r & 7) << 3 | (r & 7));
 }
 /* rorx dst, src, n: no flags */
 static inline void emit_rorx(struct emit *e, unsigned dst, unsigned src, unsigned n)

@@ -31,152 +31,34 @@ void fl_analyse(struct tr *t)
     }
 }
 
-static void emit_park(struct emit *e)
-{
-    emit_mov_rr(e, BT_T1, RAX);
-    emit8(e, 0x9f);                                        /* lahf */
-    emit_bytes(e, (const uint8_t[]){0x0f, 0x90, 0xc0}, 3); /* seto al */
-    emit_store_cpu16(e, BT_OFF(cc), RAX);
-    emit_mov_rr(e, RAX, BT_T1);
-}
-
-static void emit_unpark(struct emit *e)
-{
-    emit_mov_rr(e, BT_T1, RAX);
-    emit_movzx_cpu(e, 2, RAX, BT_OFF(cc));
-    emit_bytes(e, (const uint8_t[]){0x04, 0x7f}, 2); /* add al, 0x7f: OF */
-    emit8(e, 0x9e);                                  /* sahf */
-    emit_mov_rr(e, RAX, BT_T1);
-}
-
-/* op dst, src of any size */
-static void alu_sized(struct emit *e, enum emit_alu op, unsigned size, unsigned dst, unsigned src)
-{
-    if (size == 2)
-        emit8(e, 0x66);
-    if (size == 1) {
-        emit8(e, 0x40 | (src >> 3) << 2 | dst >> 3);
-        emit8(e, op << 3);
-        emit8(e, 0xc0 | (src & 7) << 3 | (dst & 7));
-        return;
-    }
-    emit_alu_rr(e, op, size == 8, dst, src);
-}
-
-static void alu_sized_imm(struct emit *e, enum emit_alu op, unsigned size, unsigned dst, int32_t imm)
-{
-    bool small = imm == (int8_t)imm;
-
-    if (size == 2)
-        emit8(e, 0x66);
-    emit8(e, 0x40 | (size == 8) << 3 | dst >> 3);
-    emit8(e, size == 1 ? 0x80 : small ? 0x83 : 0x81);
-    emit8(e, 0xc0 | op << 3 | (dst & 7));
-    if (size == 1 || small) {
-        emit8(e, (uint8_t)imm);
-    } else if (size == 2) {
-        emit8(e, (uint8_t)imm);
-        emit8(e, (uint8_t)(imm >> 8));
-    } else {
-        emit32(e, (uint32_t)imm);
-    }
-}
-
-static void alu_operand(struct emit *e, enum emit_alu op, unsigned size, unsigned reg, bool to_reg,
-                        int32_t imm, bool kept);
-
-static void cook(struct emit *e, const uint8_t home[16], const struct recipe *r)
-{
-    unsigned d;
-
-    switch (r->kind) {
-    case RC_NOTHING:
-        return;
-    case RC_AGAIN:
-        emit_bytes(e, r->again, r->n);
-        return;
-    case RC_LOGIC: /* test dst, dst */
-        d = home[r->dst];
-        if (r->size == 2)
-            emit8(e, 0x66);
-        emit8(e, 0x40 | (r->size == 8) << 3 | (d >> 3) << 2 | d >> 3);
-        emit8(e, r->size == 1 ? 0x84 : 0x85);
-        emit8(e, 0xc0 | (d & 7) << 3 | (d & 7));
-        return;
-    case RC_NEG: /* of the negated */
-        emit_mov_rr(e, BT_T1, home[r->dst]);
-        for (unsigned k = 0; k < 2; k++) {
-            if (r->size == 2)
-                emit8(e, 0x66);
-            emit8(e, 0x40 | (r->size == 8) << 3 | BT_T1 >> 3);
-            emit8(e, r->size == 1 ? 0xf6 : 0xf7);
-            emit8(e, 0xd8 | (BT_T1 & 7));
-        }
-        return;
-    case RC_ADD_KEPT:
-    case RC_SUB_KEPT:
-        emit_mov_rr(e, BT_T1, home[r->dst]);
-        for (unsigned k = 0; k < 2; k++) {
-            enum emit_alu op = (r->kind == RC_ADD_KEPT) == (k == 1) ? ALU_ADD : ALU_SUB;
-
-            alu_operand(e, op, r->size, BT_T1, true, 0, true);
-        }
-        return;
-    case RC_INC:
-    case RC_DEC:
-        if (r->n)
-            emit_bytes(e, r->again, r->n);
-        else
-            emit_unpark(e);
-        emit_lea(e, r->size == 8, BT_T1, home[r->dst], REG_NONE, 0, r->kind == RC_INC ? -1 : 1);
-        emit_rex(e, r->size == 8, 0, 0, BT_T1);
-        emit8(e, 0xff);
-        emit8(e, 0xc0 | (r->kind == RC_DEC) << 3 | (BT_T1 & 7));
-        return;
-    case RC_ADD:
-    case RC_SUB:
-        /* Undo it in a scratch register, then do it again. */
-        emit_mov_rr(e, BT_T1, home[r->dst]);
-        for (unsigned k = 0; k < 2; k++) {
-            enum emit_alu op = (r->kind == RC_ADD) == (k == 1) ? ALU_ADD : ALU_SUB;
-
-            if (r->src == REG_NONE)
-                alu_sized_imm(e, op, r->size, BT_T1, r->imm);
-            else
-                alu_sized(e, op, r->size, BT_T1, home[r->src]);
-        }
-        return;
-    }
-}
-
-void fl_cook(struct tr *t, const struct recipe *r) { cook(t->e, t->home, r); }
-
-bool fl_same(const struct recipe *a, const struct recipe *b)
-{
-    return a->kind == b->kind && a->size == b->size && a->dst == b->dst && a->src == b->src && a->imm == b->imm &&
-           a->regs == b->regs && a->base == b->base && a->n == b->n && !memcmp(a->again, b->again, a->n);
-}
-
 void fl_release(struct tr *t)
 {
     if (t->fl != FL_HOST)
         return;
     if (!t->s->need) {
         t->fl = FL_NONE;
-    } else if (t->recipe.kind != RC_NOTHING) {
-        t->fl = FL_RECIPE;
-    } else {
-        emit_park(t->e);
+    } else if (t->recipe.kind == RC_NOTHING) {
+        recipe_park(t->e);
         t->fl = FL_CC;
+    } else if (t->recipe.kind == RC_CC && !t->recipe.step) {
+        t->fl = FL_CC;
+    } else {
+        t->fl = FL_RECIPE;
     }
 }
 
 void fl_to_host(struct tr *t)
 {
-    if (t->fl == FL_CC)
-        emit_unpark(t->e);
-    else if (t->fl == FL_RECIPE)
-        fl_cook(t, &t->recipe);
+    if (t->fl == FL_CC) {
+        recipe_unpark(t->e);
+        t->recipe = (struct recipe){.kind = RC_CC};
+    } else if (t->fl == FL_RECIPE) {
+        struct recipe r = t->recipe;
+
+        /* By what RSP's home holds: as when it was last what RSP is, so this is feasible. */
+        recipe_add(&r, RSP, 8, -t->rsp_due);
+        recipe_cook(t->e, t->home, &r);
+    }
     t->fl = FL_HOST;
 }
 
@@ -187,137 +69,186 @@ enum bt_flags fl_settle(struct tr *t)
     return t->fl == FL_CC ? BT_CC : BT_HOST;
 }
 
-static bool counts(const struct recipe *r) { return r->kind == RC_INC || r->kind == RC_DEC; }
+/* Conditions below and above: they and their opposites read CF. */
+static bool reads_carry(unsigned cc) { return (cc & 14) == CC_B || (cc & 14) == CC_BE; }
 
-/* Is the next thing to happen to the flags that an access destroys them, or the block's end? */
-static bool parted(const struct tr *t)
+void fl_for_cond(struct tr *t, unsigned cc)
 {
-    for (const struct step *n = t->s + 1; n < t->step + t->n; n++) {
-        if (n->mem.used || n->stack.used || n->how == HOW_JMP)
-            return true;
-        if (n->how != HOW_COPY && n->how != HOW_LEA && n->how != HOW_NOP)
-            return false;
-        if (n->fl_read || (n->fl_some && n->i.id != INSN_INC && n->i.id != INSN_DEC))
-            return false;
-    }
-    return true;
+    if (t->fl == FL_RECIPE && t->recipe.step && !reads_carry(cc))
+        recipe_cook_last(t->e, t->home, &t->recipe);
+    else
+        fl_to_host(t);
 }
 
-/* The recipe for what INC and DEC keep of the flags: a part of their own. False: there is none. */
-static bool base_of(struct tr *t, unsigned reg, struct recipe *r)
+/* INC or DEC of a register with a home, that need not compute flags? */
+static bool counts(const struct tr *t, const struct step *s)
 {
-    const struct recipe *old = &t->recipe;
-    struct emit e = {.start = r->again, .p = r->again};
+    const struct opnd *o = &s->i.op[0];
 
-    if (t->fl == FL_CC)
-        return true;
-    if (old->kind == RC_NOTHING || (t->fl != FL_RECIPE && t->fl != FL_HOST))
-        return false;
-    if (counts(old)) {
-        if (t->fl == FL_HOST || (old->base >> reg & 1))
-            return false;
-        r->n = old->n;
-        r->base = old->base;
-        memcpy(r->again, old->again, old->n);
-        return true;
+    return (s->i.id == INSN_INC || s->i.id == INSN_DEC) && o->kind == OP_REG && o->size >= 4 &&
+           t->home[o->reg] != BT_SPILLED;
+}
+
+/* What happens next to the flags. */
+enum fate {
+    FATE_USED,  /* they are read or written, or control leaves */
+    FATE_END,   /* the block ends */
+    FATE_ACCESS /* an access destroys EFLAGS */
+};
+
+static enum fate fate(const struct tr *t)
+{
+    for (const struct step *n = t->s + 1; n < t->step + t->n; n++) {
+        if (n->mem.used || n->stack.used)
+            return FATE_ACCESS;
+        if (n->how == HOW_JMP)
+            return FATE_END;
+        if (n->how != HOW_COPY && n->how != HOW_LEA && n->how != HOW_NOP)
+            return FATE_USED;
+        if (n->fl_read || (n->fl_some && n->i.id != INSN_INC && n->i.id != INSN_DEC))
+            return FATE_USED;
     }
-    if ((old->regs >> reg & 1) || !parted(t))
+    return FATE_END;
+}
+
+/* Is the next step that reads or writes flags a Jcc that does not want CF? */
+static bool for_jcc(const struct tr *t)
+{
+    for (const struct step *n = t->s + 1; n < t->step + t->n; n++) {
+        if (n->how == HOW_JCC)
+            return !reads_carry(n->i.cond);
+        if (n->fl_read || n->fl_some || n->how <= HOW_HELP || n->how > HOW_JCC)
+            return false;
+    }
+    return false;
+}
+
+/* The recipe for what INC and DEC of `reg` keep of the flags: a part of their own. False: there is none. */
+static bool base_of(struct tr *t, unsigned reg, unsigned size, int by, bool apart, struct recipe *r)
+{
+    *r = t->recipe;
+    if (t->fl == FL_CC)
+        *r = (struct recipe){.kind = RC_CC};
+    else if (t->fl == FL_NONE || r->kind == RC_NOTHING)
         return false;
-    cook(&e, t->home, old);
-    r->n = (uint8_t)emit_pos(&e);
-    r->base = old->regs;
-    return true;
+    r->step = 0;
+    if (r->kind == RC_LOGIC || r->kind == RC_TEST)
+        *r = (struct recipe){.kind = RC_CLEAR};
+    return recipe_add(r, reg, size, by) || (apart && recipe_keep(t->e, t->home, r, reg));
 }
 
 bool fl_step(struct tr *t)
 {
-    const struct insn *i = &t->s->i;
-    const struct opnd *o = &i->op[0];
-    bool inc = i->id == INSN_INC;
-    struct recipe r = {.kind = inc ? RC_INC : RC_DEC, .size = o->size, .dst = o->reg};
+    const struct step *s = t->s;
+    const struct opnd *o = &s->i.op[0];
+    int by = s->i.id == INSN_INC ? 1 : -1;
+    bool apart = fate(t) != FATE_USED;
+    struct recipe r;
 
-    if ((!inc && i->id != INSN_DEC) || o->kind != OP_REG || o->size < 4 ||
-        t->home[o->reg] == BT_SPILLED || !t->s->need_after || !base_of(t, o->reg, &r))
+    if (!counts(t, s) || !s->need_after || !base_of(t, o->reg, o->size, by, apart, &r))
         return false;
-    emit_lea(t->e, o->size == 8, t->home[o->reg], t->home[o->reg], REG_NONE, 0, inc ? 1 : -1);
-    r.regs = r.base | (uint16_t)BIT(o->reg);
+    if (apart || (t->fl != FL_HOST && for_jcc(t))) {
+        emit_lea(t->e, o->size == 8, t->home[o->reg], t->home[o->reg], REG_NONE, 0, by);
+        t->fl = FL_RECIPE;
+    } else {
+        fl_to_host(t);
+        emit_rex(t->e, o->size == 8, 0, 0, t->home[o->reg]);
+        emit8(t->e, 0xff);
+        emit8(t->e, 0xc0 | (by < 0) << 3 | (t->home[o->reg] & 7));
+    }
+    r.step = (int8_t)by;
+    r.step_size = o->size;
+    r.last = (struct recipe_value){.reg = o->reg};
     t->recipe = r;
-    t->fl = FL_RECIPE;
+    return true;
+}
+
+/* Has the step's change of registers no flags to save? */
+static bool forgotten(struct tr *t)
+{
+    if (t->s->need_after && (t->s->fl_write & STATUS) != STATUS)
+        return false;
+    /* It makes flags of its own that nobody distinguishes from these. */
+    if (t->fl == FL_RECIPE)
+        t->fl = FL_NONE;
+    t->recipe = (struct recipe){.kind = RC_NOTHING};
     return true;
 }
 
 void fl_regs_change(struct tr *t, uint16_t regs)
 {
-    if (!(t->recipe.regs & regs) || t->recipe.kind == RC_NOTHING)
+    uint16_t hit = recipe_regs(&t->recipe) & regs;
+
+    if (!hit || forgotten(t))
         return;
-    if (t->fl == FL_RECIPE) {
-        /* Not when the step makes flags of its own that nobody distinguishes from these. */
-        bool keep = t->s->need_after && (t->s->fl_write & STATUS) != STATUS;
+    if (!t->s->fl_some && !(hit & (hit - 1)) && (t->fl == FL_RECIPE || t->fl == FL_HOST)) {
+        enum fate f = fate(t);
 
-        if (keep)
-            fl_to_host(t);
-        else
-            t->fl = FL_NONE;
+        if ((f == FATE_ACCESS || (f == FATE_END && t->fl == FL_RECIPE)) &&
+            recipe_keep(t->e, t->home, &t->recipe, (unsigned)__builtin_ctz(hit)))
+            return;
     }
-    t->recipe.kind = RC_NOTHING;
+    if (t->fl == FL_RECIPE)
+        fl_to_host(t);
+    t->recipe = (struct recipe){.kind = RC_NOTHING};
 }
 
-static bool pinned(const struct tr *t, const struct opnd *o)
+void fl_reg_adds(struct tr *t, unsigned reg, unsigned size, int by)
 {
-    return o->kind == OP_REG && o->cls == RC_GPR && t->home[o->reg] != BT_SPILLED;
+    if (!(recipe_regs(&t->recipe) >> reg & 1) || forgotten(t))
+        return;
+    if (!recipe_add(&t->recipe, reg, size, by))
+        fl_regs_change(t, (uint16_t)BIT(reg));
 }
 
-static void set_recipe(struct tr *t, const uint8_t *host, unsigned n)
+static bool general(const struct opnd *o) { return o->kind == OP_REG && o->cls == RC_GPR; }
+
+static void set_recipe(struct tr *t)
 {
     const struct insn *i = &t->s->i;
-    struct recipe *r = &t->recipe;
-    bool imm = i->op[1].kind == OP_IMM && (int64_t)i->imm == (int32_t)i->imm;
+    const struct opnd *o = &i->op[0], *p = &i->op[1];
+    struct recipe r = {.size = o->size, .dst = {.reg = o->reg}, .src = {.reg = RV_IMM}, .imm = (int32_t)i->imm};
+    bool same = general(p) && p->reg == o->reg, src = p->kind == OP_IMM && (int64_t)i->imm == (int32_t)i->imm;
 
-    *r = (struct recipe){.kind = RC_NOTHING};
-    if (!pinned(t, &i->op[0]))
+    if (!general(o))
         return;
-    r->size = i->op[0].size;
-    r->dst = i->op[0].reg;
-    r->src = REG_NONE;
-    r->regs = (uint16_t)BIT(r->dst);
-    if (pinned(t, &i->op[1]) && i->op[1].reg != r->dst) {
-        r->src = i->op[1].reg;
-        r->regs |= (uint16_t)BIT(r->src);
+    if (general(p) && !same) {
+        r.src.reg = p->reg;
+        src = true;
     }
-    r->imm = (int32_t)i->imm;
     switch (i->id) {
     case INSN_CMP:
+        r.kind = src ? RC_CMP : RC_NOTHING;
+        break;
     case INSN_TEST:
-        if (!host || !(i->op[1].kind == OP_IMM || pinned(t, &i->op[1])))
-            return;
-        memcpy(r->again, host, n);
-        r->n = (uint8_t)n;
-        r->kind = RC_AGAIN;
-        return;
+        r.kind = same ? RC_LOGIC : src ? RC_TEST : RC_NOTHING;
+        break;
     case INSN_AND:
     case INSN_OR:
     case INSN_XOR:
-        r->regs = (uint16_t)BIT(r->dst);
-        r->kind = RC_LOGIC;
-        return;
+        r.src.reg = RV_IMM;
+        r.kind = RC_LOGIC;
+        break;
     case INSN_ADD:
-        if (imm || r->src != REG_NONE)
-            r->kind = RC_ADD;
-        return;
+        r.kind = src ? RC_ADD : RC_NOTHING;
+        break;
     case INSN_SUB:
-        if (imm || r->src != REG_NONE)
-            r->kind = RC_SUB;
-        return;
+        r.kind = src ? RC_SUB : RC_NOTHING;
+        break;
     case INSN_NEG:
-        r->kind = RC_NEG;
-        return;
+        r.src.reg = RV_IMM;
+        r.kind = RC_NEG;
+        break;
     default:
-        return;
+        break;
     }
+    if (r.kind != RC_NOTHING)
+        t->recipe = r;
 }
 
 /* ---- operands of memory ---- */
 
+/* What fl_operand makes of it: enum emit_alu or RECIPE_TEST, or -1. */
 static int alu_of(const struct insn *i)
 {
     switch (i->id) {
@@ -327,10 +258,14 @@ static int alu_of(const struct insn *i)
         return ALU_SUB;
     case INSN_CMP:
         return ALU_CMP;
+    case INSN_TEST:
+        return RECIPE_TEST;
     default:
         return -1;
     }
 }
+
+static bool pinned(const struct tr *t, const struct opnd *o) { return general(o) && t->home[o->reg] != BT_SPILLED; }
 
 bool fl_keeps(const struct tr *t)
 {
@@ -347,43 +282,13 @@ bool fl_keeps(const struct tr *t)
     for (const struct step *n = s + 1; n < t->step + t->n; n++) {
         if (n->mem.used || n->stack.used || n->how == HOW_JMP)
             return true;
+        if (counts(t, n))
+            continue;
         if (n->how <= HOW_HELP || n->how > HOW_JMP || (n->fl_some && n->how != HOW_JCC))
             return false;
     }
     /* A link takes the recipe along. */
     return true;
-}
-
-/* op between a register, or an immediate if reg is REG_NONE, and r/m: T1, or bt.operand. to_reg: the register
- * is the destination. */
-static void alu_operand(struct emit *e, enum emit_alu op, unsigned size, unsigned reg, bool to_reg,
-                        int32_t imm, bool kept)
-{
-    bool small = imm == (int8_t)imm, with_imm = reg == REG_NONE;
-    unsigned field = with_imm ? (unsigned)op : reg & 7;
-
-    if (size == 2)
-        emit8(e, 0x66);
-    emit8(e, 0x40 | (size == 8) << 3 | (with_imm ? 0 : reg >> 3) << 2 | (kept ? EMIT_CPU : BT_T1) >> 3);
-    if (with_imm)
-        emit8(e, size == 1 ? 0x80 : small ? 0x83 : 0x81);
-    else
-        emit8(e, (unsigned)op << 3 | to_reg << 1 | (size > 1));
-    if (kept) {
-        emit_mem(e, field, EMIT_CPU, REG_NONE, 0, BT_OFF(bt.operand));
-    } else {
-        emit8(e, 0xc0 | field << 3 | (BT_T1 & 7));
-    }
-    if (!with_imm)
-        return;
-    if (size == 1 || small) {
-        emit8(e, (uint8_t)imm);
-    } else if (size == 2) {
-        emit8(e, (uint8_t)imm);
-        emit8(e, (uint8_t)(imm >> 8));
-    } else {
-        emit32(e, (uint32_t)imm);
-    }
 }
 
 /* movzx T1, [m] by size */
@@ -404,38 +309,39 @@ static void load_operand(struct emit *e, unsigned size, const struct recode_mem 
 void fl_operand(struct tr *t, const struct recode_mem *m)
 {
     const struct insn *i = &t->s->i;
-    const enum emit_alu op = (enum emit_alu)alu_of(i);
+    const unsigned op = (unsigned)alu_of(i);
     bool to_reg = i->op[0].kind == OP_REG;
     const struct opnd *other = &i->op[to_reg ? 0 : 1];
-    unsigned size = i->op[0].size, reg = other->kind == OP_REG ? t->home[other->reg] : REG_NONE;
-    struct recipe *r = &t->recipe;
+    const struct recipe_value kept = {.reg = RV_KEPT},
+                              named = {.reg = other->kind == OP_REG ? other->reg : RV_IMM};
+    unsigned size = i->op[0].size;
 
     load_operand(t->e, size, m);
     emit_store_cpu(t->e, BT_OFF(bt.operand), BT_T1);
     fl_regs_change(t, t->s->writes);
-    alu_operand(t->e, op, size, reg, to_reg, (int32_t)i->imm, false);
-    *r = (struct recipe){.size = (uint8_t)size,
-                         .dst = other->reg,
-                         .src = REG_NONE,
-                         .regs = other->kind == OP_REG ? (uint16_t)BIT(other->reg) : 0};
+    if (other->kind != OP_REG)
+        recipe_op_ri(t->e, op, size, BT_T1, (int32_t)i->imm);
+    else if (to_reg)
+        recipe_op_rr(t->e, op, size, t->home[other->reg], BT_T1);
+    else
+        recipe_op_rr(t->e, op, size, BT_T1, t->home[other->reg]);
+    t->recipe = (struct recipe){.kind = op == ALU_ADD ? RC_ADD
+                                        : op == ALU_SUB ? RC_SUB
+                                        : op == ALU_CMP ? RC_CMP
+                                                        : RC_TEST,
+                                .size = (uint8_t)size,
+                                .dst = to_reg ? named : kept,
+                                .src = to_reg ? kept : named,
+                                .imm = (int32_t)i->imm};
     t->fl = FL_HOST;
-    if (op == ALU_CMP) {
-        struct emit e = {.start = r->again, .p = r->again};
-
-        alu_operand(&e, op, size, reg, to_reg, (int32_t)i->imm, true);
-        r->n = (uint8_t)(e.p - r->again);
-        r->kind = RC_AGAIN;
-    } else {
-        r->kind = op == ALU_ADD ? RC_ADD_KEPT : RC_SUB_KEPT;
-    }
 }
 
-void fl_written(struct tr *t, const uint8_t *host, unsigned n)
+void fl_written(struct tr *t)
 {
     if (!t->s->fl_some)
         return;
-    t->recipe.kind = RC_NOTHING;
+    t->recipe = (struct recipe){.kind = RC_NOTHING};
     if ((t->s->fl_write & STATUS) == STATUS)
-        set_recipe(t, host, n);
+        set_recipe(t);
     t->fl = t->s->need_after ? FL_HOST : FL_NONE;
 }

@@ -15,6 +15,7 @@ struct bt_stats {
     uint64_t bytes;         /* of host code */
     uint64_t nanoseconds;   /* spent translating */
     uint64_t flushes;       /* times that the code area was emptied */
+    uint64_t sweeps;        /* times that room was made without that */
     uint64_t area;          /* bytes of it in use now */
 };
 void bt_get_stats(struct vm *vm, struct bt_stats *s);

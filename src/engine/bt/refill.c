@@ -46,7 +46,7 @@ static bool writable(struct cpu *c, const struct refill *r)
         return false;
     if (r->ent & (P2M_READONLY | P2M_COW | P2M_CODE))
         return false;
-    return r->ent & P2M_DIRTY;
+    return (r->ent & P2M_DIRTY) && (r->ent & P2M_STORES);
 }
 
 static void stack_set(struct cpu *c, uint64_t page, uint64_t addend)
@@ -91,7 +91,7 @@ const uint8_t *bt_refill(struct cpu *c, uint32_t n, uint64_t la)
     }
     if ((la & PAGE_MASK) + s->span > PAGE_SIZE) {
         if (s->group)
-            s->t->crossed++;
+            bt_site_of(s)->crossed++;
         return NULL;
     }
     if (!is_canonical(la) || c->tlb == c->no_tlb)

@@ -26,7 +26,7 @@ static struct bt *bt_of(const struct cpu *c) { return c->shared->bt; }
 
 /* ---- finding code ---- */
 
-static struct tblock *translate(struct cpu *c, struct block *b, uint32_t link, uint64_t flushes)
+static struct tblock *translate(struct cpu *c, struct block *b, uint32_t link, uint64_t epoch)
 {
     struct bt *bt = bt_of(c);
     struct tblock *t;
@@ -34,7 +34,7 @@ static struct tblock *translate(struct cpu *c, struct block *b, uint32_t link, u
     cache_lock(bt->cache);
     t = b->t;
     if (!t && b->live) {
-        t = bt_translate(bt, c, b, link && bt->flushes == flushes ? bt->link[link].from : NULL);
+        t = bt_translate(bt, c, b, link && bt->epoch == epoch ? bt->link[link].from : NULL);
         if (t)
             __atomic_store_n(&b->t, t, __ATOMIC_RELEASE);
         else if (!cache_full(bt->cache))
@@ -44,33 +44,47 @@ static struct tblock *translate(struct cpu *c, struct block *b, uint32_t link, u
     return t;
 }
 
+/* Mostly it is only this address space that does not know its translation. */
+static struct tblock *find_known(struct cpu *c, const struct cache_place *p, struct block **b)
+{
+    struct tblock *t = cache_hint(c->code, p);
+
+    if (t && t->gpa == p->gpa && t->mode == p->mode && t->live)
+        return t;
+    *b = cache_at(c, p);
+    t = *b ? __atomic_load_n(&(*b)->t, __ATOMIC_ACQUIRE) : NULL;
+    if (!t || !t->live)
+        return NULL;
+    cache_suggest(c->code, p, t);
+    return t;
+}
+
 /* The translation to run at c->s.rip, or NULL with the interpreter's block there in *b. link: what led here, or 0;
- * flushes: bt.flushes then. */
-static struct tblock *find(struct cpu *c, struct block **b, uint32_t link, uint64_t flushes)
+ * epoch: bt.epoch then. */
+static struct tblock *find(struct cpu *c, struct block **b, uint32_t link, uint64_t epoch)
 {
     struct tblock *t = bt_jumps_find(c, c->s.rip);
-    bool global = false;
+    struct cache_place p;
 
     *b = NULL;
     if (t && t->live)
         return t;
-    *b = c->bits == CPU_64 ? cache_peek(c, &global) : NULL;
-    if (*b) {
-        /* Mostly it is only this address space that does not know its translation. */
-        t = __atomic_load_n(&(*b)->t, __ATOMIC_ACQUIRE);
-        if (t && t->live) {
-            bt_jumps_add(c, t, false, global);
+    if (c->bits == CPU_64 && cache_place(c, &p)) {
+        t = find_known(c, &p, b);
+        if (t) {
+            bt_jumps_add(c, t, false, p.global);
             return t;
         }
-        interp_know(c, *b, global);
-    } else {
-        *b = interp_find(c);
     }
+    if (*b)
+        interp_know(c, *b, p.global);
+    else
+        *b = interp_find(c);
     if (c->bits != CPU_64 || !(*b)->live || (*b)->heat == HEAT_NEVER)
         return NULL;
     t = (*b)->t;
     if (!t && ++(*b)->heat >= c->shared->threshold)
-        t = translate(c, *b, link, flushes);
+        t = translate(c, *b, link, epoch);
     if (!t || !t->live)
         return NULL;
     bt_jumps_add(c, t, t->b->gpa2 != ~0ull, jump_slot(c->jc, c->s.rip)->key == c->gkey);
@@ -120,16 +134,21 @@ static void begin_check(struct cpu *c, const struct tblock *t)
     check_begin(c->bt.check, c, t->b, (unsigned)((c->s.rip - t->b->gpa) & PAGE_MASK));
 }
 
-/* Accesses that share a translation but lie in two pages too often: the block is made anew. */
+/* Accesses that share a translation but lie in two pages too often: it is made anew. The block itself may have nothing
+ * left to interpret. */
 static void ungroup(struct cpu *c, struct tblock *t)
 {
     struct bt *bt = bt_of(c);
+    struct block *b = t->b;
 
     cache_lock(bt->cache);
     if (t->live) {
-        bt_kill(bt, t->b->t); /* t may be a version */
-        t->b->nogroup = true;
-        t->b->t = NULL;
+        bt_kill(bt, b->t); /* t may be a version */
+        b->nogroup = true;
+        b->t = NULL;
+        b->t = bt_translate(bt, c, b, NULL);
+        if (!b->t)
+            cache_kill(bt->cache, b);
     }
     cache_unlock(bt->cache);
 }
@@ -138,12 +157,12 @@ static void ungroup(struct cpu *c, struct tblock *t)
 static bool interpret(struct cpu *c, uint32_t n)
 {
     const struct bt_site *s = &bt_of(c)->site[n];
-    struct tblock *t = s->t;
+    struct tblock *t = bt_site_of(s);
     uint64_t next;
 
     if (unlikely(t->crossed > CROSSED_MAX) && !t->b->nogroup)
         ungroup(c, t);
-    if (!s->single) {
+    if (!s->apart) {
         c->step = true;
         c->dbg_before = c->s.pending_dbg;
         c->mode_changed = false;
@@ -158,14 +177,14 @@ static bool interpret(struct cpu *c, uint32_t n)
            !atomic_load_explicit(c->events, memory_order_relaxed) && !interp_must_step(c);
 }
 
-/* flushes: bt.flushes when the link was come from; looking for its target may have emptied the cache. */
-static void make_link(struct cpu *c, uint32_t n, uint64_t flushes, struct tblock *t)
+/* epoch: bt.epoch when the link was come from; looking for its target may have made room in the cache. */
+static void make_link(struct cpu *c, uint32_t n, uint64_t epoch, struct tblock *t)
 {
     struct bt *bt = bt_of(c);
     struct bt_link *l = &bt->link[n];
 
     cache_lock(bt->cache);
-    if (bt->flushes == flushes && t->live && l->from->live && (t->b->gpa ^ l->from->b->gpa) >> PAGE_SHIFT == 0) {
+    if (bt->epoch == epoch && t->live && l->from->live && (t->b->gpa ^ l->from->b->gpa) >> PAGE_SHIFT == 0) {
         /* A second page may be another one in another address space. */
         if (t->b->gpa2 == ~0ull)
             bt_link_make(bt, n, bt_version(bt, c, t, n));
@@ -175,13 +194,13 @@ static void make_link(struct cpu *c, uint32_t n, uint64_t flushes, struct tblock
     cache_unlock(bt->cache);
 }
 
-/* What was branched to is no more, and t is its successor, if nothing has happened meanwhile. flushes: as above. */
-static void inherit(struct cpu *c, struct tblock *old, uint64_t flushes, struct tblock *t)
+/* What was branched to is no more, and t is its successor, if nothing has happened meanwhile. epoch: as above. */
+static void inherit(struct cpu *c, struct tblock *old, uint64_t epoch, struct tblock *t)
 {
     struct bt *bt = bt_of(c);
 
     cache_lock(bt->cache);
-    if (bt->flushes == flushes && t->live && old->b->gpa == t->b->gpa && old->b->gpa2 == t->b->gpa2)
+    if (bt->epoch == epoch && t->live && old->b->gpa == t->b->gpa && old->b->gpa2 == t->b->gpa2)
         bt_inherit(bt, old, t);
     cache_unlock(bt->cache);
 }
@@ -192,7 +211,7 @@ static void bt_run_some(struct cpu *c)
     bt_enter_fn enter = (bt_enter_fn)(uintptr_t)bt_host(bt, bt->stub.enter);
     const uint8_t *code = NULL;
     struct tblock *t = NULL, *dead = NULL;
-    uint64_t flushes = 0;
+    uint64_t epoch = 0;
     uint32_t link = 0;
 
     for (;;) {
@@ -202,15 +221,15 @@ static void bt_run_some(struct cpu *c)
         if (!code) {
             struct block *b;
 
-            t = find(c, &b, link, flushes);
+            t = find(c, &b, link, epoch);
             if (!t) {
                 interp_run_from(c, b->op + (b->live && c->bits == CPU_64));
                 return;
             }
             if (link)
-                make_link(c, link, flushes, t);
+                make_link(c, link, epoch, t);
             if (dead)
-                inherit(c, dead, flushes, t);
+                inherit(c, dead, epoch, t);
             link = 0;
             dead = NULL;
             c->bt.vpage = c->s.rip & ~PAGE_MASK;
@@ -236,21 +255,21 @@ static void bt_run_some(struct cpu *c)
             /* A block that is checked comes back every time. */
             if (!c->bt.check)
                 link = c->bt.site;
-            flushes = bt->flushes;
+            epoch = bt->epoch;
             break;
         case BT_EXIT_LOOKUP:
             if (atomic_load(&c->bt.bias) == c->bt.nowhere)
                 return;
             if (c->bt.site == BT_FROM_DEAD)
                 dead = c->bt.dead;
-            flushes = bt->flushes;
+            epoch = bt->epoch;
             break;
         case BT_EXIT_EVENT:
             return;
         case BT_EXIT_INTERP:
             if (!interpret(c, c->bt.site))
                 return;
-            t = bt->site[c->bt.site].t;
+            t = bt_site_of(&bt->site[c->bt.site]);
             code = bt_host(bt, bt->site[c->bt.site].retry);
             break;
         }
@@ -272,6 +291,21 @@ static int bt_probe(struct err *e)
 
 static void killed(void *arg, struct tblock *t) { bt_kill(arg, t); }
 static void emptied(void *arg) { bt_code_reset(arg); }
+
+static void moved(void *arg, struct tblock *t, struct block *b)
+{
+    for (; t; t = t->versions)
+        t->b = b;
+}
+
+static void swept(void *arg)
+{
+    struct bt *bt = arg;
+
+    bt->epoch++;
+    bt->sweeps++;
+}
+
 static bool full(void *arg) { return bt_code_full(arg); }
 static size_t bytes(void *arg) { return bt_code_bytes(arg); }
 
@@ -293,8 +327,13 @@ static int bt_vm_init(struct vm *vm, struct err *e)
     sh->behind = BT_IC_BYTES;
     sh->run = bt_run_some;
     sh->threshold = vm->check ? 1 : THRESHOLD; /* code that runs once is to be compared too */
-    cache_attach(sh->code, &(struct cache_client){
-                               .arg = sh->bt, .killed = killed, .emptied = emptied, .full = full, .bytes = bytes});
+    cache_attach(sh->code, &(struct cache_client){.arg = sh->bt,
+                                                  .killed = killed,
+                                                  .emptied = emptied,
+                                                  .moved = moved,
+                                                  .swept = swept,
+                                                  .full = full,
+                                                  .bytes = bytes});
     return 0;
 }
 
@@ -307,6 +346,7 @@ void bt_get_stats(struct vm *vm, struct bt_stats *s)
                            .bytes = bt->bytes,
                            .nanoseconds = bt->nanoseconds,
                            .flushes = bt->flushes,
+                           .sweeps = bt->sweeps,
                            .area = bt_code_bytes(bt)};
 }
 
@@ -317,11 +357,11 @@ static void report(struct vm *vm)
     bt_get_stats(vm, &s);
     log_msg(vm->trace->log, LOG_INFO,
             "bt: translated %llu blocks, %llu instructions into %llu KiB, %llu ns each; "
-            "%llu KiB in use, emptied %llu times",
+            "%llu KiB in use, emptied %llu times, swept %llu times",
             (unsigned long long)s.blocks, (unsigned long long)s.insns,
             (unsigned long long)(s.bytes / KIB),
             (unsigned long long)(s.insns ? s.nanoseconds / s.insns : 0),
-            (unsigned long long)(s.area / KIB), (unsigned long long)s.flushes);
+            (unsigned long long)(s.area / KIB), (unsigned long long)s.flushes, (unsigned long long)s.sweeps);
 }
 
 static void bt_vm_fini(struct vm *vm)

@@ -45,6 +45,13 @@ struct bt_jumps {
 enum bt_level { BT_LEVEL_NONE, BT_LEVEL_SSE, BT_LEVEL_AVX, BT_LEVEL_AVX512 };
 
 #define BT_GROUPS 6
+#define BT_ROUNDS 12
+
+/* What a lookup in a loop leaves for the rounds that follow (bt/access.c). */
+struct bt_round {
+    uint64_t bound;  /* how far the register or address that it goes by may come before it has left the page */
+    uint64_t addend; /* as in bt_cpu.group */
+};
 
 /* What translated code uses much is from `group` on: within 128 bytes of the registers, which struct cpu has behind. */
 struct bt_cpu {
@@ -69,6 +76,7 @@ struct bt_cpu {
     bool intr;
     uint8_t level;  /* enum bt_level: the vector registers are live and offer this */
     uint32_t site;  /* where translated code left */
+    struct bt_round round[BT_ROUNDS];
 
     uint64_t group[BT_GROUPS]; /* host minus guest address of shared translations */
     uint64_t operand; /* of memory, for making flags again (bt/flags.c) */

@@ -17,8 +17,14 @@ enum fl_place {
 struct group {
     uint8_t base, index, scale; /* guest registers; index REG_NONE: none, as mostly; or base REG_RIP */
     bool write;         /* some member writes */
-    bool made;          /* code for it has been emitted */
-    uint8_t slot;       /* bt.group[] */
+    bool made;          /* code for it has been emitted, or the round before has left it */
+    bool keep;          /* it has a slot, or needs none */
+    bool inside;        /* begins in the loop */
+    bool round;         /* the slot is in bt.round[], not in bt.group[]: later rounds of the loop use it */
+    int16_t slide;      /* then: what a round adds to the address */
+    bool table;         /* or it has the host address of the base, or 0: members differ in their index */
+    bool hosted;        /* and what is in the slot is added to the base register already, which does not change */
+    uint8_t slot;
     uint16_t members, exits;
     int32_t min, end;   /* of the members' displacements, from the base's value at the first one; REG_RIP: the page,
                            from bt.vpage */
@@ -71,7 +77,7 @@ struct step {
 
 /* Code off the straight path, written behind the block. */
 struct cold {
-    enum { COLD_ACCESS, COLD_INTERP, COLD_EVENT, COLD_MISS, COLD_BACK, COLD_LINK, COLD_VEC } kind;
+    enum { COLD_ACCESS, COLD_ROUND, COLD_INTERP, COLD_EVENT, COLD_MISS, COLD_BACK, COLD_LINK, COLD_VEC } kind;
     uint32_t from;      /* rel32 to point here */
     uint32_t site;      /* or the link */
     enum fl_place fl;
@@ -79,9 +85,12 @@ struct cold {
     uint32_t ic;        /* COLD_MISS, COLD_BACK */
     uint32_t pad;       /* COLD_MISS: of a call, where that comes back to, or 0 */
     bool swapped;
-    bool address;       /* COLD_ACCESS: T0 must be made, base + disp */
+    bool address;       /* COLD_ACCESS and _ROUND: T0 must be made, base + disp */
     uint8_t base;
     int32_t disp;
+    uint8_t group;      /* COLD_ROUND: the one to look up, for which step, and where to go on then */
+    struct step *step;
+    uint32_t back;
 };
 #define COLD_MAX (8 * BLOCK_MAX_INSNS)
 
@@ -98,9 +107,11 @@ struct tr {
     struct recipe recipe;
     struct group group[GROUPS_MAX];
     unsigned ngroup;
+    unsigned back;      /* the step that leads back to the begin, or n */
     uint8_t in_t2;      /* group whose addend T2 holds, or GROUP_NONE */
     struct cold cold[COLD_MAX];
     unsigned ncold;
+    int32_t rsp_due;    /* guest RSP is so much above its home */
     uint32_t body;      /* code offset behind the entry for flags in EFLAGS */
     uint8_t level;      /* the vector registers are live at this level here */
     uint8_t home[16];   /* bt_home[] with the block's swaps */
@@ -126,21 +137,44 @@ void fl_release(struct tr *t);
 void fl_to_host(struct tr *t);
 /* They must be in EFLAGS or in cpu.cc, whichever is cheaper; says which. T1 is used. */
 enum bt_flags fl_settle(struct tr *t);
-/* INC or DEC of a register without computing flags, if their old ones are not in EFLAGS: true if it has been
- * done so. */
+/* Those that condition cc reads must be in EFLAGS now; the rest may be elsewhere. T1 is used. */
+void fl_for_cond(struct tr *t, unsigned cc);
+/* INC or DEC of a register, with a recipe for what they keep of the flags; without computing theirs, if that is not
+ * needed at once. True if it has been done so. */
 bool fl_step(struct tr *t);
 /* Will the flags of this step, which has a memory operand, be wanted again although a later access destroys
  * EFLAGS? Then the operand is worth keeping: fl_operand does the step, with its operand at m. */
 bool fl_keeps(const struct tr *t);
 void fl_operand(struct tr *t, const struct recode_mem *m);
-/* The step changes these registers: what needs their old values is done now. */
+/* The step changes these registers: what needs their old values is done now. T1 is used. */
 void fl_regs_change(struct tr *t, uint16_t regs);
-/* The step has been emitted: where its flags are, and how to get them back. host: its re-encoded
- * form, n bytes, if running it again would only set flags. */
-void fl_written(struct tr *t, const uint8_t *host, unsigned n);
-bool fl_same(const struct recipe *a, const struct recipe *b);
-/* Emits a recipe: EFLAGS from registers. T1 is used. */
-void fl_cook(struct tr *t, const struct recipe *r);
+/* The same, if all that it does to it is to add a constant. */
+void fl_reg_adds(struct tr *t, unsigned reg, unsigned size, int by);
+/* The step has been emitted: where its flags are, and how to get them back. */
+void fl_written(struct tr *t);
+
+/* ---- recipe.c ---- */
+/* Emits a recipe: EFLAGS from values, by the block's homes. T1 is used. */
+void recipe_cook(struct emit *e, const uint8_t home[16], const struct recipe *r);
+/* The same without CF, for one that ends with INC or DEC. */
+void recipe_cook_last(struct emit *e, const uint8_t home[16], const struct recipe *r);
+/* Is it one instruction? */
+bool recipe_cheap(const struct recipe *r);
+/* Guest registers that must not change, as a set. */
+uint16_t recipe_regs(const struct recipe *r);
+bool recipe_same(const struct recipe *a, const struct recipe *b);
+/* Guest register reg, or size bytes of it and the rest becomes zero, gets `by` more. False: the recipe is lost, and
+ * has not been changed. */
+bool recipe_add(struct recipe *r, unsigned reg, unsigned size, int by);
+/* Register reg will change: puts its value into bt.operand if that is free. T1 is used. */
+bool recipe_keep(struct emit *e, const uint8_t home[16], struct recipe *r, unsigned reg);
+/* op, enum emit_alu or RECIPE_TEST, on so many bytes of host registers or an immediate. */
+#define RECIPE_TEST 8
+void recipe_op_rr(struct emit *e, unsigned op, unsigned size, unsigned dst, unsigned src);
+void recipe_op_ri(struct emit *e, unsigned op, unsigned size, unsigned dst, int32_t imm);
+/* Flags from and to cpu.cc. T1 is used. */
+void recipe_park(struct emit *e);
+void recipe_unpark(struct emit *e);
 
 /* ---- access.c ---- */
 /* Finds accesses that can share a translation. */
@@ -149,6 +183,8 @@ void access_analyse(struct tr *t);
  * in: T0 and T2, as far as they are part of it, must be left alone until the access is done. T1 is
  * free afterwards. EFLAGS are destroyed (fl_release). */
 void access_translate(struct tr *t, const struct use *a, bool stack, struct recode_mem *m);
+/* In a COLD_ROUND: the lookup itself. Returns the rel32 of the branch taken when the TLB does not have it. */
+uint32_t access_again(struct tr *t, const struct cold *c);
 /* The linear address of the step's memory operand into T0 (T1 is used). */
 void access_address(struct tr *t, unsigned dst);
 
@@ -164,6 +200,8 @@ const struct opnd *tr_mem_operand(const struct insn *i); /* NULL: none */
 uint16_t copy_writes(const struct insn *i);
 /* Can it be re-encoded whatever form its address takes? */
 bool copy_can(const struct tr *t, const struct insn *i);
+/* May the host raise a fault in this instruction, its operands being accessible? */
+bool copy_faults(const struct insn *i);
 void copy_translate(struct tr *t);
 
 /* ---- branch.c ---- */

@@ -57,20 +57,30 @@ static void lea(struct tr *t)
     }
 }
 
-/* LEA whose parts are all in registers and whose result has a home. */
+/* LEA in one instruction, but for registers without a home. */
 static bool lea_direct(struct tr *t)
 {
     const struct insn *i = &t->s->i;
     const struct insn_mem *m = &i->mem;
-    unsigned home = t->home[i->op[0].reg];
+    unsigned r = i->op[0].reg, dst = t->home[r] == BT_SPILLED ? BT_T0 : t->home[r], base = REG_NONE, index = REG_NONE;
+    unsigned w = i->opsize == 8 && i->addrsize == 8;
 
-    if (home == BT_SPILLED || i->opsize == 2 || m->base == REG_RIP || m->base == REG_NONE ||
-        t->home[m->base] == BT_SPILLED ||
-        (m->index != REG_NONE && t->home[m->index] == BT_SPILLED))
+    if (i->opsize == 2 || m->base == REG_RIP || (m->base == REG_NONE && m->index == REG_NONE))
         return false;
-    fl_regs_change(t, t->s->writes);
-    emit_lea(t->e, i->opsize == 8 && i->addrsize == 8, home, t->home[m->base],
-             m->index == REG_NONE ? REG_NONE : t->home[m->index], m->scale, (int32_t)m->disp);
+    if (m->base == r && m->index == REG_NONE && w)
+        fl_reg_adds(t, r, 8, (int32_t)m->disp);
+    else
+        fl_regs_change(t, t->s->writes);
+    if (m->index != REG_NONE)
+        index = tr_reg(t, m->index, BT_T1);
+    if (m->base != REG_NONE)
+        base = tr_reg(t, m->base, BT_T0);
+    if (base != REG_NONE)
+        emit_lea(t->e, w, dst, base, index, m->scale, (int32_t)m->disp);
+    else
+        emit_lea_index(t->e, w, dst, index, m->scale, (int32_t)m->disp);
+    if (dst == BT_T0)
+        emit_store_cpu(t->e, BT_OFF_GPR(r), dst);
     return true;
 }
 
@@ -93,6 +103,7 @@ static void push(struct tr *t)
         emit_store_cpu(t->e, BT_OFF(bt.value), BT_T1);
     }
     access_translate(t, &s->stack, true, &m);
+    m.disp += t->rsp_due;
     if (o->kind == OP_IMM) {
         emit_to_mem(t, 0xc7, 0, &m);
         emit32(t->e, (uint32_t)s->i.imm);
@@ -102,8 +113,8 @@ static void push(struct tr *t)
     } else {
         emit_to_mem(t, 0x89, tr_reg(t, o->reg, BT_T1), &m);
     }
-    fl_regs_change(t, BIT(RSP));
-    emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, -8);
+    fl_reg_adds(t, RSP, 8, -8);
+    t->rsp_due -= 8;
 }
 
 static void pop(struct tr *t)
@@ -112,12 +123,15 @@ static void pop(struct tr *t)
     struct recode_mem m;
 
     access_translate(t, &t->s->stack, true, &m);
-    fl_regs_change(t, t->s->writes);
+    m.disp += t->rsp_due;
+    fl_regs_change(t, (uint16_t)BIT(r));
+    if (r != RSP)
+        fl_reg_adds(t, RSP, 8, 8);
     emit_to_mem(t, 0x8b, home == BT_SPILLED ? BT_T1 : home, &m);
     if (home == BT_SPILLED)
         emit_store_cpu(t->e, BT_OFF_GPR(r), BT_T1);
     if (r != RSP)
-        emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, 8);
+        t->rsp_due += 8;
 }
 
 static void leave(struct tr *t)
@@ -185,6 +199,7 @@ static void leave_to_c(struct tr *t)
     unsigned k = (unsigned)(t->s - t->step);
     uint32_t n = tr_site(t, BT_SITE_PLAIN, 0);
     struct bt_site *site = &t->bt->site[n];
+    struct block *single;
     /* Those that end a block want the run loop. */
     bool ends = k + 1 == t->n && (i->row->flags & (IF_BRANCH | IF_SYS));
     enum bt_flags flags;
@@ -200,14 +215,20 @@ static void leave_to_c(struct tr *t)
     } else {
         emit_jmp(e, t->bt->stub.interp[flags]);
     }
-    site->single = cache_single(t->c, i);
+    single = cache_single(t->c, i);
+    if (single) {
+        single->t = t->t;
+        site->single = single;
+        site->apart = true;
+    }
     site->len = i->len;
     site->resume = !ends;
     site->retry = emit_pos(e);
     t->level = 0;
     t->in_t2 = GROUP_NONE;
-    t->recipe.kind = RC_NOTHING;
-    t->fl = wants(t, k + 1) == FL_HOST ? FL_HOST : FL_CC; /* they are in both */
+    /* They are in both. */
+    t->fl = wants(t, k + 1) == FL_HOST ? FL_HOST : FL_CC;
+    t->recipe = (struct recipe){.kind = t->fl == FL_HOST ? RC_CC : RC_NOTHING};
     if (k + 1 < t->n) {
         t->s++;
         vec_check(t, level_from(t, k + 1));
@@ -216,6 +237,47 @@ static void leave_to_c(struct tr *t)
     } else if (ends && t->s->how == HOW_HELP) {
         branch_fall(t, t->s->off + i->len);
     }
+}
+
+static bool names(const struct insn *i, unsigned r)
+{
+    for (unsigned k = 0; k < i->nops; k++)
+        if (i->op[k].kind == OP_REG && (i->op[k].cls == RC_GPR || i->op[k].cls == RC_GPRH) && i->op[k].reg == r)
+            return true;
+    return false;
+}
+
+/* Can the step be done while home[RSP] lacks rsp_due? It must not look at RSP but for the stack, nor leave. */
+static bool can_wait(const struct tr *t, const struct step *s)
+{
+    switch (s->how) {
+    case HOW_NOP:
+        return true;
+    case HOW_LEA:
+        return !names(&s->i, RSP) && s->i.mem.base != RSP && s->i.mem.index != RSP;
+    case HOW_COPY:
+        return !s->mem.used && !names(&s->i, RSP) && !copy_faults(&s->i);
+    case HOW_PUSH:
+    case HOW_POP:
+        if (s->mem.used || names(&s->i, RSP))
+            return false;
+        return s->stack.group != GROUP_NONE && t->group[s->stack.group].made;
+    case HOW_RET:
+        return s->stack.group != GROUP_NONE && t->group[s->stack.group].made;
+    default:
+        return false;
+    }
+}
+
+/* Runs of PUSH and POP change RSP once. */
+static void settle_rsp(struct tr *t)
+{
+    const struct step *next = t->s + 1;
+
+    if (!t->rsp_due || (next < t->step + t->n && can_wait(t, next)))
+        return;
+    emit_lea(t->e, 1, t->home[RSP], t->home[RSP], REG_NONE, 0, t->rsp_due);
+    t->rsp_due = 0;
 }
 
 static void step(struct tr *t)
@@ -282,8 +344,10 @@ static void cold(struct tr *t, const struct cold *c)
         emit_fix_here(e, c->from);
     if (c->kind == COLD_LINK)
         t->bt->link[c->site].unlinked = emit_pos(e);
+    if (c->kind == COLD_ROUND)
+        emit_fix_here(e, access_again(t, c));
     if (c->fl == FL_RECIPE)
-        fl_cook(t, &c->recipe);
+        recipe_cook(t->e, t->home, &c->recipe);
     if (c->address)
         emit_lea(e, 1, BT_T0, c->base, REG_NONE, 0, c->disp);
     t->swapped = c->swapped;
@@ -294,6 +358,7 @@ static void cold(struct tr *t, const struct cold *c)
         emit_mov_ri32(e, BT_T1, c->site);
     switch (c->kind) {
     case COLD_ACCESS:
+    case COLD_ROUND:
         emit_jmp(e, s->refill[in]);
         if (c->swapped)
             come_back(t, &t->bt->site[c->site]);
@@ -342,7 +407,7 @@ static void checked_entry(struct tr *t, enum bt_flags f)
     t->s = t->step;
     t->level = 0;
     t->fl = f == BT_HOST ? FL_HOST : FL_CC;
-    t->recipe.kind = RC_NOTHING;
+    t->recipe = (struct recipe){.kind = RC_NOTHING};
     t->swapped = false;
     table_entry(t, f);
     b->at[f] = emit_pos(t->e);
@@ -369,15 +434,16 @@ static void entries(struct tr *t)
     t->body = emit_pos(t->e);
 }
 
-/* The only way into a version. */
-static void version_entry(struct tr *t, uint8_t level)
+/* The only way into a version of main, for link l. */
+static void version_entry(struct tr *t, const struct tblock *main, const struct bt_link *l)
 {
     struct tblock *b = t->t;
 
     t->s = t->step;
-    t->level = b->level = level;
-    t->fl = FL_RECIPE;
+    t->level = b->level = main->level;
     t->recipe = *b->given;
+    t->fl = main->careless ? FL_NONE : t->recipe.kind != RC_NOTHING ? FL_RECIPE : l->flags == BT_CC ? FL_CC : FL_HOST;
+    b->likes = l->flags;
     t->swapped = b->nswap != 0;
     t->body = emit_pos(t->e);
     for (unsigned k = 0; k < 2; k++) {
@@ -452,6 +518,25 @@ static bool decode(struct tr *t)
     return true;
 }
 
+/* A loop in the middle of the block begins a block of its own: else its first two rounds would be no later rounds
+ * (access.c). Returns how many steps are left. */
+static unsigned before_loop(const struct tr *t)
+{
+    unsigned n = t->n;
+
+    for (unsigned k = 1; k < n; k++) {
+        const struct step *s = &t->step[k];
+        int64_t to = (int64_t)s->off + s->i.len + (int64_t)s->i.imm;
+
+        if ((s->how != HOW_JCC && s->how != HOW_JMP) || to > s->off)
+            continue;
+        for (unsigned j = 1; j <= k; j++)
+            if (t->step[j].off == to && t->step[j - 1].how > HOW_HELP)
+                n = j;
+    }
+    return n;
+}
+
 /* In their own part of the area: what runs stays dense. */
 static void cold_part(struct tr *t)
 {
@@ -477,9 +562,9 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-/* main: what to make a version of, for this recipe. */
+/* main: what to make a version of, for link l. */
 static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const struct tblock *from,
-                           const struct tblock *main, const struct recipe *given)
+                           const struct tblock *main, const struct bt_link *l)
 {
     uint64_t began = now_ns();
     struct tr *t = bt->tr;
@@ -493,15 +578,22 @@ static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const 
     t->c = c;
     t->b = b;
     t->e = &bt->e;
-    t->n = b->nops - 2u;
+    t->n = b->insns;
     t->s = NULL;
     t->in_t2 = GROUP_NONE;
     t->ncold = 0;
+    t->rsp_due = 0;
     memcpy(t->home, bt_home, sizeof(t->home));
     if (!t->n || !decode(t))
         return NULL;
-    tb = t->t = cache_alloc(bt->cache, sizeof(*tb));
-    *tb = (struct tblock){.b = b, .live = true, .given = given};
+    t->n = before_loop(t);
+    tb = t->t = cache_alloc_lasting(bt->cache, sizeof(*tb), BLOCK_ALIGN);
+    *tb = (struct tblock){.b = b,
+                          .gpa = b->gpa,
+                          .mode = b->gpa2 == ~0ull ? b->mode : BT_MODE_PAGES,
+                          .live = true,
+                          .given = l ? &l->recipe : NULL,
+                          .round = l && l->again};
     tb->begin = emit_pos(t->e);
     if (main)
         homes_like(t, main);
@@ -510,18 +602,19 @@ static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const 
     fl_analyse(t);
     access_analyse(t);
     if (main)
-        version_entry(t, main->level);
+        version_entry(t, main, l);
     else
         entries(t);
     for (unsigned k = 0; k < t->n; k++) {
         t->s = &t->step[k];
         t->s->host = emit_pos(t->e);
         step(t);
+        settle_rsp(t);
     }
     last = &t->step[t->n - 1];
     end = last->off + last->i.len;
     if (!(last->i.row->flags & (IF_BRANCH | IF_SYS)) || last->how == HOW_JCC) {
-        if (end < (t->b->gpa & PAGE_MASK) + b->bytes) { /* what follows is no instruction */
+        if (t->n == b->nops - 2u && end < (t->b->gpa & PAGE_MASK) + b->bytes) { /* what follows is no instruction */
             enum bt_flags flags = fl_settle(t);
             uint32_t site = tr_site(t, BT_SITE_PLAIN, 0);
 
@@ -548,20 +641,35 @@ struct tblock *bt_translate(struct bt *bt, struct cpu *c, struct block *b, const
 }
 
 /* Of one block. */
-#define VERSIONS_MAX 3
+#define VERSIONS_MAX 4
+
+/* Is v what a version for link l would be? */
+static bool version_is(const struct tblock *v, const struct tblock *main, const struct bt_link *l)
+{
+    if (v->round != l->again)
+        return false;
+    if (main->careless)
+        return true;
+    if (l->recipe.kind == RC_NOTHING)
+        return v->given->kind == RC_NOTHING && v->likes == l->flags;
+    return recipe_same(v->given, &l->recipe);
+}
 
 struct tblock *bt_version(struct bt *bt, struct cpu *c, struct tblock *t, uint32_t n)
 {
     const struct bt_link *l = &bt->link[n];
     struct tblock **pv = &t->versions;
 
-    if (l->recipe.kind == RC_NOTHING || t->careless || (!l->lazy && t->likes == BT_HOST) || !bt_link_fits(l, t))
+    if (!bt_link_fits(l, t))
+        return t;
+    if (l->again ? l->lazy && l->recipe.kind == RC_NOTHING && !t->careless
+                    : l->recipe.kind == RC_NOTHING || t->careless || (!l->lazy && t->likes == BT_HOST))
         return t;
     for (unsigned k = 0; *pv; k++, pv = &(*pv)->versions)
-        if (fl_same((*pv)->given, &l->recipe))
+        if (version_is(*pv, t, l))
             return *pv;
         else if (k + 1 == VERSIONS_MAX)
             return t;
-    *pv = make(bt, c, t->b, NULL, t, &l->recipe);
+    *pv = make(bt, c, t->b, NULL, t, l);
     return *pv ? *pv : t;
 }

@@ -209,20 +209,26 @@ static void fetch_part(struct cpu *c, uint64_t rip, unsigned max, struct part *p
     world_mmio_read(c, p->gpa, p->io, p->avail);
 }
 
-/* From now on stores to the frame are noticed, those of other vCPUs too. */
+/* From now on stores to the frame are noticed, those of other vCPUs too. A TLB that is to let stores through sets
+ * P2M_STORES first and then looks whether there is code. */
 static void watch_frame(struct cpu *c, uint64_t gpa)
 {
-    for (;;) {
-        uint64_t old = p2m_set_flags(physmap_p2m(c->vm->map), gpa >> PAGE_SHIFT, P2M_CODE);
+    struct p2m *p2m = physmap_p2m(c->vm->map);
 
-        if (!(old & P2M_PRESENT) || (old & P2M_CODE))
+    for (;;) {
+        uint64_t old = p2m_set_flags(p2m, gpa >> PAGE_SHIFT, P2M_CODE);
+
+        if (!(old & P2M_PRESENT) || (old & P2M_CODE) || !(old & P2M_STORES))
             return;
         tlbs_flush_write_gpa(&c->tlbs, gpa);
-        if (c->vm->nvcpu == 1)
+        if (c->vm->nvcpu == 1) {
+            p2m_clear_flags(p2m, gpa >> PAGE_SHIFT, P2M_STORES);
             return;
+        }
         sync_leave(c);
         sync_begin(&c->shared->sync, SYNC_WORLD);
         sync_post(&c->shared->sync, SYNC_WRITES);
+        p2m_clear_flags(p2m, gpa >> PAGE_SHIFT, P2M_STORES);
         sync_end(&c->shared->sync);
         sync_enter(c);
         /* While this vCPU stood still another one may have emptied the cache, and cleared the flag:
@@ -353,15 +359,16 @@ static bool exposes_flags(const struct insn *i, const struct op *o)
 /* Memory for a block's parts: the cache's, or the vCPU's scratch block's own. */
 struct room {
     struct code_cache *cc; /* NULL: scratch */
+    bool lasting;          /* sweeps keep it */
     uint8_t *p;
 };
 
-static void *room_alloc(struct room *r, size_t size)
+static void *room_alloc(struct room *r, size_t size, size_t align)
 {
     void *p = r->p;
 
     if (r->cc)
-        return cache_alloc(r->cc, size);
+        return (r->lasting ? cache_alloc_lasting : cache_alloc)(r->cc, size, align);
     r->p += ALIGN_UP(size, 16);
     return p;
 }
@@ -377,7 +384,7 @@ bool plain_prepare(struct cpu *c, struct plain *p, const struct insn *i)
 
 static void make_plain(struct cpu *c, struct room *r, struct op *o, const struct insn *i)
 {
-    o->plain = room_alloc(r, sizeof(*o->plain));
+    o->plain = room_alloc(r, sizeof(*o->plain), 16);
     o->fn = plain_prepare(c, o->plain, i) ? vector : plain;
 }
 
@@ -391,7 +398,7 @@ static void make_end(struct room *r, const struct draft *d, bool single, struct 
                      .cnt = (uint8_t)(d->n + 1),
                      .exact = true};
     if (d->error) {
-        struct plain *p = room_alloc(r, sizeof(*p));
+        struct plain *p = room_alloc(r, sizeof(*p), 16);
 
         memset(p, 0, sizeof(*p));
         p->fn = d->error == INSN_E_UD ? raise_ud : raise_gp;
@@ -421,12 +428,13 @@ static struct block *build(struct cpu *c, struct room *r, const struct fetch *f,
 {
     bool tiered = c->shared->bt && r->cc && c->bits == CPU_64 && !(mode & MODE_SINGLE);
     unsigned nops = d->n + 1 + tiered, off = d->end;
-    struct block *b = room_alloc(r, sizeof(*b) + nops * sizeof(struct op));
+    struct block *b = room_alloc(r, sizeof(*b) + nops * sizeof(struct op), BLOCK_ALIGN);
     struct op *ops = b->op + tiered;
     uint16_t live = FL_STATUS;
 
     b->live = r->cc;
     b->mode = mode;
+    b->insns = (uint8_t)d->n;
     b->nops = (uint16_t)nops;
     b->gpa = f->p[0].gpa;
     b->gpa2 = f->n == 2 ? f->p[1].gpa : ~0ull;
@@ -464,7 +472,7 @@ static struct block *build(struct cpu *c, struct room *r, const struct fetch *f,
 
 struct block *cache_single(struct cpu *c, const struct insn *i)
 {
-    struct room r = {.cc = c->code};
+    struct room r = {.cc = c->code, .lasting = true};
     struct fetch f = {.p = {{.gpa = 0}}, .n = 1};
     struct draft d = {.n = 1, .bytes = i->len, .end = i->len, .error = INSN_OK};
 
@@ -472,6 +480,11 @@ struct block *cache_single(struct cpu *c, const struct insn *i)
         return NULL;
     d.insn[0] = *i;
     return build(c, &r, &f, &d, MODE_SINGLE);
+}
+
+const struct insn *cache_single_insn(const struct block *b)
+{
+    return b->op[0].fn == plain ? &b->op[0].plain->insn : NULL;
 }
 
 /* ---- looking up ---- */
@@ -506,7 +519,7 @@ static struct block *find(struct cpu *c, const struct part *p, uint8_t mode)
     return NULL;
 }
 
-/* Empties the cache if it is full. */
+/* Makes room in the cache if it is full. */
 static void make_room(struct cpu *c)
 {
     struct sync *s = &c->shared->sync;
@@ -521,7 +534,7 @@ static void make_room(struct cpu *c)
     sync_begin(s, SYNC_OUTSIDE);
     /* Another vCPU may have done it meanwhile. */
     if (cache_full(c->code)) {
-        cache_empty(c->code);
+        cache_reclaim(c->code);
         sync_post(s, SYNC_JUMPS);
     }
     sync_end(s);
@@ -576,15 +589,22 @@ static uint8_t block_mode(const struct cpu *c, bool single)
                      (c->bits != CPU_64 && (cpu_real(&c->s) || cpu_v86(&c->s))) << 4);
 }
 
-struct block *cache_peek(struct cpu *c, bool *global)
+bool cache_place(struct cpu *c, struct cache_place *p)
 {
     const struct itlb_entry *x = code_page(c, c->s.rip);
-    struct block *b = x ? cache_find(c->code, x->gpa | (c->s.rip & PAGE_MASK), block_mode(c, false)) : NULL;
 
-    if (!b || b->gpa2 != ~0ull)
-        return NULL;
-    *global = x->key == c->gkey;
-    return b;
+    if (!x)
+        return false;
+    *p = (struct cache_place){
+        .gpa = x->gpa | (c->s.rip & PAGE_MASK), .mode = block_mode(c, false), .global = x->key == c->gkey};
+    return true;
+}
+
+struct block *cache_at(struct cpu *c, const struct cache_place *p)
+{
+    struct block *b = cache_find(c->code, p->gpa, p->mode);
+
+    return b && b->gpa2 == ~0ull ? b : NULL;
 }
 
 struct block *cache_lookup(struct cpu *c, unsigned max)

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -12,11 +13,13 @@
 
 #define ARENA_SIZE (256 * MIB)
 /*
- * What blocks and the client's code may take together before all of it is dropped. A guest that fills this again
- * within two seconds has a working set that deserves more; one that does not for long gets less.
+ * What blocks and the client's code may take together. A guest that fills this again within two seconds after all was
+ * dropped has a working set that deserves more; one that does not for long gets less. What a sweep would keep may be
+ * so many parts of eight of that: with more, sweeps would come too often.
  */
-#define BUDGET_MIN (72 * MIB)
-#define BUDGET_MAX (576 * MIB)
+#define BUDGET_MIN (80 * MIB)
+#define BUDGET_MAX (640 * MIB)
+#define BUDGET_KEPT 7
 #define BUDGET_GROW_NS (2ull * 1000000000)
 #define BUDGET_SHRINK_NS (60ull * 1000000000)
 #define HASH_BITS 17
@@ -29,14 +32,24 @@ struct code_page {
     struct code_page *next;
 };
 
+struct arena {
+    uint8_t *base;
+    size_t used;
+};
+
+/* Of the hash table: the first block of a chain and the last suggested translation, as ref_of has them; 0: none. */
+struct slot {
+    _Atomic uint32_t block, hint;
+};
+
 struct code_cache {
     pthread_mutex_t lock;
     struct vm *vm;
     struct cache_client client;
-    uint8_t *arena;
-    size_t used, budget;
+    struct arena passing, lasting; /* what a sweep takes, and what it leaves */
+    size_t budget;
     uint64_t emptied; /* when, in ns of the host's monotonic time; 0: never */
-    struct block *hash[1u << HASH_BITS];
+    struct slot hash[1u << HASH_BITS];
     struct code_page *pages[1u << PAGE_HASH_BITS];
 };
 
@@ -57,18 +70,37 @@ bool cache_op_dead(const struct op *o)
     return __atomic_load_n(&o->fn, __ATOMIC_RELAXED) == refetch;
 }
 
+static void *arena_alloc(struct arena *a, size_t size, size_t align)
+{
+    size_t at = ALIGN_UP(a->used, align);
+
+    a->used = at + size;
+    return a->base + at;
+}
+
+static bool arena_full(const struct arena *a) { return a->used > ARENA_SIZE - BLOCK_MAX_SIZE; }
+
+/* Gives its memory back to the host. */
+static void arena_reset(struct arena *a)
+{
+    madvise(a->base, ALIGN_UP(a->used, PAGE_SIZE), MADV_DONTNEED);
+    a->used = 0;
+}
+
 int cache_new(struct code_cache **out, struct vm *vm, struct err *e)
 {
     struct code_cache *cc = calloc(1, sizeof(*cc));
+    uint8_t *base;
 
     if (!cc)
         return err_set(e, ENOMEM, "out of memory for the code cache");
-    cc->arena = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (cc->arena == MAP_FAILED) {
+    base = mmap(NULL, 2 * ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) {
         free(cc);
-        return err_sys(e, "mapping %llu MiB for the code cache", ARENA_SIZE / MIB);
+        return err_sys(e, "mapping %llu MiB for the code cache", 2 * ARENA_SIZE / MIB);
     }
+    cc->passing.base = base;
+    cc->lasting.base = base + ARENA_SIZE;
     pthread_mutex_init(&cc->lock, NULL);
     cc->vm = vm;
     cc->budget = BUDGET_MIN;
@@ -91,7 +123,7 @@ void cache_free(struct code_cache *cc)
     if (!cc)
         return;
     forget_frames(cc);
-    munmap(cc->arena, ARENA_SIZE);
+    munmap(cc->passing.base, 2 * ARENA_SIZE);
     pthread_mutex_destroy(&cc->lock);
     free(cc);
 }
@@ -104,11 +136,18 @@ void cache_attach(struct code_cache *cc, const struct cache_client *client)
     cc->client = *client;
 }
 
+static size_t client_bytes(const struct code_cache *cc)
+{
+    return cc->client.bytes ? cc->client.bytes(cc->client.arg) : 0;
+}
+
+static bool client_full(const struct code_cache *cc) { return cc->client.full && cc->client.full(cc->client.arg); }
+
 bool cache_full(const struct code_cache *cc)
 {
-    if (cc->used > ARENA_SIZE - BLOCK_MAX_SIZE || (cc->client.full && cc->client.full(cc->client.arg)))
+    if (arena_full(&cc->passing) || arena_full(&cc->lasting) || client_full(cc))
         return true;
-    return cc->used + (cc->client.bytes ? cc->client.bytes(cc->client.arg) : 0) > cc->budget;
+    return cc->passing.used + cc->lasting.used + client_bytes(cc) > cc->budget;
 }
 
 /* How soon it was full again decides how much it may have next. */
@@ -126,26 +165,23 @@ static void set_budget(struct code_cache *cc)
     cc->emptied = now;
 }
 
-void cache_empty(struct code_cache *cc)
+static void empty(struct code_cache *cc)
 {
-    pthread_mutex_lock(&cc->lock);
     forget_frames(cc);
     memset(cc->hash, 0, sizeof(cc->hash));
     memset(cc->pages, 0, sizeof(cc->pages));
-    cc->used = 0;
+    arena_reset(&cc->passing);
+    arena_reset(&cc->lasting);
     set_budget(cc);
-    madvise(cc->arena, ARENA_SIZE, MADV_DONTNEED);
     if (cc->client.emptied)
         cc->client.emptied(cc->client.arg);
-    pthread_mutex_unlock(&cc->lock);
 }
 
-void *cache_alloc(struct code_cache *cc, size_t size)
-{
-    void *p = cc->arena + cc->used;
+void *cache_alloc(struct code_cache *cc, size_t size, size_t align) { return arena_alloc(&cc->passing, size, align); }
 
-    cc->used += ALIGN_UP(size, 16);
-    return p;
+void *cache_alloc_lasting(struct code_cache *cc, size_t size, size_t align)
+{
+    return arena_alloc(&cc->lasting, size, align);
 }
 
 /* Neighbours in a frame are neighbours here: who enters one block will soon look for the next. */
@@ -156,9 +192,43 @@ static unsigned hash_of(uint64_t gpa, uint8_t mode)
     return (frame + ((gpa & PAGE_MASK) >> 4) + mode * 0x1a57u) & ((1u << HASH_BITS) - 1);
 }
 
+/* What lies in the arenas, in four bytes. */
+#define REF_UNIT 16
+_Static_assert(2 * ARENA_SIZE / REF_UNIT < UINT32_MAX, "");
+
+static uint32_t ref_of(const struct code_cache *cc, const void *p)
+{
+    return p ? (uint32_t)((size_t)((const uint8_t *)p - cc->passing.base) / REF_UNIT) + 1 : 0;
+}
+
+static void *from_ref(const struct code_cache *cc, uint32_t ref)
+{
+    return ref ? cc->passing.base + (size_t)(ref - 1) * REF_UNIT : NULL;
+}
+
+static struct block *chain(const struct code_cache *cc, unsigned h)
+{
+    return from_ref(cc, atomic_load_explicit(&cc->hash[h].block, memory_order_acquire));
+}
+
+static void set_chain(struct code_cache *cc, unsigned h, const struct block *b)
+{
+    atomic_store_explicit(&cc->hash[h].block, ref_of(cc, b), memory_order_release);
+}
+
+struct tblock *cache_hint(const struct code_cache *cc, const struct cache_place *p)
+{
+    return from_ref(cc, atomic_load_explicit(&cc->hash[hash_of(p->gpa, p->mode)].hint, memory_order_acquire));
+}
+
+void cache_suggest(struct code_cache *cc, const struct cache_place *p, const struct tblock *t)
+{
+    atomic_store_explicit(&cc->hash[hash_of(p->gpa, p->mode)].hint, ref_of(cc, t), memory_order_release);
+}
+
 struct block *cache_find(struct code_cache *cc, uint64_t gpa, uint8_t mode)
 {
-    struct block *b = __atomic_load_n(&cc->hash[hash_of(gpa, mode)], __ATOMIC_ACQUIRE);
+    struct block *b = chain(cc, hash_of(gpa, mode));
 
     while (b && (b->gpa != gpa || b->mode != mode))
         b = __atomic_load_n(&b->hash_next, __ATOMIC_ACQUIRE);
@@ -229,7 +299,7 @@ static void page_add(struct code_cache *cc, struct block *b, uint64_t gfn)
     struct code_page **pp = page_link(cc, gfn);
 
     if (!*pp) {
-        *pp = cache_alloc(cc, sizeof(**pp));
+        *pp = cache_alloc_lasting(cc, sizeof(**pp), 16);
         **pp = (struct code_page){.gfn = gfn};
     }
     (*pp)->granules |= block_granules(b, gfn);
@@ -239,25 +309,30 @@ static void page_add(struct code_cache *cc, struct block *b, uint64_t gfn)
 
 void cache_add(struct code_cache *cc, struct block *b)
 {
-    struct block **h = &cc->hash[hash_of(b->gpa, b->mode)];
+    unsigned h = hash_of(b->gpa, b->mode);
 
     page_add(cc, b, b->gpa >> PAGE_SHIFT);
     if (b->gpa2 != ~0ull && (b->gpa2 ^ b->gpa) >> PAGE_SHIFT)
         page_add(cc, b, b->gpa2 >> PAGE_SHIFT);
     /* Complete: others may find it now. */
-    b->hash_next = *h;
-    __atomic_store_n(h, b, __ATOMIC_RELEASE);
+    b->hash_next = chain(cc, h);
+    set_chain(cc, h, b);
 }
 
 void cache_kill(struct code_cache *cc, struct block *b)
 {
-    struct block **pp = &cc->hash[hash_of(b->gpa, b->mode)];
+    unsigned h = hash_of(b->gpa, b->mode);
+    struct block *before = chain(cc, h);
 
-    while (*pp && *pp != b)
-        pp = &(*pp)->hash_next;
     /* Who is at b goes on from there. */
-    if (*pp)
-        __atomic_store_n(pp, b->hash_next, __ATOMIC_RELEASE);
+    if (before == b) {
+        set_chain(cc, h, b->hash_next);
+    } else {
+        while (before && before->hash_next != b)
+            before = before->hash_next;
+        if (before)
+            __atomic_store_n(&before->hash_next, b->hash_next, __ATOMIC_RELEASE);
+    }
     __atomic_store_n(&b->live, false, __ATOMIC_RELEASE);
     if (b->t)
         cc->client.killed(cc->client.arg, b->t);
@@ -312,5 +387,80 @@ void cache_kill_all(struct code_cache *cc)
         for (struct code_page *p = cc->pages[h]; p; p = p->next)
             if (p->blocks)
                 page_kill(cc, p, (struct extent){.first = 0, .last = PAGE_MASK});
+    pthread_mutex_unlock(&cc->lock);
+}
+
+/* ---- making room ---- */
+
+static bool passing(const struct code_cache *cc, const struct block *b)
+{
+    return (size_t)((const uint8_t *)b - cc->passing.base) < ARENA_SIZE;
+}
+
+/* The blocks that have translations, by hash_next; the frames' lists are empty then. */
+static struct block *take_translated(struct code_cache *cc)
+{
+    struct block *list = NULL;
+
+    for (unsigned h = 0; h < ARRAY_LEN(cc->pages); h++)
+        for (struct code_page *p = cc->pages[h]; p; p = p->next) {
+            for (struct block *b = p->blocks, *next; b; b = next) {
+                next = *next_in(b, p->gfn);
+                if (!b->live || !b->t || b->gpa >> PAGE_SHIFT != p->gfn)
+                    continue;
+                b->hash_next = list;
+                list = b;
+            }
+        }
+    for (unsigned h = 0; h < ARRAY_LEN(cc->pages); h++)
+        for (struct code_page *p = cc->pages[h]; p; p = p->next) {
+            p->blocks = NULL;
+            p->granules = 0;
+        }
+    return list;
+}
+
+/* The head of b, and what counts its entries, where it may stay. */
+static struct block *keep_head(struct code_cache *cc, struct block *b)
+{
+    const size_t size = sizeof(*b) + sizeof(b->op[0]);
+    struct block *to = cache_alloc_lasting(cc, size, BLOCK_ALIGN);
+
+    memcpy(to, b, size);
+    to->nops = 1;
+    cc->client.moved(cc->client.arg, to->t, to);
+    return to;
+}
+
+/* A frame that keeps a block must not lose its flag for a moment: devices look at it. */
+static void sweep(struct code_cache *cc)
+{
+    struct p2m *p2m = physmap_p2m(cc->vm->map);
+    struct block *b = take_translated(cc);
+
+    memset(cc->hash, 0, sizeof(cc->hash));
+    for (struct block *next; b; b = next) {
+        next = b->hash_next;
+        if (passing(cc, b))
+            b = keep_head(cc, b);
+        cache_add(cc, b);
+        atomic_store_explicit(&cc->hash[hash_of(b->gpa, b->mode)].hint, ref_of(cc, b->t), memory_order_relaxed);
+    }
+    for (unsigned h = 0; h < ARRAY_LEN(cc->pages); h++)
+        for (struct code_page *p = cc->pages[h]; p; p = p->next)
+            if (!p->blocks)
+                p2m_clear_flags(p2m, p->gfn, P2M_CODE);
+    arena_reset(&cc->passing);
+    cc->client.swept(cc->client.arg);
+}
+
+void cache_reclaim(struct code_cache *cc)
+{
+    pthread_mutex_lock(&cc->lock);
+    if (cc->client.swept && !client_full(cc) && !arena_full(&cc->lasting) &&
+        cc->lasting.used + client_bytes(cc) < cc->budget / 8 * BUDGET_KEPT)
+        sweep(cc);
+    else
+        empty(cc);
     pthread_mutex_unlock(&cc->lock);
 }

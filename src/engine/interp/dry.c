@@ -56,7 +56,7 @@ static unsigned slot_of(const struct dry *d, const uint64_t *at)
 static _Noreturn void end_before(struct cpu *c, enum dry_stop why)
 {
     c->dry->stop = why;
-    longjmp(c->fault, 1);
+    longjmp(*c->dry->out, 1);
 }
 
 _Noreturn void dry_refuse(struct cpu *c) { end_before(c, DRY_REFUSED); }
@@ -136,7 +136,7 @@ void dry_store(struct cpu *c, uint64_t gpa, uint8_t *host, const void *in, unsig
     }
 }
 
-static void forget_words(struct dry *d)
+void dry_forget(struct dry *d)
 {
     for (unsigned k = 0; k < d->nwords; k++)
         d->slot[d->word[k].slot] = 0;
@@ -437,6 +437,7 @@ static void run(struct dry *d, struct cpu *c)
     d->off = d->from;
     d->stored = d->vec_used = false;
     note(d, c, false);
+    d->out = &c->fault;
     if (setjmp(c->fault))
         left(d, c);
     while (d->stop == DRY_RUNNING)
@@ -456,7 +457,7 @@ void dry_run(struct dry *d, struct cpu *c, const struct block *b, unsigned from)
     memcpy(&d->start, &c->s, sizeof(d->start));
     d->start.rflags = cpu_flags(c);
     d->until = NULL;
-    forget_words(d);
+    dry_forget(d);
     run(d, c);
 }
 

@@ -78,6 +78,8 @@ struct dry {
     uint8_t (*vec)[DRY_VEC_BYTES]; /* nvec of them are filled */
     unsigned nvec;
     struct cpu_state start; /* with rflags complete */
+    struct cpu_state end;   /* of a step: the same after it */
+    struct insn stepped;    /* of a step: its instruction, if point[0].row is not NULL */
 
     /* Stores. */
     unsigned nwords, nwrites;
@@ -93,6 +95,7 @@ struct dry {
     bool vec_used;     /* an instruction that may change vector state was begun */
     const struct dry_point *until; /* end in the middle of a string instruction, when RCX is as here */
     struct op op;      /* stands for the op that runs */
+    jmp_buf *out;      /* where the run goes when it ends before the current instruction */
     struct dry_insn insn[DRY_INSNS_CACHED];
 };
 #define DRY_NO_FAULT 0xff
@@ -110,6 +113,18 @@ void dry_run(struct dry *d, struct cpu *c, const struct block *b, unsigned from)
  * repeated string instruction at until->rip leaves until->gpr[RCX] to do, that is the end. */
 void dry_again(struct dry *d, struct cpu *c, const struct dry_point *until);
 
+/* Gives s to c, a vCPU that exists for dry steps alone: its TLBs stay empty. s comes from another engine and needs no check. */
+void dry_set_state(struct cpu *c, const struct cpu_state *s);
+/* Runs one instruction of any kind from the state in c, or if event is not NULL delivers that. If the instruction faults, the
+ * fault is delivered. DRY_DONE: d->end is the state after it, point[1] has what was stored, d->vector is the last fault that was
+ * delivered, if any; a repeated string instruction has done one element. DRY_REFUSED: it reaches I/O, or what c->vm->env refuses by
+ * dry_refuse(). DRY_UNSURE: a triple fault. c is in the state after it. */
+void dry_step(struct dry *d, struct cpu *c, const struct event *event);
+/* The same once more from the same state, as dry_again. */
+void dry_step_again(struct dry *d, struct cpu *c, const struct event *event);
+/* The host's address of the code at c's RIP, in RAM, or NULL. */
+uint8_t *dry_code(struct cpu *c);
+
 /* The state in c in the form of a point, to be compared with others, but without its vector part. */
 void dry_take(struct dry_point *p, const struct cpu *c);
 /* The DRY_VEC_BYTES of vector state at a point of the run. */
@@ -124,7 +139,10 @@ bool dry_words(const struct dry *d, unsigned k, dry_word_fn fn, void *arg);
 /* The bits of a word that mask's bytes hold. */
 uint64_t dry_bits(uint8_t mask);
 
-/* ---- for mem.c, while c->dry is set ---- */
+/* Forgets the words of the last run. */
+void dry_forget(struct dry *d);
+
+/* ---- for mem.c and callbacks of c->vm->env, while c->dry is set ---- */
 /* n bytes of guest memory as the run sees them. */
 void dry_load(const struct dry *d, void *out, const uint8_t *host, unsigned n);
 /* Ends the run before the current instruction if there is no more room. */

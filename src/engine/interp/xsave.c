@@ -7,21 +7,9 @@
 
 #include <string.h>
 
-#define LEGACY_BYTES 512u
-#define XSTATE_HDR 512u /* offset of the header: XSTATE_BV, XCOMP_BV, 48 reserved bytes */
-#define XSTATE_EXT 576u /* where extended components begin */
+#include "cpu/xsave.h"
+
 #define XCOMP_COMPACT BIT(63)
-
-/* Offsets in the legacy region */
-#define FX_FCW 0
-#define FX_FOP 6
-#define FX_FIP 8
-#define FX_FDP 16
-#define FX_MXCSR 24
-#define FX_ST 32
-#define FX_XMM 160
-
-enum comp { COMP_X87, COMP_SSE, COMP_AVX, COMP_K = 5, COMP_ZMM_HI256, COMP_HI16_ZMM, COMP_COUNT };
 
 /* An area in guest memory. */
 struct area {
@@ -67,9 +55,9 @@ static void put_x87(const struct area *a, uint8_t *b)
     const struct x87_state *x = &a->c->s.x87;
 
     memcpy(b + FX_FCW, &x->fcw, 2);
-    memcpy(b + FX_FCW + 2, &x->fsw, 2);
-    b[FX_FCW + 4] = x->tag;
-    b[FX_FCW + 5] = 0;
+    memcpy(b + FX_FSW, &x->fsw, 2);
+    b[FX_TAG] = x->tag;
+    b[FX_TAG + 1] = 0;
     memcpy(b + FX_FOP, &x->fop, 2);
     memcpy(b + FX_FIP, &x->fip, 8);
     memcpy(b + FX_FDP, &x->fdp, 8);
@@ -97,8 +85,8 @@ static void get_x87(const struct area *a, const uint8_t *b)
     memset(x, 0, sizeof(*x));
     memcpy(&x->fcw, b + FX_FCW, 2);
     x->fcw = (x->fcw & FCW_VALID) | FCW_ONE;
-    memcpy(&x->fsw, b + FX_FCW + 2, 2);
-    x->tag = b[FX_FCW + 4];
+    memcpy(&x->fsw, b + FX_FSW, 2);
+    x->tag = b[FX_TAG];
     memcpy(&x->fop, b + FX_FOP, 2);
     x->fop &= 0x7ff;
     memcpy(&x->fip, b + FX_FIP, 8);
@@ -168,7 +156,7 @@ static void fx_enter(struct cpu *c)
 
 static void fxsave(struct cpu *c, const struct insn *i)
 {
-    uint8_t b[LEGACY_BYTES] = {0};
+    uint8_t b[XSAVE_LEGACY] = {0};
 
     fx_enter(c);
     struct area a = area_open(c, i, 16);
@@ -177,14 +165,14 @@ static void fxsave(struct cpu *c, const struct insn *i)
     put_x87(&a, b);
     put_mxcsr(c, b + FX_MXCSR);
     put_xmm(c, b + FX_XMM);
-    area_check(&a, LEGACY_BYTES, ACCESS_WRITE);
+    area_check(&a, XSAVE_LEGACY, ACCESS_WRITE);
     area_write(&a, 0, b, keeps_pointers(c) ? FX_MXCSR : FX_FOP);
     area_write(&a, FX_MXCSR, b + FX_MXCSR, n - FX_MXCSR);
 }
 
 static void fxrstor(struct cpu *c, const struct insn *i)
 {
-    uint8_t b[LEGACY_BYTES];
+    uint8_t b[XSAVE_LEGACY];
 
     fx_enter(c);
     struct area a = area_open(c, i, 16);
@@ -201,7 +189,7 @@ struct reg_part {
     unsigned first, count, off, n; /* rows of s.zmm and the bytes of each */
 };
 
-static struct reg_part comp_part(const struct cpu *c, enum comp k)
+static struct reg_part comp_part(const struct cpu *c, enum xsave_component k)
 {
     unsigned n = xmm_count(c);
 
@@ -220,13 +208,13 @@ static struct reg_part comp_part(const struct cpu *c, enum comp k)
 }
 
 /* Bytes of component k that this mode stores: registers 8 up exist only in 64-bit code. */
-static unsigned comp_bytes(const struct cpu *c, enum comp k)
+static unsigned comp_bytes(const struct cpu *c, enum xsave_component k)
 {
     struct reg_part r = comp_part(c, k);
     return k == COMP_K ? 64 : r.count * r.n;
 }
 
-static void put_comp(const struct cpu *c, enum comp k, uint8_t *b)
+static void put_comp(const struct cpu *c, enum xsave_component k, uint8_t *b)
 {
     struct reg_part r = comp_part(c, k);
 
@@ -237,7 +225,7 @@ static void put_comp(const struct cpu *c, enum comp k, uint8_t *b)
 }
 
 /* b NULL: to the initial state, which is zero. */
-static void get_comp(struct cpu *c, enum comp k, const uint8_t *b)
+static void get_comp(struct cpu *c, enum xsave_component k, const uint8_t *b)
 {
     struct reg_part r = comp_part(c, k);
     static const uint8_t zero[64];
@@ -259,7 +247,7 @@ static bool all_zero(const void *p, size_t n)
     return !any;
 }
 
-static bool comp_in_use(const struct cpu *c, enum comp k)
+static bool comp_in_use(const struct cpu *c, enum xsave_component k)
 {
     struct reg_part r = comp_part(c, k);
 
@@ -305,7 +293,7 @@ static uint64_t rfbm(const struct cpu *c)
 static unsigned comp_off(const struct cpu *c, uint64_t xcomp, unsigned k)
 {
     const struct cpuid_policy *p = c->vm->cpuid;
-    unsigned off = XSTATE_EXT;
+    unsigned off = XSAVE_EXTENDED;
 
     if (!(xcomp & XCOMP_COMPACT))
         return p->xsave_off[k];
@@ -318,7 +306,7 @@ static unsigned comp_off(const struct cpu *c, uint64_t xcomp, unsigned k)
 /* Bytes from the start of the area to the end of its last component in bv. */
 static unsigned area_bytes(const struct cpu *c, uint64_t xcomp, uint64_t bv)
 {
-    unsigned n = XSTATE_EXT;
+    unsigned n = XSAVE_EXTENDED;
 
     for (unsigned k = COMP_AVX; k < COMP_COUNT; k++)
         if (bv >> k & 1)
@@ -344,7 +332,7 @@ static void save(struct cpu *c, const struct insn *i, enum save_kind kind)
     }
     area_check(&a, area_bytes(c, xcomp, want), ACCESS_WRITE);
     if (kind != SAVE_COMPACT)
-        area_read(&a, XSTATE_HDR, &old, 8);
+        area_read(&a, XSAVE_LEGACY, &old, 8);
 
     uint64_t write = kind == SAVE_PLAIN ? want : want & use;
     if (write & XCR0_X87) {
@@ -366,7 +354,7 @@ static void save(struct cpu *c, const struct insn *i, enum save_kind kind)
             area_write(&a, comp_off(c, xcomp, k), b, comp_bytes(c, k));
         }
     uint64_t hdr[2] = {(old & ~want) | (use & want), xcomp};
-    area_write(&a, XSTATE_HDR, hdr, kind == SAVE_COMPACT ? 16 : 8);
+    area_write(&a, XSAVE_LEGACY, hdr, kind == SAVE_COMPACT ? 16 : 8);
 }
 
 static void xsave(struct cpu *c, const struct insn *i) { save(c, i, SAVE_PLAIN); }
@@ -386,12 +374,12 @@ static bool header_valid(const struct cpu *c, const uint64_t h[8])
 
 static void xrstor(struct cpu *c, const struct insn *i)
 {
-    uint8_t legacy[LEGACY_BYTES], b[COMP_COUNT][1024];
+    uint8_t legacy[XSAVE_LEGACY], b[COMP_COUNT][1024];
     uint64_t h[8], want = rfbm(c);
 
     xsave_enter(c);
     struct area a = area_open(c, i, 64);
-    area_read(&a, XSTATE_HDR, h, sizeof(h));
+    area_read(&a, XSAVE_LEGACY, h, sizeof(h));
     if (!header_valid(c, h))
         cpu_raise(c, X_GP, 0);
 

@@ -1,11 +1,12 @@
 /*
- * Dirty pages. The p2m's DIRTY flags are what every engine reports from. Until somebody has fetched them all are set, and
- * KVM logs nothing, which is fastest. From the first fetch on KVM logs, and what it has logged is moved into the p2m before
+ * Dirty pages. The p2m's DIRTY flags are what every engine reports from. Until somebody has fetched
+ * them all are set, and KVM logs nothing, which is fastest. From the first fetch on KVM logs, in
+ * one of two ways (struct kvm_dirty_ops), and what it has logged is moved into the p2m before
  * anybody looks: at a fetch, when a slot goes, when the VM leaves this engine.
  */
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/ioctl.h>
+#include <string.h>
 
 #include "engine/kvm/kvm.h"
 
@@ -22,58 +23,50 @@ bool kvm_dirty_wanted(struct vm *vm, uint64_t gpa, uint64_t size)
     return false;
 }
 
-int kvm_slot_merge(struct vm *vm, struct kvm_slot *s)
+/* For frames of which nobody knows any more. */
+static void mark_all(struct vm *vm)
+{
+    const struct kvm_vm *k = vm->engine_priv;
+
+    for (uint32_t i = 0; i < k->nslots; i++)
+        for (uint64_t at = 0; k->slot[i].logged && at < k->slot[i].size; at += PAGE_SIZE)
+            p2m_set_flags(physmap_p2m(vm->map), (k->slot[i].gpa + at) >> PAGE_SHIFT, P2M_DIRTY);
+}
+
+int kvm_dirty_collect(struct vm *vm)
 {
     struct kvm_vm *k = vm->engine_priv;
-    uint64_t n = s->size >> PAGE_SHIFT, first = s->gpa >> PAGE_SHIFT;
-    uint64_t *bits = calloc(ALIGN_UP(n, 64) / 64, 8);
-    struct kvm_dirty_log log = {.slot = s->id, .dirty_bitmap = bits};
-    struct kvm_clear_dirty_log clear = {.slot = s->id, .num_pages = (uint32_t)n, .dirty_bitmap = bits};
-    int rc = 0;
+    int rc = k->logging ? k->dirty->collect(vm) : 0;
 
-    if (!bits)
-        return -ENOMEM;
-    if (ioctl(k->fd, KVM_GET_DIRTY_LOG, &log) ||
-        (k->manual_protect && ioctl(k->fd, KVM_CLEAR_DIRTY_LOG, &clear)))
-        rc = -errno;
-    for (uint64_t w = 0; !rc && w < (n + 63) / 64; w++)
-        for (uint64_t b = bits[w]; b; b &= b - 1)
-            p2m_set_flags(physmap_p2m(vm->map), first + w * 64 + (unsigned)__builtin_ctzll(b),
-                          P2M_DIRTY);
-    free(bits);
+    if (rc)
+        mark_all(vm);
     return rc;
 }
 
-/* Brings the p2m up to date, and has everything logged from now on. */
-static int merge_all(struct vm *vm)
+/* Has everything logged from now on. */
+static int log_all(struct kvm_vm *k)
 {
-    struct kvm_vm *k = vm->engine_priv;
     int rc = 0;
 
-    pthread_mutex_lock(&k->lock);
     k->logging = true;
     for (uint32_t i = 0; i < k->nslots && !rc; i++) {
         struct kvm_slot *s = &k->slot[i];
 
-        if (s->readonly)
+        if (s->readonly || s->logged)
             continue;
-        if (s->logged) {
-            rc = kvm_slot_merge(vm, s);
-        } else {
-            s->logged = true;
-            rc = kvm_slot_set(k, s);
-        }
+        s->logged = true;
+        rc = kvm_slot_set(k, s);
+        s->logged = !rc;
     }
-    pthread_mutex_unlock(&k->lock);
     return rc;
 }
 
-int kvm_dirty_fetch(struct vm *vm, struct ram *ram, uint64_t *bits_out)
+/* The p2m's flags of ram's frames, wherever the view has it. */
+static int report(struct vm *vm, struct ram *ram, uint64_t *bits)
 {
     const struct flat_view *view = physmap_view(vm->map);
-    int rc = merge_all(vm);
 
-    for (uint32_t i = 0; i < view->n && !rc; i++) {
+    for (uint32_t i = 0; i < view->n; i++) {
         const struct flat_range *r = &view->r[i];
         uint64_t first = ALIGN_UP(r->start, PAGE_SIZE) >> PAGE_SHIFT;
         uint64_t end = (r->end + 1) >> PAGE_SHIFT, off, *tmp;
@@ -87,8 +80,45 @@ int kvm_dirty_fetch(struct vm *vm, struct ram *ram, uint64_t *bits_out)
         p2m_dirty_fetch(physmap_p2m(vm->map), first, end - first, tmp);
         for (uint64_t n = 0; n < end - first; n++)
             if (tmp[n / 64] >> (n % 64) & 1)
-                bits_out[(off + n) / 64] |= BIT((off + n) % 64);
+                bits[(off + n) / 64] |= BIT((off + n) % 64);
         free(tmp);
     }
+    return 0;
+}
+
+/* The lock is held to the end: a frame whose flag another thread has set, but which KVM does not
+ * protect again yet, must not be reported as all that was written. */
+int kvm_dirty_fetch(struct vm *vm, struct ram *ram, uint64_t *bits)
+{
+    struct kvm_vm *k = vm->engine_priv;
+    int rc;
+
+    pthread_mutex_lock(&k->lock);
+    rc = kvm_dirty_collect(vm);
+    if (!rc)
+        rc = log_all(k);
+    if (!rc)
+        rc = report(vm, ram, bits);
+    pthread_mutex_unlock(&k->lock);
     return rc;
+}
+
+int kvm_dirty_full(struct kvm_cpu *c)
+{
+    int rc;
+
+    pthread_mutex_lock(&c->vm->lock);
+    rc = kvm_dirty_collect(c->v->vm);
+    pthread_mutex_unlock(&c->vm->lock);
+    return rc;
+}
+
+int kvm_dirty_init(struct vm *vm, const struct kvm_dirty_ops *ops, uint32_t entries, struct err *e)
+{
+    struct kvm_vm *k = vm->engine_priv;
+    int rc;
+
+    k->dirty = ops;
+    rc = ops->vm_init(k, entries);
+    return rc ? err_set(e, -rc, "KVM's dirty %s: %s", ops->name, strerror(-rc)) : 0;
 }

@@ -6,25 +6,16 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "engine/interp/core.h"
+#include "engine/kvm/fallback.h"
 #include "engine/kvm/kvm.h"
 
 /* Events that settling delivers at most: each brings the vCPU nearer to a triple fault, if not to an end. */
 #define SETTLE_MAX 8u
 
-struct kvm_fallback {
-    struct cpu_env env;
-    struct vm vm;
-    struct vcpu v, *list;
-};
-
 static bool no_irq(struct vcpu *v) { return false; }
 
-void kvm_fallback_free(struct kvm_cpu *c)
+void kvm_fallback_free(struct kvm_fallback *f)
 {
-    struct kvm_fallback *f = c->fallback;
-
-    c->fallback = NULL;
     if (!f)
         return;
     if (f->v.priv)
@@ -33,18 +24,15 @@ void kvm_fallback_free(struct kvm_cpu *c)
     free(f);
 }
 
-static struct kvm_fallback *fallback(struct kvm_cpu *c)
+struct kvm_fallback *kvm_fallback_new(const struct vcpu *v, const struct cpu_env *env, struct err *e)
 {
-    struct kvm_fallback *f = c->fallback;
-    const struct vcpu *v = c->v;
+    struct kvm_fallback *f = calloc(1, sizeof(*f));
 
-    if (f)
-        return f;
-    f = calloc(1, sizeof(*f));
-    if (!f)
+    if (!f) {
+        err_set(e, ENOMEM, "no memory");
         return NULL;
-    c->fallback = f;
-    f->env = *v->vm->env;
+    }
+    f->env = *env;
     f->env.irq_pending = no_irq; /* interrupts are KVM's to take */
     f->list = &f->v;
     f->vm = (struct vm){.env = &f->env,
@@ -57,15 +45,14 @@ static struct kvm_fallback *fallback(struct kvm_cpu *c)
                         .owner = v->vm->owner};
     f->v = (struct vcpu){
         .vm = &f->vm, .index = v->index, .engine = &interp_engine, .owner = v->owner, .budget = 1};
-    if (interp_vm_init(&f->vm, &c->v->error) || interp_vcpu_init(&f->v, &c->v->error)) {
-        kvm_fallback_free(c);
+    if (interp_vm_init(&f->vm, e) || interp_vcpu_init(&f->v, e)) {
+        kvm_fallback_free(f);
         return NULL;
     }
     return f;
 }
 
-/* The event that ev holds, as the interpreter has it. */
-static struct event event_of(const struct kvm_vcpu_events *ev)
+struct event kvm_event(const struct kvm_vcpu_events *ev)
 {
     if (ev->exception.injected)
         return (struct event){.kind = ev->exception.nr == X_DB ? EV_TRAP : EV_FAULT,
@@ -78,12 +65,14 @@ static struct event event_of(const struct kvm_vcpu_events *ev)
 
 enum stop kvm_interpret(struct kvm_cpu *c)
 {
-    struct kvm_fallback *f = fallback(c);
+    struct kvm_fallback *f = c->fallback;
     struct kvm_vcpu_events ev;
     struct cpu_state *s = &c->scratch;
     enum stop st;
     int rc;
 
+    if (!f)
+        f = c->fallback = kvm_fallback_new(c->v, c->v->vm->env, &c->v->error);
     if (!f)
         return STOP_ERROR;
     rc = kvm_read_state(c, s);
@@ -99,7 +88,7 @@ enum stop kvm_interpret(struct kvm_cpu *c)
     if (kvm_in_delivery(c, &ev)) {
         struct cpu *x = f->v.priv;
 
-        x->event = event_of(&ev);
+        x->event = kvm_event(&ev);
         x->deliver = true;
         s->activity = CPU_RUNNING;
     }

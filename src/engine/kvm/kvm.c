@@ -24,30 +24,6 @@ static int extension(const struct kvm_vm *k, long what)
     return MAX(n, 0);
 }
 
-static int need(const struct kvm_vm *k, struct err *e)
-{
-    static const struct {
-        int cap;
-        const char *what;
-    } needed[] = {
-        {KVM_CAP_USER_MEMORY, "memory slots"},
-        {KVM_CAP_READONLY_MEM, "read-only memory"},
-        {KVM_CAP_IMMEDIATE_EXIT, "immediate exits"},
-        {KVM_CAP_X86_USER_SPACE_MSR, "MSRs in user space"},
-        {KVM_CAP_X86_MSR_FILTER, "a filter of MSRs"},
-        {KVM_CAP_XSAVE, "XSAVE state"},
-        {KVM_CAP_XCRS, "XCR0"},
-        {KVM_CAP_DEBUGREGS, "debug registers"},
-        {KVM_CAP_VCPU_EVENTS, "pending events"},
-    };
-
-    for (unsigned i = 0; i < ARRAY_LEN(needed); i++)
-        if (!extension(k, needed[i].cap))
-            return err_set(e, ENOTSUP, "this host's KVM lacks %s (Linux 5.10 has it)",
-                           needed[i].what);
-    return 0;
-}
-
 /* Once for the process, and always the same: the signal only has to end a system call. */
 static void on_kick(int sig) {}
 
@@ -57,9 +33,9 @@ static void kvm_vm_fini(struct vm *vm)
 
     if (!k)
         return;
-    for (uint32_t i = 0; i < k->nslots; i++)
-        if (k->slot[i].logged)
-            kvm_slot_merge(vm, &k->slot[i]);
+    pthread_mutex_lock(&k->lock);
+    kvm_dirty_collect(vm);
+    pthread_mutex_unlock(&k->lock);
     vm->engine_priv = NULL;
     if (k->fd >= 0)
         close(k->fd);
@@ -71,14 +47,13 @@ static void kvm_vm_fini(struct vm *vm)
     free(k);
 }
 
-static int setup(struct vm *vm, struct err *e)
+static int setup(struct vm *vm, const struct kvm_dirty_ops *dirty, uint32_t entries, struct err *e)
 {
-    struct kvm_enable_cap manual = {.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-                                    .args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE};
     struct kvm_enable_cap emulation = {.cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE, .args[0] = 1};
     struct sigaction act = {.sa_handler = on_kick, .sa_flags = SA_RESTART};
     struct kvm_vm *k = vm->engine_priv;
     struct cpuid_limit *limit;
+    const char *lacks;
     int rc;
 
     k->sys = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -87,9 +62,9 @@ static int setup(struct vm *vm, struct err *e)
     k->fd = ioctl(k->sys, KVM_CREATE_VM, 0);
     if (k->fd < 0)
         return err_sys(e, "KVM_CREATE_VM");
-    rc = need(k, e);
-    if (rc)
-        return rc;
+    lacks = kvm_lacks(k->fd);
+    if (lacks)
+        return err_set(e, ENOTSUP, "this host's KVM lacks KVM_CAP_%s (Linux 5.10 has it)", lacks);
     limit = malloc(sizeof(*limit));
     if (!limit)
         return err_set(e, ENOMEM, "no memory");
@@ -106,8 +81,6 @@ static int setup(struct vm *vm, struct err *e)
     k->max_slots = (uint32_t)MAX(extension(k, KVM_CAP_NR_MEMSLOTS), 32);
     k->sregs2 = extension(k, KVM_CAP_SREGS2);
     k->tsc_scaling = extension(k, KVM_CAP_TSC_CONTROL);
-    k->manual_protect = extension(k, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) &&
-                        !ioctl(k->fd, KVM_ENABLE_CAP, &manual);
     /* Before Linux 5.14 it raises #UD in user code instead of asking us. */
     if (extension(k, KVM_CAP_EXIT_ON_EMULATION_FAILURE) && ioctl(k->fd, KVM_ENABLE_CAP, &emulation))
         return err_sys(e, "KVM_CAP_EXIT_ON_EMULATION_FAILURE");
@@ -116,12 +89,15 @@ static int setup(struct vm *vm, struct err *e)
     rc = kvm_msrs_init(k, e);
     if (rc)
         return rc;
-    if (sigaction(SIGRTMIN, &act, NULL))
+    if (sigaction(KVM_KICK_SIGNAL, &act, NULL))
         return err_sys(e, "sigaction");
+    rc = kvm_dirty_init(vm, dirty, entries, e);
+    if (rc)
+        return rc;
     return kvm_slots_init(vm, e);
 }
 
-static int kvm_vm_init(struct vm *vm, struct err *e)
+int kvm_vm_init_dirty(struct vm *vm, const struct kvm_dirty_ops *dirty, uint32_t entries, struct err *e)
 {
     struct kvm_vm *k = calloc(1, sizeof(*k));
     int rc;
@@ -132,11 +108,13 @@ static int kvm_vm_init(struct vm *vm, struct err *e)
     pthread_mutex_init(&k->lock, NULL);
     pthread_cond_init(&k->changed, NULL);
     vm->engine_priv = k;
-    rc = setup(vm, e);
+    rc = setup(vm, dirty, entries, e);
     if (rc)
         kvm_vm_fini(vm);
     return rc;
 }
+
+static int kvm_vm_init(struct vm *vm, struct err *e) { return kvm_vm_init_dirty(vm, &kvm_dirty_log, 0, e); }
 
 static void report_exits(struct kvm_cpu *c)
 {
@@ -153,6 +131,7 @@ static void report_exits(struct kvm_cpu *c)
         [KVM_EXIT_DEBUG] = "debug",
         [KVM_EXIT_X86_RDMSR] = "rdmsr",
         [KVM_EXIT_X86_WRMSR] = "wrmsr",
+        [KVM_EXIT_DIRTY_RING_FULL] = "ring",
     };
     char line[512];
     uint64_t total = 0;
@@ -177,7 +156,9 @@ static void kvm_vcpu_fini(struct vcpu *v)
     if (!c)
         return;
     report_exits(c);
-    kvm_fallback_free(c);
+    kvm_check_free(c);
+    kvm_fallback_free(c->fallback);
+    c->vm->dirty->vcpu_fini(c);
     if (c->run)
         munmap(c->run, c->vm->run_size);
     if (c->fd >= 0)
@@ -203,6 +184,9 @@ static int make_vcpu(struct kvm_cpu *c, struct err *e)
     if (run == MAP_FAILED)
         return err_sys(e, "mmap of a vCPU");
     c->run = run;
+    rc = k->dirty->vcpu_init(c);
+    if (rc)
+        return err_set(e, -rc, "KVM's dirty %s: %s", k->dirty->name, strerror(-rc));
     rc = kvm_set_cpuid(c, e);
     if (rc)
         return rc;
@@ -214,7 +198,7 @@ static int make_vcpu(struct kvm_cpu *c, struct err *e)
         *e = c->v->error;
         return -EINVAL;
     }
-    return 0;
+    return c->v->vm->check ? kvm_check_new(c, e) : 0;
 }
 
 static int kvm_vcpu_init(struct vcpu *v, struct err *e)
@@ -239,6 +223,7 @@ static void kvm_code_write(struct vm *vm, uint64_t gpa, uint64_t len) {}
 
 const struct engine_ops kvm_engine = {
     .name = "kvm",
+    .checks = true,
     .summary = "the host's hardware through /dev/kvm",
     .probe = kvm_probe,
     .demand = kvm_demand,

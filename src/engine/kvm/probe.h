@@ -6,6 +6,8 @@
 #ifndef RING3_ENGINE_KVM_PROBE_H
 #define RING3_ENGINE_KVM_PROBE_H
 
+#include <stdbool.h>
+
 #include "base/err.h"
 
 #define KVM_PROBE_NODE "/dev/kvm"
@@ -20,5 +22,18 @@ int kvm_probe(struct err *e);
 
 /* The same with another device node and another time, for tests. */
 int kvm_probe_node(const char *node, unsigned ms, struct err *e);
+
+/* The first capability, without its KVM_CAP_, that the engine needs and a KVM lacks, or NULL; all are there since Linux 5.10.
+ * fd: of the device, or of a VM. Takes no lock and no memory. */
+const char *kvm_lacks(int fd);
+
+/*
+ * Does the host's kernel trust its TSC? Of one that it does not, because the TSCs of its CPUs disagree, stop or change their rate, KVM gives
+ * guests a TSC that it moves now and then, each vCPU's by itself, so that they lag behind the machine's clock. The kernel takes such a
+ * TSC out of the list of its clock sources, whichever of them it uses: a host that is a guest itself may well have its hypervisor's.
+ * clocksources: the file with that list; true if there is none. Takes no lock and no memory.
+ */
+#define KVM_CLOCKSOURCES "/sys/devices/system/clocksource/clocksource0/available_clocksource"
+bool kvm_tsc_trusted(const char *clocksources);
 
 #endif

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "engine/kvm/probe.h"
 #include "engine/kvm/probe_child.h"
 
 #define TSS_ADDR 0xfffbd000ul /* what KVM takes for itself on some CPUs: below 4 GiB, far from memory */
@@ -34,29 +35,6 @@ struct kvm {
     uint32_t mmio, echo; /* what the guest wrote last */
     bool irq_wanted;
     uint64_t computing; /* CPU time used when the guest began with it */
-};
-
-struct cap {
-    int cap;
-    const char *name;
-};
-
-/* What the engine cannot do without. */
-static const struct cap caps[] = {
-    {KVM_CAP_USER_MEMORY, "USER_MEMORY"},
-    {KVM_CAP_DESTROY_MEMORY_REGION_WORKS, "DESTROY_MEMORY_REGION_WORKS"},
-    {KVM_CAP_JOIN_MEMORY_REGIONS_WORKS, "JOIN_MEMORY_REGIONS_WORKS"},
-    {KVM_CAP_READONLY_MEM, "READONLY_MEM"},
-    {KVM_CAP_SET_TSS_ADDR, "SET_TSS_ADDR"},
-    {KVM_CAP_EXT_CPUID, "EXT_CPUID"},
-    {KVM_CAP_MP_STATE, "MP_STATE"},
-    {KVM_CAP_VCPU_EVENTS, "VCPU_EVENTS"},
-    {KVM_CAP_DEBUGREGS, "DEBUGREGS"},
-    {KVM_CAP_XSAVE, "XSAVE"},
-    {KVM_CAP_XCRS, "XCRS"},
-    {KVM_CAP_IMMEDIATE_EXIT, "IMMEDIATE_EXIT"},
-    {KVM_CAP_X86_USER_SPACE_MSR, "X86_USER_SPACE_MSR"},
-    {KVM_CAP_X86_MSR_FILTER, "X86_MSR_FILTER"},
 };
 
 static const char *const step_names[PG_STEPS] = {
@@ -105,15 +83,17 @@ static int open_node(struct kvm *k, const char *node, struct err *e)
 static int check_offers(const struct kvm *k, const char *node, struct err *e)
 {
     int version = ioctl(k->sys, KVM_GET_API_VERSION, 0);
+    const char *lacks;
 
     if (version < 0)
         return err_sys(e, "%s: no KVM device", node);
     if (version != KVM_API_VERSION)
         return err_set(e, ENOTSUP, "%s: version %d of the interface, not %d", node, version, KVM_API_VERSION);
-    for (size_t i = 0; i < ARRAY_LEN(caps); i++) {
-        if (ioctl(k->sys, KVM_CHECK_EXTENSION, caps[i].cap) <= 0)
-            return err_set(e, ENOTSUP, "%s: KVM_CAP_%s is missing", node, caps[i].name);
-    }
+    lacks = kvm_lacks(k->sys);
+    if (lacks)
+        return err_set(e, ENOTSUP, "%s: KVM_CAP_%s is missing (Linux 5.10 has it)", node, lacks);
+    if (!kvm_tsc_trusted(KVM_CLOCKSOURCES))
+        return err_set(e, ENOTSUP, "the kernel does not trust the processors' TSC, and guests could not either");
     return 0;
 }
 

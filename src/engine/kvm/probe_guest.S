@@ -31,6 +31,20 @@
         wrmsr
         .endm
 
+        /* What EAX holds the host gives back inverted. */
+        .macro echoes write, read
+        step
+        mov     $PG_ROUNDS, %r12d
+1:      mov     %r12d, %eax
+        \write
+        \read
+        not     %eax
+        cmp     %r12d, %eax
+        jne     fail
+        dec     %r12d
+        jnz     1b
+        .endm
+
 pg_code:
         mov     $PG_HIGH, %rbp
         lea     PG_STACK_TOP(%rbp), %rsp
@@ -200,30 +214,10 @@ entry:
         dec     %r12d
         jnz     to_user
 
-        /* Port I/O. */
-        step
-        mov     $PG_ROUNDS, %r12d
         mov     $PG_PORT_ECHO, %edx
-1:      mov     %r12d, %eax
-        out     %eax, %dx
-        in      %dx, %eax
-        not     %eax
-        cmp     %r12d, %eax
-        jne     fail
-        dec     %r12d
-        jnz     1b
-
-        /* MMIO. */
-        step
-        mov     $PG_ROUNDS, %r12d
+        echoes  "out %eax, %dx", "in %dx, %eax"
         mov     $PG_MMIO, %rbx
-1:      mov     %r12d, (%rbx)
-        mov     (%rbx), %eax
-        not     %eax
-        cmp     %r12d, %eax
-        jne     fail
-        dec     %r12d
-        jnz     1b
+        echoes  "mov %eax, (%rbx)", "mov (%rbx), %eax"
 
         /* HLT ends with an interrupt. */
         step

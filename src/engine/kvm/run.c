@@ -17,9 +17,6 @@
 #define MSR_APIC_BASE 0x1bu
 #define APIC_BASE_BSP BIT(8)
 
-/* What handlers return when the vCPU goes on. */
-#define GO_ON (-1)
-
 static void set_immediate(struct kvm_cpu *c, uint8_t v)
 {
     __atomic_store_n(&c->run->immediate_exit, v, __ATOMIC_SEQ_CST);
@@ -33,7 +30,7 @@ void kvm_kick(struct vcpu *v)
         return;
     set_immediate(c, 1);
     if (atomic_load(&c->inside))
-        syscall(SYS_tgkill, getpid(), c->tid, SIGRTMIN);
+        syscall(SYS_tgkill, getpid(), c->tid, KVM_KICK_SIGNAL);
 }
 
 static int failed(struct kvm_cpu *c, int code, const char *what)
@@ -116,6 +113,13 @@ static int exit_shutdown(struct kvm_cpu *c)
 
 static int exit_debug(struct kvm_cpu *c) { return c->stepping ? STOP_BUDGET : STOP_DEBUG; }
 
+static int exit_ring_full(struct kvm_cpu *c)
+{
+    int rc = kvm_dirty_full(c);
+
+    return rc ? failed(c, -rc, "KVM_RESET_DIRTY_RINGS") : GO_ON;
+}
+
 /* KVM met an instruction that its emulator does not know, or a state that the hardware does not take. */
 static int exit_error(struct kvm_cpu *c)
 {
@@ -152,10 +156,10 @@ static int (*const handlers[])(struct kvm_cpu *) = {
     [KVM_EXIT_DEBUG] = exit_debug,
     [KVM_EXIT_INTERNAL_ERROR] = exit_error,
     [KVM_EXIT_FAIL_ENTRY] = exit_error,
+    [KVM_EXIT_DIRTY_RING_FULL] = exit_ring_full,
 };
 
-/* One KVM_RUN and what follows from it: GO_ON or enum stop. */
-static int enter(struct kvm_cpu *c)
+int kvm_once(struct kvm_cpu *c)
 {
     const struct cpu_env *env = c->v->vm->env;
     struct kvm_run *r = c->run;
@@ -164,6 +168,7 @@ static int enter(struct kvm_cpu *c)
     int rc, code;
 
     r->cr8 = cr8;
+    c->changes++;
     kvm_enter(c);
     rc = ioctl(c->fd, KVM_RUN, 0);
     code = errno;
@@ -174,6 +179,7 @@ static int enter(struct kvm_cpu *c)
         env->set_cr8(c->v, r->cr8 & 15);
     if (rc < 0) {
         c->exits[KVM_EXIT_INTR]++;
+        r->exit_reason = KVM_EXIT_INTR; /* after an immediate exit it is an old one */
         return code == EINTR || code == EAGAIN ? GO_ON : failed(c, code, "KVM_RUN");
     }
     why = r->exit_reason;
@@ -190,7 +196,7 @@ int kvm_finish(struct kvm_cpu *c)
 
     while (st == GO_ON && (c->unfinished || c->stale)) {
         set_immediate(c, 1);
-        st = enter(c);
+        st = kvm_once(c);
     }
     return st;
 }
@@ -367,16 +373,15 @@ static void adopt(struct kvm_cpu *c)
         return;
     c->tid = tid;
     sigemptyset(&set);
-    sigaddset(&set, SIGRTMIN);
+    sigaddset(&set, KVM_KICK_SIGNAL);
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
-/* A budget is single steps. */
-static int set_stepping(struct kvm_cpu *c, bool on)
+int kvm_set_stepping(struct kvm_cpu *c, bool on)
 {
     struct kvm_guest_debug d = {.control = on ? KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP : 0};
 
-    if (c->stepping == on)
+    if (!c->stepping && !on)
         return GO_ON;
     c->stepping = on;
     return ioctl(c->fd, KVM_SET_GUEST_DEBUG, &d) ? failed(c, errno, "KVM_SET_GUEST_DEBUG") : GO_ON;
@@ -392,12 +397,12 @@ enum stop kvm_run(struct vcpu *v)
     rc = kvm_tsc_sync(c);
     if (rc)
         return failed(c, -rc, "its TSC");
-    st = set_stepping(c, v->budget != 0);
+    st = kvm_set_stepping(c, v->budget != 0); /* a budget is single steps */
     while (st == GO_ON) {
         set_immediate(c, 0);
         st = prepare(c);
         if (st == GO_ON)
-            st = enter(c);
+            st = c->check ? kvm_check_step(c) : kvm_once(c);
         if (st == STOP_BUDGET) {
             v->insns++;
             st = --left ? GO_ON : STOP_BUDGET;

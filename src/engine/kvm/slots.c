@@ -131,7 +131,7 @@ static bool compare(const struct kvm_vm *k, const struct flat_view *view, struct
 static int exchange(struct vm *vm, struct kvm_slot *now, uint32_t n)
 {
     struct kvm_vm *k = vm->engine_priv;
-    int rc = 0, err;
+    int rc = kvm_dirty_collect(vm), err;
 
     for (uint32_t i = 0; i < k->nslots; i++) {
         struct kvm_slot old = k->slot[i];
@@ -141,8 +141,6 @@ static int exchange(struct vm *vm, struct kvm_slot *now, uint32_t n)
             j++;
         if (j < n)
             continue;
-        err = old.logged ? kvm_slot_merge(vm, &old) : 0;
-        rc = rc ? rc : err;
         old.size = 0;
         err = kvm_slot_set(k, &old);
         rc = rc ? rc : err;

@@ -79,7 +79,7 @@ static int read_regs(struct kvm_cpu *c, struct cpu_state *s)
     return 0;
 }
 
-static int write_regs(struct kvm_cpu *c, const struct cpu_state *s)
+int kvm_write_regs(struct kvm_cpu *c, const struct cpu_state *s)
 {
     struct kvm_regs r = {.rip = s->rip, .rflags = s->rflags};
 
@@ -305,7 +305,7 @@ int kvm_write_state(struct kvm_cpu *c, const struct cpu_state *s)
         const char *name;
         int (*write)(struct kvm_cpu *, const struct cpu_state *);
     } parts[] = {
-        {"registers", write_regs},    {"vector registers", kvm_write_xstate},
+        {"registers", kvm_write_regs},    {"vector registers", kvm_write_xstate},
         {"XCR0", write_xcrs},         {"system registers", write_sregs},
         {"PDPTEs", write_pdptes},     {"MSRs", kvm_write_msrs},     {"events", write_events},
         {"debug registers", write_debug},
@@ -318,6 +318,7 @@ int kvm_write_state(struct kvm_cpu *c, const struct cpu_state *s)
             err_set(&c->v->error, -rc, "KVM refuses the %s: %s", parts[i].name, strerror(-rc));
     }
     c->s = *s;
+    c->changes++;
     c->stale = true;
     c->nmi_posted = s->nmi_pending;
     return rc;

@@ -3,21 +3,10 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "cpu/xsave.h"
 #include "engine/kvm/kvm.h"
 
-#define FX_FCW 0
-#define FX_FSW 2
-#define FX_TAG 4
-#define FX_FOP 6
-#define FX_FIP 8
-#define FX_FDP 16
-#define FX_MXCSR 24
-#define FX_ST 32
-#define FX_XMM 160
-#define XSTATE_BV 512
-
 #define FCW_INIT 0x37f
-enum { X87, SSE, AVX, OPMASK = 5, ZMM_HI256, HI16_ZMM };
 
 /* A component's place in the area, or NULL: not there, or beyond it. size is what we need of it. */
 static uint8_t *component(struct kvm_cpu *c, unsigned i, uint32_t size)
@@ -55,19 +44,19 @@ int kvm_read_xstate(struct kvm_cpu *c, struct cpu_state *s)
     memset(s->zmm, 0, sizeof(s->zmm));
     memset(s->k, 0, sizeof(s->k));
     /* A component whose bit is clear is in its initial state, whatever its bytes say. MXCSR always counts. */
-    memcpy(&bv, x + XSTATE_BV, 8);
+    memcpy(&bv, x + XSAVE_LEGACY, 8);
     memcpy(&s->mxcsr, x + FX_MXCSR, 4);
-    if (bv >> X87 & 1)
+    if (bv >> COMP_X87 & 1)
         read_x87(x, s);
     else
         s->x87.fcw = FCW_INIT;
-    for (unsigned i = 0; i < 16 && bv >> SSE & 1; i++)
+    for (unsigned i = 0; i < 16 && bv >> COMP_SSE & 1; i++)
         memcpy(s->zmm[i], x + FX_XMM + 16 * i, 16);
 
-    const uint8_t *ymm = bv >> AVX & 1 ? component(c, AVX, 256) : NULL;
-    const uint8_t *k = bv >> OPMASK & 1 ? component(c, OPMASK, 64) : NULL;
-    const uint8_t *high = bv >> ZMM_HI256 & 1 ? component(c, ZMM_HI256, 512) : NULL;
-    const uint8_t *more = bv >> HI16_ZMM & 1 ? component(c, HI16_ZMM, 1024) : NULL;
+    const uint8_t *ymm = bv >> COMP_AVX & 1 ? component(c, COMP_AVX, 256) : NULL;
+    const uint8_t *k = bv >> COMP_K & 1 ? component(c, COMP_K, 64) : NULL;
+    const uint8_t *high = bv >> COMP_ZMM_HI256 & 1 ? component(c, COMP_ZMM_HI256, 512) : NULL;
+    const uint8_t *more = bv >> COMP_HI16_ZMM & 1 ? component(c, COMP_HI16_ZMM, 1024) : NULL;
 
     for (unsigned i = 0; i < 16; i++) {
         if (ymm)
@@ -85,7 +74,7 @@ int kvm_read_xstate(struct kvm_cpu *c, struct cpu_state *s)
 int kvm_write_xstate(struct kvm_cpu *c, const struct cpu_state *s)
 {
     uint8_t *x = c->xsave;
-    uint64_t bv = BIT(X87) | BIT(SSE);
+    uint64_t bv = BIT(COMP_X87) | BIT(COMP_SSE);
 
     memset(x, 0, c->vm->xsave_size);
     memcpy(x + FX_FCW, &s->x87.fcw, 2);
@@ -100,8 +89,8 @@ int kvm_write_xstate(struct kvm_cpu *c, const struct cpu_state *s)
     for (unsigned i = 0; i < 16; i++)
         memcpy(x + FX_XMM + 16 * i, s->zmm[i], 16);
 
-    uint8_t *ymm = component(c, AVX, 256), *k = component(c, OPMASK, 64);
-    uint8_t *high = component(c, ZMM_HI256, 512), *more = component(c, HI16_ZMM, 1024);
+    uint8_t *ymm = component(c, COMP_AVX, 256), *k = component(c, COMP_K, 64);
+    uint8_t *high = component(c, COMP_ZMM_HI256, 512), *more = component(c, COMP_HI16_ZMM, 1024);
 
     for (unsigned i = 0; i < 16; i++) {
         if (ymm)
@@ -113,8 +102,8 @@ int kvm_write_xstate(struct kvm_cpu *c, const struct cpu_state *s)
     }
     if (k)
         memcpy(k, s->k, 64);
-    bv |= (ymm ? BIT(AVX) : 0) | (k ? BIT(OPMASK) : 0) | (high ? BIT(ZMM_HI256) : 0) |
-          (more ? BIT(HI16_ZMM) : 0);
-    memcpy(x + XSTATE_BV, &bv, 8);
+    bv |= (ymm ? BIT(COMP_AVX) : 0) | (k ? BIT(COMP_K) : 0) | (high ? BIT(COMP_ZMM_HI256) : 0) |
+          (more ? BIT(COMP_HI16_ZMM) : 0);
+    memcpy(x + XSAVE_LEGACY, &bv, 8);
     return ioctl(c->fd, KVM_SET_XSAVE, x) ? -errno : 0;
 }
