@@ -6,6 +6,10 @@
 #include <stdio.h>
 #include <string.h>
 
+/* The analyser's. */
+#undef err_set
+#undef err_sys
+
 /* Messages quote file names and file contents, which may hold anything; they stay one line. */
 static void make_printable(char *s)
 {

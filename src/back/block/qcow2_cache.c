@@ -60,8 +60,10 @@ int qcow2_cache_grow(struct qcow2_cache *c, uint32_t nslots)
 
 void qcow2_cache_fini(struct qcow2_cache *c)
 {
-    while (c->newest)
-        qcow2_cache_drop(c->newest);
+    for (struct qcow2_table *t = c->newest, *older; t; t = older) {
+        older = t->older;
+        qcow2_cache_drop(t);
+    }
     free(c->slot);
     c->slot = NULL;
     c->nslots = 0;

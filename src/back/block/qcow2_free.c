@@ -17,7 +17,7 @@ struct punch {
 static void list_append(struct qcow2_free_list *l, struct qcow2_free *f)
 {
     f->next = NULL;
-    if (!l->head)
+    if (!l->tail)
         l->tail = &l->head;
     *l->tail = f;
     l->tail = &f->next;
@@ -29,6 +29,8 @@ static void list_pop(struct qcow2_free_list *l)
     struct qcow2_free *f = l->head;
 
     l->head = f->next;
+    if (!l->head)
+        l->tail = NULL;
     l->n--;
     free(f);
 }
@@ -37,7 +39,7 @@ void qcow2_free_list_add(struct qcow2_free_list *to, struct qcow2_free_list *fro
 {
     if (!from->head)
         return;
-    if (!to->head)
+    if (!to->tail)
         to->tail = &to->head;
     *to->tail = from->head;
     to->tail = from->tail;
@@ -54,7 +56,7 @@ void qcow2_free_list_fini(struct qcow2_free_list *l)
 /* Out of memory: the clusters leak, which a check repairs. */
 static void add(struct qcow2_free_list *l, uint64_t cluster, uint64_t n, uint64_t seq)
 {
-    struct qcow2_free *f = l->head ? container_of(l->tail, struct qcow2_free, next) : NULL;
+    struct qcow2_free *f = l->tail ? container_of(l->tail, struct qcow2_free, next) : NULL;
 
     if (f && f->seq == seq && f->cluster + f->n == cluster) {
         f->n += n;

@@ -119,7 +119,7 @@ struct qcow2_free {
 };
 
 struct qcow2_free_list {
-    struct qcow2_free *head, **tail;
+    struct qcow2_free *head, **tail; /* tail is NULL while the list is empty */
     uint32_t n;
 };
 
