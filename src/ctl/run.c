@@ -533,6 +533,10 @@ static int run_configured(struct run *r, struct err *e)
         err_set(e, EINVAL, "--check: engine %s does not offer it; bt and kvm do", r->cfg.m.engine->name);
         return CLI_USAGE;
     }
+    if (r->cfg.m.check_every && r->cfg.m.engine != &kvm_engine) {
+        err_set(e, EINVAL, "--check-every: is for engine kvm, not %s", r->cfg.m.engine->name);
+        return CLI_USAGE;
+    }
     if (r->cfg.m.check && r->cfg.m.cpus > 1) {
         err_set(e, EINVAL, "--check: is for one vCPU, not %u", r->cfg.m.cpus);
         return CLI_USAGE;

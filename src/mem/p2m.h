@@ -25,6 +25,7 @@
 #define P2M_CODE BIT(3)      /* some engine holds decoded or translated code from this frame */
 #define P2M_DIRTY BIT(4)     /* written since the dirty log was last fetched */
 #define P2M_BALLOONED BIT(5) /* given back to the host; reads as zero, a store repopulates */
+#define P2M_STORES BIT(6)    /* some engine's TLB may let stores to it through without looking here */
 #define P2M_FLAGS 0xfffull
 
 struct p2m {

@@ -115,6 +115,8 @@ error 2 "--engine-switch: unknown engine ''" run --engine-switch 50,
 error 2 "--engine-switch: two different engines are needed" run --engine-switch 50,interp --kernel /dev/null
 error 2 "--engine-switch: does not go with --check" run --engine bt --check --engine-switch 50 --kernel /dev/null
 error 2 "--check: engine interp does not offer it" run --check --engine interp --kernel /dev/null
+error 2 "--check-every: is for engine kvm, not bt" run --check-every 5 --engine bt --kernel /dev/null
+error 2 "is not 0 ms" run --check-every 0 --kernel /dev/null
 error 2 "--check: is for one vCPU, not 2" run --check --engine bt --cpus 2 --kernel /dev/null
 error 2 "--cpus: 'two' is not a number" run --cpus two
 error 2 "--cpus: a machine has at most 255" run --cpus 1000

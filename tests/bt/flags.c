@@ -75,6 +75,26 @@
     X(pair, "add rax, rcx; inc edx")                                                              \
     X(chain, "cmp eax, ecx; sbb edx, edx; lea rbx, [rdx + rax]; setc bl")                         \
     X(cmov, "sub eax, ecx; cmovc ecx, edx; cmovs rdx, rax")                                       \
+    /* What recipes are made of is changed by constants, kept, or has no home. */                 \
+    X(addinc, "add eax, ecx; inc eax")                                                           \
+    X(addincs, "add rax, rcx; inc rax; inc rax; dec rcx")                                        \
+    X(cmpinc, "cmp eax, ecx; inc eax; dec rcx")                                                  \
+    X(cmpnarrow, "cmp rax, rcx; dec eax")                                                        \
+    X(subdecmov, "sub rax, 100; dec rax; mov rax, rbx")                                          \
+    X(testinc, "test eax, ecx; inc eax")                                                         \
+    X(orinc, "or al, cl; inc eax; inc rcx")                                                      \
+    X(neginc, "neg rax; inc rax")                                                                \
+    X(shlinc, "shl eax, 3; inc eax; dec rcx")                                                    \
+    X(addmov, "add eax, ecx; mov ecx, ebx")                                                      \
+    X(addmovdst, "add rax, rcx; mov rax, rdx")                                                   \
+    X(cmpmovs, "cmp al, cl; mov al, dl; mov cl, 3")                                              \
+    X(negmov, "neg ecx; mov ecx, edx")                                                           \
+    X(cmpleas, "cmp rax, rcx; lea rax, [rax + 40]; lea rcx, [rcx - 3]")                          \
+    X(decjnz, "dec ecx; jnz 1f; 1: lea rdx, [rdx + 1]")                                          \
+    X(decjbe, "add eax, edx; dec ecx; jbe 1f; 1: lea rdx, [rdx + 1]")                            \
+    X(spilled, "mov r8, rax; sub r8, rcx; mov r8, rdx")                                          \
+    X(spilleds, "mov r8, rcx; mov r11, rax; cmp r11d, r8d; mov r11d, edx")                       \
+    X(spilledimm, "mov r8, rax; add r8w, 0x1234; test r8b, 0x81")                                \
     X(dead, "add eax, ecx; sub edx, ecx; xor ebx, edx; and ebx, eax")
 
 #define X(name, text) GUEST_ASM(p_##name, text);
@@ -100,6 +120,7 @@ static const struct producer {
     X(push, 0, "push r8")                                    \
     X(pushm, 0, "push qword ptr [rsi]")                      \
     X(pop, 0, "pop rsi")                                     \
+    X(pops, 1, "pop rsi; pop rsi")                           \
     X(vload, 0, "movups xmm3, [rdi]")                        \
     X(vstore, 0, "movups [rdi], xmm3")                       \
     X(second, 1, "mov rsi, [rdi - 64]; mov rsi, [rdi + 8]")  \
@@ -217,6 +238,10 @@ static void run_faulting(struct world *w, const struct producer *p, const struct
         if (!strcmp(p->name, "popf"))
             return;
         s.gpr[RSP] = FAR + 0x100;
+    } else if (!strcmp(a->name, "pops")) {
+        if (!strcmp(p->name, "popf"))
+            return;
+        s.gpr[RSP] = FAR - 8;
     }
     int v = guest_run(w, &s);
     uint64_t frame = guest_u64(w, SEEN + 8), rip = guest_u64(w, SEEN);

@@ -91,7 +91,7 @@ const struct snippet snippets[] = {
     LIST(loop_slide, "loop-slide", "later rounds: one comparison for a base that moves, none for what is relative to RIP"),
     LIST(loop_index, "loop-index", "later rounds: the host's address of the base, which may have no home; the stack's page and a base that stands still are not looked at again"),
     LIST(loop_table, "loop-table", "later rounds: a table that an index of one byte cannot leave, unless it crosses a page's end"),
-    LIST(bit_string, "bit-string", "BTS with a bit number in a register reaches beyond its operand: the interpreter's"),
+    LIST(bit_string, "bit-string", "BTS with a bit number in a register reaches beyond its operand: a helper's"),
 
     LIST(prologue, "prologue", "pushes and frame accesses share one look at the stack page, across changes of RSP by constants"),
     LIST(epilogue, "epilogue", "pops and the return address share one look at the stack page"),

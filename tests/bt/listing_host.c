@@ -140,6 +140,8 @@ static const struct {
     {"movs", bt_help_movs},     {"stos", bt_help_stos}, {"cli", bt_help_cli},
     {"sti", bt_help_sti},       {"stac", bt_help_stac}, {"clac", bt_help_clac},
     {"pushf", bt_help_pushf},   {"popf", bt_help_popf}, {"swapgs", bt_help_swapgs},
+    {"cld", bt_help_cld},       {"rdtsc", bt_help_rdtsc}, {"rdtscp", bt_help_rdtscp},
+    {"bits", bt_help_bits},     {"read_sreg", bt_help_read_sreg},
 };
 
 static const char *name_helper(uint64_t fn)

@@ -71,19 +71,20 @@ static int get_info(struct block_file *f, bool direct, struct err *e)
     return direct ? get_direct_align(f, e) : 0;
 }
 
-static int file_new(struct block_file **out, struct block_aio *aio, const char *path, struct err *e)
+/* NULL, with e set, when memory is short. */
+static struct block_file *file_new(struct block_aio *aio, const char *path, struct err *e)
 {
     struct block_file *f = calloc(1, sizeof(*f));
 
     if (!f || !(f->path = strdup(path))) {
         free(f);
-        return err_set(e, ENOMEM, "no memory for %s", path);
+        err_set(e, ENOMEM, "no memory for %s", path);
+        return NULL;
     }
     f->fd = -1;
     f->aio = aio;
     f->last = &f->waiting;
-    *out = f;
-    return 0;
+    return f;
 }
 
 int block_file_open(struct block_file **out, struct block_aio *aio, const char *path,
@@ -92,11 +93,11 @@ int block_file_open(struct block_file **out, struct block_aio *aio, const char *
     /* O_NONBLOCK: a path that turns out to be a pipe must not hang us. */
     int flags = O_CLOEXEC | O_NOCTTY | O_NONBLOCK | (o->ro ? O_RDONLY : O_RDWR) |
                 (o->create ? O_CREAT | O_EXCL : 0);
-    struct block_file *f;
-    int rc = file_new(&f, aio, path, e);
+    struct block_file *f = file_new(aio, path, e);
+    int rc;
 
-    if (rc)
-        return rc;
+    if (!f)
+        return -ENOMEM;
     f->info.ro = o->ro;
     f->no_flush = o->no_flush;
     f->fd = open(path, flags | (o->direct ? O_DIRECT : 0), 0666);
@@ -138,9 +139,9 @@ int block_file_open_temp(struct block_file **out, struct block_aio *aio, struct 
         dir = "/var/tmp";
     if ((size_t)snprintf(path, sizeof(path), "%s/ring3.XXXXXX", dir) >= sizeof(path))
         return err_set(e, ENAMETOOLONG, "TMPDIR is too long");
-    rc = file_new(&f, aio, dir, e);
-    if (rc)
-        return rc;
+    f = file_new(aio, dir, e);
+    if (!f)
+        return -ENOMEM;
     f->no_flush = true; /* nobody reads it after us */
     f->fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (f->fd < 0) {

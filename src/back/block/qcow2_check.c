@@ -125,7 +125,7 @@ static int read_l1(struct qcow2_checker *c, uint64_t offset, uint32_t n, uint64_
 {
     int rc;
 
-    *out = malloc(MAX(n, 1) * 8ull);
+    *out = calloc(MAX(n, 1), 8);
     if (!*out)
         return -ENOMEM;
     rc = n ? block_file_read(c->f, offset, *out, n * 8ull) : 0;

@@ -59,7 +59,7 @@ int qcow2_snapshot_walk(struct block_file *f, const struct qcow2_header *h,
     if (size < 0)
         return err_set(e, (int)-size, "cannot tell the file's size");
     for (uint32_t i = 0; i < h->nb_snapshots; i++) {
-        struct qcow2_snapshot s;
+        struct qcow2_snapshot s = {0};
         uint64_t n = 0;
         int rc;
 

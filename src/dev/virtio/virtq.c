@@ -220,9 +220,9 @@ static void chain_unmap(struct virtq *q, struct virtq_chain *c)
 static int add_mapped(struct virtq *q, struct virtq_chain *c, uint64_t gpa, uint8_t *host,
                       uint64_t len, bool write, bool more)
 {
-    struct iovec *last = c->n ? &segments(c)[c->n - 1] : NULL;
+    struct iovec *last = more ? &segments(c)[c->n - 1] : NULL;
 
-    if (more && (uint8_t *)last->iov_base + last->iov_len == host) {
+    if (last && (uint8_t *)last->iov_base + last->iov_len == host) {
         last->iov_len += len;
         return 0;
     }

@@ -44,8 +44,8 @@ static void poll_end(struct tr *t, const struct poll *p)
     p->cold->from = emit_jmp(t->e, 0);
 }
 
-/* The inline cache's tblock into T2, if its RIP is T0 and things are as when it was filled; returns the offset of
- * the rel32 to where not. T1 is used. */
+/* Is the inline cache's RIP T0, and are things as when it was filled? Returns the offset of the rel32 to where not. T1
+ * and T2 are used. */
 static uint32_t emit_ic(struct emit *e, uint32_t ic, enum bt_flags flags)
 {
     const int32_t nkey = BT_OFF_IC(ic) + (int32_t)offsetof(struct bt_jump, nkey);
@@ -63,15 +63,26 @@ static uint32_t emit_ic(struct emit *e, uint32_t ic, enum bt_flags flags)
         emit_lea(e, 1, BT_T1, BT_T1, BT_T2, 0, 0);
         miss = emit_jmp_if_rcx(e);
     }
-    emit_load_cpu(e, BT_T2, BT_OFF_IC(ic) + (int32_t)offsetof(struct bt_jump, t));
     return miss;
+}
+
+static void load_ic(struct emit *e, uint32_t ic)
+{
+    emit_load_cpu(e, BT_T2, BT_OFF_IC(ic) + (int32_t)offsetof(struct bt_jump, t));
+}
+
+/* Behind it, to that translation. */
+static void go_to_ic(struct emit *e, uint32_t ic, enum bt_flags flags, bool call)
+{
+    load_ic(e, ic);
+    (call ? emit_call_m : emit_jmp_m)(e, BT_T2, (int32_t)(offsetof(struct tblock, entry) + sizeof(uint8_t *) * flags));
 }
 
 uint32_t bt_emit_jump(struct emit *e, uint32_t ic, enum bt_flags flags, bool call)
 {
     uint32_t miss = emit_ic(e, ic, flags);
 
-    (call ? emit_call_m : emit_jmp_m)(e, BT_T2, (int32_t)(offsetof(struct tblock, entry) + sizeof(uint8_t *) * flags));
+    go_to_ic(e, ic, flags, call);
     return miss;
 }
 
@@ -82,25 +93,31 @@ static void come_back(struct tr *t)
     uint32_t ic = t->bt->nic++;
 
     tr_cold(t, COLD_BACK, emit_ic(e, ic, BT_HOST), 0)->ic = ic;
+    load_ic(e, ic);
     emit_movzx_cpu(e, 1, BT_T1, BT_OFF(bt.ret) + BT_RET_FLAGS);
     emit_jmp_mx(e, BT_T2, BT_T1, offsetof(struct tblock, entry));
 }
 
-/* Goes on at T0. Flags are settled. */
+/* Goes on at T0. */
 static void jump_t0(struct tr *t, uint32_t site, bool call)
 {
     uint32_t ic = t->bt->nic++;
     struct cold *c;
 
-    homes_leave(t);
-    c = tr_cold(t, COLD_MISS, bt_emit_jump(t->e, ic, t->fl == FL_CC ? BT_CC : BT_HOST, call), site);
+    /* The comparison is shorter if it may destroy EFLAGS; a recipe can wait until after it. */
+    if (t->fl == FL_HOST && recipe_cheap(&t->recipe))
+        t->fl = FL_RECIPE;
+    c = tr_cold(t, COLD_MISS, emit_ic(t->e, ic, t->fl == FL_HOST ? BT_HOST : BT_CC), site);
     c->ic = ic;
+    fl_settle(t);
+    homes_leave(t);
+    go_to_ic(t->e, ic, t->fl == FL_CC ? BT_CC : BT_HOST, call);
     c->pad = call ? emit_pos(t->e) : 0;
     if (call)
         come_back(t);
 }
 
-/* Goes on at offset `off`, perhaps beyond the page. */
+/* Goes on at offset `off`, perhaps beyond the page. A call's push_return has left bt.vpage in T0. */
 static void go(struct tr *t, int64_t off, enum bt_site_kind kind)
 {
     bool call = kind == BT_SITE_CALL;
@@ -115,8 +132,8 @@ static void go(struct tr *t, int64_t off, enum bt_site_kind kind)
             come_back(t);
         return;
     }
-    fl_settle(t);
-    emit_load_cpu(t->e, BT_T0, BT_OFF(bt.vpage));
+    if (!call)
+        emit_load_cpu(t->e, BT_T0, BT_OFF(bt.vpage));
     emit_lea(t->e, 1, BT_T0, BT_T0, REG_NONE, 0, (int32_t)off);
     jump_t0(t, tr_site(t, kind, 0), call);
 }
@@ -177,14 +194,14 @@ static void jmp(struct tr *t)
         poll_end(t, &p);
 }
 
-/* Stores the return address and moves RSP. T0 may be the operand's address. */
+/* Stores the return address and moves RSP; T0 = bt.vpage. */
 static void push_return(struct tr *t)
 {
     struct recode_mem m;
 
     access_translate(t, &t->s->stack, true, &m);
-    emit_load_cpu(t->e, BT_T1, BT_OFF(bt.vpage));
-    emit_lea(t->e, 1, BT_T1, BT_T1, REG_NONE, 0, t->s->off + t->s->i.len);
+    emit_load_cpu(t->e, BT_T0, BT_OFF(bt.vpage));
+    emit_lea(t->e, 1, BT_T1, BT_T0, REG_NONE, 0, t->s->off + t->s->i.len);
     emit_rex(t->e, 1, BT_T1, m.index == REG_NONE ? 0 : m.index, m.base);
     emit8(t->e, 0x89);
     emit_mem(t->e, BT_T1, m.base, m.index, 0, m.disp);
@@ -245,7 +262,6 @@ void branch_translate(struct tr *t)
         break;
     case HOW_JMP_IND:
         load_target(t, false);
-        fl_settle(t);
         jump_t0(t, tr_site(t, BT_SITE_JUMP, 0), false);
         break;
     case HOW_CALL: {
@@ -253,7 +269,6 @@ void branch_translate(struct tr *t)
         struct poll p = {0};
 
         push_return(t);
-        fl_settle(t);
         /* Recursion without end is a loop as well. */
         if (to >= 0 && to <= t->s->off)
             p = poll(t, target_site(t, (unsigned)to));
@@ -265,7 +280,6 @@ void branch_translate(struct tr *t)
     case HOW_CALL_IND:
         load_target(t, true);
         push_return(t);
-        fl_settle(t);
         emit_load_cpu(t->e, BT_T0, BT_OFF(bt.value));
         jump_t0(t, tr_site(t, BT_SITE_CALL, 0), true);
         break;

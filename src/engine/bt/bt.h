@@ -149,30 +149,35 @@ struct bt_swap {
 };
 #define BT_SWAPS_MAX 4
 
+/* Who looks for it needs the first line of memory only. */
 struct tblock {
     /* For the jump table and inline caches, with T0 = RIP and T2 = this; after bt_kill the dead stubs', or
      * the heir's. */
     const uint8_t *entry[2]; /* by enum bt_flags */
     struct block *b;
+    uint64_t gpa;     /* the block's */
+    uint8_t mode;     /* the block's, or BT_MODE_PAGES */
     bool live;
-    bool loops;     /* it leads back to its own begin, and some lookups need not be repeated then (access.c) */
-    bool round;     /* and this is the version for all rounds but the first */
-    uint8_t level;  /* vector level checked at entry (state.h), 0 = none */
-    uint8_t likes;  /* the entry that leads straight in, enum bt_flags */
+    bool careless;    /* the flags at the entry do not matter */
+    uint8_t level;    /* vector level checked at entry (state.h), 0 = none */
+    uint8_t likes;    /* the entry that leads straight in, enum bt_flags */
     uint16_t crossed; /* times that a group did not fit a page */
-    uint32_t at[2];  /* code offsets of the ordinary entries */
-    uint32_t vat[2]; /* the same behind the check of the vector level */
+    uint32_t at[2];   /* code offsets of the ordinary entries */
+    uint32_t vat[2];  /* the same behind the check of the vector level */
     uint32_t inner[2]; /* and with the swaps done */
     struct bt_swap swap[BT_SWAPS_MAX];
     uint8_t nswap;
-    bool careless;   /* the flags at the entry do not matter */
+    bool loops; /* it leads back to its own begin, and some lookups need not be repeated then (access.c) */
+    bool round; /* and this is the version for all rounds but the first */
+    uint32_t links_in; /* first link to it, 0 = none */
     struct tblock *versions;     /* for links that bring a recipe (bt_version) */
     const struct recipe *given;  /* this is one of those, for this recipe; only `inner` leads to it */
     uint32_t begin, end; /* its code */
-    uint32_t links_in; /* first link to it, 0 = none */
     struct tblock *heir; /* of a dead one: the live translation of the same code, or NULL */
     struct tblock *heir_of, *heir_next; /* the dead ones that have it as heir */
 };
+#define BT_MODE_PAGES 0xff /* it has a part in a second page: the first one's place does not tell that it is valid */
+_Static_assert(sizeof(struct tblock) == 2 * BLOCK_ALIGN, "two lines");
 
 static inline struct tblock *bt_site_of(const struct bt_site *s) { return s->apart ? s->single->t : s->t; }
 
@@ -260,7 +265,7 @@ struct tblock *bt_version(struct bt *bt, struct cpu *c, struct tblock *t, uint32
 /* ---- helper.c ---- */
 typedef const uint8_t *bt_helper(struct cpu *c, uint32_t site);
 bt_helper bt_help_movs, bt_help_stos, bt_help_cli, bt_help_sti, bt_help_stac, bt_help_clac, bt_help_pushf, bt_help_popf,
-    bt_help_swapgs;
+    bt_help_swapgs, bt_help_cld, bt_help_rdtsc, bt_help_rdtscp, bt_help_bits, bt_help_read_sreg;
 
 /* ---- refill.c: compiled without vector registers, for they are the guest's ---- */
 /* A TLB miss at a site for the address la: the host address to go on at, or NULL when the

@@ -159,8 +159,8 @@ static void make_report(struct check *ck, const struct cpu *c)
     r->len = 0;
     report_say(r, "translation and interpreter differ\n");
     report_say(r, "code at gpa %#llx, rip %#llx, %s-bit, CPL %u, after %llu blocks alike\n",
-        (unsigned long long)d->block->gpa + d->from, (unsigned long long)d->start.rip, bits[c->bits], c->cpl,
-        (unsigned long long)ck->stats.blocks);
+               (unsigned long long)d->block->gpa + d->from, (unsigned long long)d->start.rip, bits[c->bits], c->cpl,
+               (unsigned long long)ck->stats.blocks);
     for (unsigned i = 0; i < d->n; i++)
         report_insn(r, &d->point[i]);
     report_say(r, "the interpreter %s at %#llx", why[d->stop], (unsigned long long)d->point[d->n].rip);
@@ -175,10 +175,9 @@ static void make_report(struct check *ck, const struct cpu *c)
                (const uint8_t *)&c->s + DRY_VEC_FROM);
     report_words(r, d, k);
     for (unsigned f = 0; f < ARRAY_LEN(fixed); f++)
-        report_bytes(r, fixed[f].name,
-                  (const uint8_t *)&d->start + fixed[f].from,
-                  (const uint8_t *)&d->start + fixed[f].from,
-                  (const uint8_t *)&c->s + fixed[f].from, fixed[f].to - fixed[f].from);
+        report_bytes(r, fixed[f].name, (const uint8_t *)&d->start + fixed[f].from,
+                     (const uint8_t *)&d->start + fixed[f].from, (const uint8_t *)&c->s + fixed[f].from,
+                     fixed[f].to - fixed[f].from);
 }
 
 /* ---- the end of a block ---- */

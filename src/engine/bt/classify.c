@@ -111,6 +111,16 @@ static bt_helper *helper_of(const struct insn *i)
         return i->opsize == 8 ? bt_help_popf : NULL;
     case INSN_SWAPGS:
         return bt_help_swapgs;
+    case INSN_CLD:
+        return bt_help_cld;
+    case INSN_RDTSC:
+        return bt_help_rdtsc;
+    case INSN_RDTSCP:
+        return bt_help_rdtscp;
+    case INSN_BT: case INSN_BTS: case INSN_BTR: case INSN_BTC:
+        return i->op[0].kind == OP_MEM && i->op[1].kind == OP_REG && i->addrsize == 8 ? bt_help_bits : NULL;
+    case INSN_MOV_SREG:
+        return i->op[0].cls != RC_SREG && i->addrsize == 8 ? bt_help_read_sreg : NULL;
     default:
         return NULL;
     }

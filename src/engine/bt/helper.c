@@ -2,6 +2,9 @@
  * privileged. Compiled without vector registers, which are the guest's. Each does the whole
  * instruction or as much of it as leaves an exact state, and returns where to go on, or NULL: the
  * interpreter does it, or the rest. */
+#include <string.h>
+
+#include "base/clock.h"
 #include "engine/bt/bt.h"
 #include "engine/interp/op.h"
 
@@ -202,4 +205,126 @@ const uint8_t *bt_help_swapgs(struct cpu *c, uint32_t n)
     c->s.seg[GS].base = c->s.kernel_gs_base;
     c->s.kernel_gs_base = base;
     return done(c, site_of(c, n));
+}
+
+const uint8_t *bt_help_cld(struct cpu *c, uint32_t n)
+{
+    c->s.rflags &= ~FL_DF;
+    return done(c, site_of(c, n));
+}
+
+/* A run in lockstep cannot know the time: there the interpreter reads it, between two blocks. */
+static bool read_tsc(struct cpu *c)
+{
+    uint64_t tsc;
+
+    if (c->bt.check || ((c->s.cr4 & CR4_TSD) && c->cpl))
+        return false;
+    bt_vec_leave(c);
+    tsc = clock_tsc(c->vm->clock) + c->s.tsc_offset;
+    c->s.gpr[RAX] = (uint32_t)tsc;
+    c->s.gpr[RDX] = tsc >> 32;
+    return true;
+}
+
+const uint8_t *bt_help_rdtsc(struct cpu *c, uint32_t n) { return read_tsc(c) ? done(c, site_of(c, n)) : NULL; }
+
+const uint8_t *bt_help_rdtscp(struct cpu *c, uint32_t n)
+{
+    if (!read_tsc(c))
+        return NULL;
+    c->s.gpr[RCX] = (uint32_t)c->s.tsc_aux;
+    return done(c, site_of(c, n));
+}
+
+/* ---- with operands ---- */
+
+static const struct insn *insn_of(const struct bt_site *s) { return s->apart ? cache_single_insn(s->single) : NULL; }
+
+/* Of the memory operand of an instruction with 64-bit addresses. */
+static uint64_t linear(const struct cpu *c, const struct bt_site *s, const struct insn *i)
+{
+    const struct insn_mem *m = &i->mem;
+    uint64_t la = (uint64_t)m->disp + (m->seg >= FS ? c->s.seg[m->seg].base : 0);
+
+    if (m->base == REG_RIP)
+        la += c->bt.vpage + s->off + i->len;
+    else if (m->base != REG_NONE)
+        la += c->s.gpr[m->base];
+    return m->index == REG_NONE ? la : la + (c->s.gpr[m->index] << m->scale);
+}
+
+/* Does to the word at p what BT, BTS, BTR or BTC do, and returns what it was. */
+#define DEFINE_BITS(T)                                                                             \
+    static uint64_t bits_##T(void *p, enum insn_id id, bool lock, T mask)                          \
+    {                                                                                              \
+        typedef T __attribute__((may_alias, aligned(1))) word;                                     \
+        T old;                                                                                     \
+                                                                                                   \
+        if (lock && id == INSN_BTS)                                                                \
+            return __atomic_fetch_or((T *)p, mask, __ATOMIC_SEQ_CST);                              \
+        if (lock && id == INSN_BTR)                                                                \
+            return __atomic_fetch_and((T *)p, (T)~mask, __ATOMIC_SEQ_CST);                         \
+        if (lock)                                                                                  \
+            return __atomic_fetch_xor((T *)p, mask, __ATOMIC_SEQ_CST);                             \
+        old = *(volatile word *)p;                                                                 \
+        if (id != INSN_BT)                                                                         \
+            *(volatile word *)p = (T)(id == INSN_BTS ? old | mask : id == INSN_BTR ? old & ~mask : old ^ mask); \
+        return old;                                                                                \
+    }
+DEFINE_BITS(uint16_t)
+DEFINE_BITS(uint32_t)
+DEFINE_BITS(uint64_t)
+
+/* With the bit's number in a register, which reaches beyond the operand, signed. */
+const uint8_t *bt_help_bits(struct cpu *c, uint32_t n)
+{
+    const struct bt_site *s = site_of(c, n);
+    const struct insn *i = insn_of(s);
+    uint64_t bit, mask, la, old;
+    unsigned size;
+    bool lock;
+    uint8_t *p;
+
+    if (!i)
+        return NULL;
+    size = i->op[0].size;
+    lock = i->prefix & PFX_LOCK;
+    bit = c->s.gpr[i->op[1].reg];
+    mask = BIT(bit & (size * 8 - 1));
+    la = linear(c, s, i) + (uint64_t)((int64_t)sext(bit, size * 8) >> 3 & -(int64_t)size);
+    if (to_page_end(la) < size || (lock && (la & (size - 1))))
+        return NULL;
+    p = host(c, la, i->id == INSN_BT ? ACCESS_READ : ACCESS_WRITE);
+    if (!p)
+        return NULL;
+    old = size == 8   ? bits_uint64_t(p, i->id, lock, mask)
+          : size == 4 ? bits_uint32_t(p, i->id, lock, (uint32_t)mask)
+                      : bits_uint16_t(p, i->id, lock, (uint16_t)mask);
+    c->cc = (uint16_t)((c->cc & ~flags_to_cc(FL_CF)) | (old & mask ? flags_to_cc(FL_CF) : 0));
+    return done(c, s);
+}
+
+const uint8_t *bt_help_read_sreg(struct cpu *c, uint32_t n)
+{
+    const struct bt_site *s = site_of(c, n);
+    const struct insn *i = insn_of(s);
+    uint16_t sel;
+
+    if (!i)
+        return NULL;
+    sel = c->s.seg[i->op[1].reg].sel;
+    if (i->op[0].kind == OP_MEM) {
+        uint64_t la = linear(c, s, i);
+        uint8_t *p = to_page_end(la) < sizeof(sel) ? NULL : host(c, la, ACCESS_WRITE);
+
+        if (!p)
+            return NULL;
+        memcpy(p, &sel, sizeof(sel));
+    } else {
+        uint64_t *r = &c->s.gpr[i->op[0].reg];
+
+        *r = i->op[0].size == 2 ? (*r & ~0xffffull) | sel : sel;
+    }
+    return done(c, s);
 }

@@ -225,6 +225,11 @@ void recipe_cook(struct emit *e, const uint8_t home[16], const struct recipe *r)
         recipe_cook_last(e, home, r);
 }
 
+bool recipe_cheap(const struct recipe *r)
+{
+    return (r->kind == RC_CMP || r->kind == RC_TEST || r->kind == RC_LOGIC) && !r->step && !r->dst.add && !r->src.add;
+}
+
 /* ---- what becomes of them ---- */
 
 /* The values that it needs, at most three; returns their number. main: how many of them the flags below an INC or DEC

@@ -46,7 +46,7 @@ static bool writable(struct cpu *c, const struct refill *r)
         return false;
     if (r->ent & (P2M_READONLY | P2M_COW | P2M_CODE))
         return false;
-    return r->ent & P2M_DIRTY;
+    return (r->ent & P2M_DIRTY) && (r->ent & P2M_STORES);
 }
 
 static void stack_set(struct cpu *c, uint64_t page, uint64_t addend)

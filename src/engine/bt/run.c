@@ -44,28 +44,42 @@ static struct tblock *translate(struct cpu *c, struct block *b, uint32_t link, u
     return t;
 }
 
+/* Mostly it is only this address space that does not know its translation. */
+static struct tblock *find_known(struct cpu *c, const struct cache_place *p, struct block **b)
+{
+    struct tblock *t = cache_hint(c->code, p);
+
+    if (t && t->gpa == p->gpa && t->mode == p->mode && t->live)
+        return t;
+    *b = cache_at(c, p);
+    t = *b ? __atomic_load_n(&(*b)->t, __ATOMIC_ACQUIRE) : NULL;
+    if (!t || !t->live)
+        return NULL;
+    cache_suggest(c->code, p, t);
+    return t;
+}
+
 /* The translation to run at c->s.rip, or NULL with the interpreter's block there in *b. link: what led here, or 0;
  * epoch: bt.epoch then. */
 static struct tblock *find(struct cpu *c, struct block **b, uint32_t link, uint64_t epoch)
 {
     struct tblock *t = bt_jumps_find(c, c->s.rip);
-    bool global = false;
+    struct cache_place p;
 
     *b = NULL;
     if (t && t->live)
         return t;
-    *b = c->bits == CPU_64 ? cache_peek(c, &global) : NULL;
-    if (*b) {
-        /* Mostly it is only this address space that does not know its translation. */
-        t = __atomic_load_n(&(*b)->t, __ATOMIC_ACQUIRE);
-        if (t && t->live) {
-            bt_jumps_add(c, t, false, global);
+    if (c->bits == CPU_64 && cache_place(c, &p)) {
+        t = find_known(c, &p, b);
+        if (t) {
+            bt_jumps_add(c, t, false, p.global);
             return t;
         }
-        interp_know(c, *b, global);
-    } else {
-        *b = interp_find(c);
     }
+    if (*b)
+        interp_know(c, *b, p.global);
+    else
+        *b = interp_find(c);
     if (c->bits != CPU_64 || !(*b)->live || (*b)->heat == HEAT_NEVER)
         return NULL;
     t = (*b)->t;

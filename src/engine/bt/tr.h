@@ -158,6 +158,8 @@ void fl_written(struct tr *t);
 void recipe_cook(struct emit *e, const uint8_t home[16], const struct recipe *r);
 /* The same without CF, for one that ends with INC or DEC. */
 void recipe_cook_last(struct emit *e, const uint8_t home[16], const struct recipe *r);
+/* Is it one instruction? */
+bool recipe_cheap(const struct recipe *r);
 /* Guest registers that must not change, as a set. */
 uint16_t recipe_regs(const struct recipe *r);
 bool recipe_same(const struct recipe *a, const struct recipe *b);

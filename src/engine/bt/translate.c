@@ -518,6 +518,25 @@ static bool decode(struct tr *t)
     return true;
 }
 
+/* A loop in the middle of the block begins a block of its own: else its first two rounds would be no later rounds
+ * (access.c). Returns how many steps are left. */
+static unsigned before_loop(const struct tr *t)
+{
+    unsigned n = t->n;
+
+    for (unsigned k = 1; k < n; k++) {
+        const struct step *s = &t->step[k];
+        int64_t to = (int64_t)s->off + s->i.len + (int64_t)s->i.imm;
+
+        if ((s->how != HOW_JCC && s->how != HOW_JMP) || to > s->off)
+            continue;
+        for (unsigned j = 1; j <= k; j++)
+            if (t->step[j].off == to && t->step[j - 1].how > HOW_HELP)
+                n = j;
+    }
+    return n;
+}
+
 /* In their own part of the area: what runs stays dense. */
 static void cold_part(struct tr *t)
 {
@@ -567,8 +586,14 @@ static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const 
     memcpy(t->home, bt_home, sizeof(t->home));
     if (!t->n || !decode(t))
         return NULL;
+    t->n = before_loop(t);
     tb = t->t = cache_alloc_lasting(bt->cache, sizeof(*tb), BLOCK_ALIGN);
-    *tb = (struct tblock){.b = b, .live = true, .given = l ? &l->recipe : NULL, .round = l && l->again};
+    *tb = (struct tblock){.b = b,
+                          .gpa = b->gpa,
+                          .mode = b->gpa2 == ~0ull ? b->mode : BT_MODE_PAGES,
+                          .live = true,
+                          .given = l ? &l->recipe : NULL,
+                          .round = l && l->again};
     tb->begin = emit_pos(t->e);
     if (main)
         homes_like(t, main);
@@ -589,7 +614,7 @@ static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const 
     last = &t->step[t->n - 1];
     end = last->off + last->i.len;
     if (!(last->i.row->flags & (IF_BRANCH | IF_SYS)) || last->how == HOW_JCC) {
-        if (end < (t->b->gpa & PAGE_MASK) + b->bytes) { /* what follows is no instruction */
+        if (t->n == b->nops - 2u && end < (t->b->gpa & PAGE_MASK) + b->bytes) { /* what follows is no instruction */
             enum bt_flags flags = fl_settle(t);
             uint32_t site = tr_site(t, BT_SITE_PLAIN, 0);
 

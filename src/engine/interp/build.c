@@ -209,20 +209,26 @@ static void fetch_part(struct cpu *c, uint64_t rip, unsigned max, struct part *p
     world_mmio_read(c, p->gpa, p->io, p->avail);
 }
 
-/* From now on stores to the frame are noticed, those of other vCPUs too. */
+/* From now on stores to the frame are noticed, those of other vCPUs too. A TLB that is to let stores through sets
+ * P2M_STORES first and then looks whether there is code. */
 static void watch_frame(struct cpu *c, uint64_t gpa)
 {
-    for (;;) {
-        uint64_t old = p2m_set_flags(physmap_p2m(c->vm->map), gpa >> PAGE_SHIFT, P2M_CODE);
+    struct p2m *p2m = physmap_p2m(c->vm->map);
 
-        if (!(old & P2M_PRESENT) || (old & P2M_CODE))
+    for (;;) {
+        uint64_t old = p2m_set_flags(p2m, gpa >> PAGE_SHIFT, P2M_CODE);
+
+        if (!(old & P2M_PRESENT) || (old & P2M_CODE) || !(old & P2M_STORES))
             return;
         tlbs_flush_write_gpa(&c->tlbs, gpa);
-        if (c->vm->nvcpu == 1)
+        if (c->vm->nvcpu == 1) {
+            p2m_clear_flags(p2m, gpa >> PAGE_SHIFT, P2M_STORES);
             return;
+        }
         sync_leave(c);
         sync_begin(&c->shared->sync, SYNC_WORLD);
         sync_post(&c->shared->sync, SYNC_WRITES);
+        p2m_clear_flags(p2m, gpa >> PAGE_SHIFT, P2M_STORES);
         sync_end(&c->shared->sync);
         sync_enter(c);
         /* While this vCPU stood still another one may have emptied the cache, and cleared the flag:
@@ -476,6 +482,11 @@ struct block *cache_single(struct cpu *c, const struct insn *i)
     return build(c, &r, &f, &d, MODE_SINGLE);
 }
 
+const struct insn *cache_single_insn(const struct block *b)
+{
+    return b->op[0].fn == plain ? &b->op[0].plain->insn : NULL;
+}
+
 /* ---- looking up ---- */
 
 /* The cached block at f->p[0], if it is good for the mapping and limit of now. */
@@ -578,15 +589,22 @@ static uint8_t block_mode(const struct cpu *c, bool single)
                      (c->bits != CPU_64 && (cpu_real(&c->s) || cpu_v86(&c->s))) << 4);
 }
 
-struct block *cache_peek(struct cpu *c, bool *global)
+bool cache_place(struct cpu *c, struct cache_place *p)
 {
     const struct itlb_entry *x = code_page(c, c->s.rip);
-    struct block *b = x ? cache_find(c->code, x->gpa | (c->s.rip & PAGE_MASK), block_mode(c, false)) : NULL;
 
-    if (!b || b->gpa2 != ~0ull)
-        return NULL;
-    *global = x->key == c->gkey;
-    return b;
+    if (!x)
+        return false;
+    *p = (struct cache_place){
+        .gpa = x->gpa | (c->s.rip & PAGE_MASK), .mode = block_mode(c, false), .global = x->key == c->gkey};
+    return true;
+}
+
+struct block *cache_at(struct cpu *c, const struct cache_place *p)
+{
+    struct block *b = cache_find(c->code, p->gpa, p->mode);
+
+    return b && b->gpa2 == ~0ull ? b : NULL;
 }
 
 struct block *cache_lookup(struct cpu *c, unsigned max)

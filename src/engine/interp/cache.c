@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -36,6 +37,11 @@ struct arena {
     size_t used;
 };
 
+/* Of the hash table: the first block of a chain and the last suggested translation, as ref_of has them; 0: none. */
+struct slot {
+    _Atomic uint32_t block, hint;
+};
+
 struct code_cache {
     pthread_mutex_t lock;
     struct vm *vm;
@@ -43,7 +49,7 @@ struct code_cache {
     struct arena passing, lasting; /* what a sweep takes, and what it leaves */
     size_t budget;
     uint64_t emptied; /* when, in ns of the host's monotonic time; 0: never */
-    struct block *hash[1u << HASH_BITS];
+    struct slot hash[1u << HASH_BITS];
     struct code_page *pages[1u << PAGE_HASH_BITS];
 };
 
@@ -186,9 +192,43 @@ static unsigned hash_of(uint64_t gpa, uint8_t mode)
     return (frame + ((gpa & PAGE_MASK) >> 4) + mode * 0x1a57u) & ((1u << HASH_BITS) - 1);
 }
 
+/* What lies in the arenas, in four bytes. */
+#define REF_UNIT 16
+_Static_assert(2 * ARENA_SIZE / REF_UNIT < UINT32_MAX, "");
+
+static uint32_t ref_of(const struct code_cache *cc, const void *p)
+{
+    return p ? (uint32_t)((size_t)((const uint8_t *)p - cc->passing.base) / REF_UNIT) + 1 : 0;
+}
+
+static void *from_ref(const struct code_cache *cc, uint32_t ref)
+{
+    return ref ? cc->passing.base + (size_t)(ref - 1) * REF_UNIT : NULL;
+}
+
+static struct block *chain(const struct code_cache *cc, unsigned h)
+{
+    return from_ref(cc, atomic_load_explicit(&cc->hash[h].block, memory_order_acquire));
+}
+
+static void set_chain(struct code_cache *cc, unsigned h, const struct block *b)
+{
+    atomic_store_explicit(&cc->hash[h].block, ref_of(cc, b), memory_order_release);
+}
+
+struct tblock *cache_hint(const struct code_cache *cc, const struct cache_place *p)
+{
+    return from_ref(cc, atomic_load_explicit(&cc->hash[hash_of(p->gpa, p->mode)].hint, memory_order_acquire));
+}
+
+void cache_suggest(struct code_cache *cc, const struct cache_place *p, const struct tblock *t)
+{
+    atomic_store_explicit(&cc->hash[hash_of(p->gpa, p->mode)].hint, ref_of(cc, t), memory_order_release);
+}
+
 struct block *cache_find(struct code_cache *cc, uint64_t gpa, uint8_t mode)
 {
-    struct block *b = __atomic_load_n(&cc->hash[hash_of(gpa, mode)], __ATOMIC_ACQUIRE);
+    struct block *b = chain(cc, hash_of(gpa, mode));
 
     while (b && (b->gpa != gpa || b->mode != mode))
         b = __atomic_load_n(&b->hash_next, __ATOMIC_ACQUIRE);
@@ -269,25 +309,30 @@ static void page_add(struct code_cache *cc, struct block *b, uint64_t gfn)
 
 void cache_add(struct code_cache *cc, struct block *b)
 {
-    struct block **h = &cc->hash[hash_of(b->gpa, b->mode)];
+    unsigned h = hash_of(b->gpa, b->mode);
 
     page_add(cc, b, b->gpa >> PAGE_SHIFT);
     if (b->gpa2 != ~0ull && (b->gpa2 ^ b->gpa) >> PAGE_SHIFT)
         page_add(cc, b, b->gpa2 >> PAGE_SHIFT);
     /* Complete: others may find it now. */
-    b->hash_next = *h;
-    __atomic_store_n(h, b, __ATOMIC_RELEASE);
+    b->hash_next = chain(cc, h);
+    set_chain(cc, h, b);
 }
 
 void cache_kill(struct code_cache *cc, struct block *b)
 {
-    struct block **pp = &cc->hash[hash_of(b->gpa, b->mode)];
+    unsigned h = hash_of(b->gpa, b->mode);
+    struct block *before = chain(cc, h);
 
-    while (*pp && *pp != b)
-        pp = &(*pp)->hash_next;
     /* Who is at b goes on from there. */
-    if (*pp)
-        __atomic_store_n(pp, b->hash_next, __ATOMIC_RELEASE);
+    if (before == b) {
+        set_chain(cc, h, b->hash_next);
+    } else {
+        while (before && before->hash_next != b)
+            before = before->hash_next;
+        if (before)
+            __atomic_store_n(&before->hash_next, b->hash_next, __ATOMIC_RELEASE);
+    }
     __atomic_store_n(&b->live, false, __ATOMIC_RELEASE);
     if (b->t)
         cc->client.killed(cc->client.arg, b->t);
@@ -396,7 +441,10 @@ static void sweep(struct code_cache *cc)
     memset(cc->hash, 0, sizeof(cc->hash));
     for (struct block *next; b; b = next) {
         next = b->hash_next;
-        cache_add(cc, passing(cc, b) ? keep_head(cc, b) : b);
+        if (passing(cc, b))
+            b = keep_head(cc, b);
+        cache_add(cc, b);
+        atomic_store_explicit(&cc->hash[hash_of(b->gpa, b->mode)].hint, ref_of(cc, b->t), memory_order_relaxed);
     }
     for (unsigned h = 0; h < ARRAY_LEN(cc->pages); h++)
         for (struct code_page *p = cc->pages[h]; p; p = p->next)

@@ -122,9 +122,20 @@ void cache_attach(struct code_cache *cc, const struct cache_client *client);
 /* The block for the code at the current RIP in the current mode, built if need be. Raises the
  * fetch's page fault, #UD ... through cpu_raise. max: most instructions it may have (1 to step). */
 struct block *cache_lookup(struct cpu *c, unsigned max);
-/* The same if it is there and in one page, and is found without looking at page tables, or NULL. 64-bit code, not in
- * single steps; global: it lies in global pages of the upper half. */
-struct block *cache_peek(struct cpu *c, bool *global);
+/* Where the code at the current RIP is, if that is known without looking at page tables; 64-bit code, not in single
+ * steps. */
+struct cache_place {
+    uint64_t gpa;
+    uint8_t mode;
+    bool global; /* it lies in global pages of the upper half */
+};
+bool cache_place(struct cpu *c, struct cache_place *p);
+/* The block there if there is one and it is in one page, or NULL. */
+struct block *cache_at(struct cpu *c, const struct cache_place *p);
+/* A translation that was suggested for that place, or for another one, or NULL: it may be dead, but is memory of the
+ * client's until the cache is emptied. Saves the way by the block, which is two lines of memory. */
+struct tblock *cache_hint(const struct code_cache *cc, const struct cache_place *p);
+void cache_suggest(struct code_cache *cc, const struct cache_place *p, const struct tblock *t);
 /* Memory for cpu.scratch (free() it): NULL without memory. */
 struct block *cache_scratch_new(void);
 /* Was the block killed that holds o, which is running? A repeated string instruction that
@@ -138,6 +149,8 @@ void cache_kill_all(struct code_cache *cc);
 /* A block of the single instruction i, for running it apart: not to be found, and never killed; sweeps keep it. Lock
  * held; NULL if the cache is full. */
 struct block *cache_single(struct cpu *c, const struct insn *i);
+/* Its instruction, or NULL if it is one of those that are not kept decoded. */
+const struct insn *cache_single_insn(const struct block *b);
 
 /* ---- for build.c ---- */
 void cache_lock(struct code_cache *cc);
@@ -153,6 +166,7 @@ struct block *cache_find(struct code_cache *cc, uint64_t gpa, uint8_t mode);
 /* The rest with the lock held. */
 /* Memory until the next sweep, and until all is dropped; align: a power of two, 16 at least. */
 void *cache_alloc(struct code_cache *cc, size_t size, size_t align);
+/* The client's struct tblock come from here. */
 void *cache_alloc_lasting(struct code_cache *cc, size_t size, size_t align);
 void cache_add(struct code_cache *cc, struct block *b);
 void cache_kill(struct code_cache *cc, struct block *b);

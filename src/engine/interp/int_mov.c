@@ -86,14 +86,14 @@ PLAIN(int_clflush)
     lin_check(c, insn_lin(c, i, 1, ACCESS_READ), 1, ACCESS_READ, PRIV_CPL);
 }
 
+/* Below the lower bound the upper one is not read. */
 PLAIN(int_bound)
 {
     unsigned size = i->opsize;
     uint64_t ea = insn_ea(c, i), la = seg_lin(c, i->mem.seg, ea, 2 * size, ACCESS_READ);
     int64_t v = (int64_t)sext(op_read(c, i, 0), size * 8);
     int64_t lo = (int64_t)sext(lin_ld(c, la, size, PRIV_CPL), size * 8);
-    int64_t hi = (int64_t)sext(lin_ld(c, la + size, size, PRIV_CPL), size * 8);
 
-    if (v < lo || v > hi)
+    if (v < lo || v > (int64_t)sext(lin_ld(c, la + size, size, PRIV_CPL), size * 8))
         cpu_raise(c, X_BR, 0);
 }

@@ -45,7 +45,11 @@ bool tlb_refill(struct cpu *c, uint64_t la, enum access a, enum priv p, struct r
         ctx->large_global |= tlb_gib(la);
     /* A store may go straight to the page only when nothing has to be noted about it. */
     if (a == ACCESS_WRITE && w->dirty && (r->ent & P2M_DIRTY) &&
-        !(r->ent & (P2M_READONLY | P2M_COW | P2M_CODE)))
-        e->wtag = page;
+        !(r->ent & (P2M_READONLY | P2M_COW | P2M_CODE))) {
+        if (!(r->ent & P2M_STORES))
+            r->ent = p2m_set_flags(p2m, gfn, P2M_STORES) | P2M_STORES;
+        if (!(r->ent & P2M_CODE))
+            e->wtag = page;
+    }
     return true;
 }
