@@ -314,3 +314,5 @@ enum stop world_run(struct world *w, unsigned cpu, uint64_t budget)
         sched_yield();
     return st;
 }
+
+bool world_on_hardware(const struct world *w) { return !strcmp(w->vcpu[0].engine->name, "kvm"); }

@@ -68,5 +68,7 @@ void world_get(struct world *w, unsigned cpu, struct cpu_state *s);
 int world_set(struct world *w, unsigned cpu,
               const struct cpu_state *s); /* as engine_ops.set_state */
 enum stop world_run(struct world *w, unsigned cpu, uint64_t budget);
+/* Does the host's processor run the guest? docs/kvm.md tells what is different then. */
+bool world_on_hardware(const struct world *w);
 
 #endif

@@ -3,8 +3,8 @@
 
 usage: rig.py RING3 CASE [TEST-PROGRAM]...
 
-CASE is one of the functions below whose names begin with case_, with - for _. Timeouts only keep a test that hangs from hanging for
-ever; nothing here asserts how long anything takes.
+CASE is one of the functions below whose names begin with case_, with - for _. Timeouts only keep a test that hangs from
+hanging for ever; nothing here asserts how long anything takes.
 """
 import hashlib
 import os
@@ -16,9 +16,10 @@ import tempfile
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RIG = os.path.join(ROOT, 'scripts', 'kvm-rig')
 MODULES = os.path.join(ROOT, 'cache', 'modules', 'kernel')
-NET_MODULES = ['net/core/failover', 'drivers/net/net_failover', 'drivers/net/virtio_net']  # a later one needs those before
+# A later one needs those before it.
+NET_MODULES = ['net/core/failover', 'drivers/net/net_failover', 'drivers/net/virtio_net']
 PATIENCE = 420
-ROUNDS, ROUNDS_SMP, ROUNDS_IO = 20, 10, 8
+ROUNDS, ROUNDS_SMP, ROUNDS_IO = 20, 7, 5
 IO_BLOCKS = 40  # of 4 KiB each
 BROKEN = 125  # the rig's status for a failure of its own
 # QEMU's TCG lets a nested guest run XSETBV without telling the hypervisor, so KVM's CPUID leaf 0xd is wrong under any VMM.
@@ -72,8 +73,8 @@ finish
 date +%s=after
 """
 
-# A guest with two CPUs ends itself, by a reset from one and a panic of the other, and begins anew, while it goes once round the
-# engines.
+# A guest with two CPUs ends itself, by a reset from one and a panic of the other, and begins anew, while it goes once
+# round the engines.
 RESET = r"""
 trap '' USR2
 boots=1
@@ -95,8 +96,8 @@ say 'poweroff -f'
 finish
 """
 
-# In the guest: blocks that are written, flushed and read anew, past its cache, and data that goes to the rig and comes from it, until there is
-# input. What a disk holds in the end the guest sums, and the rig.
+# In the guest: blocks that are written, flushed and read anew, past its cache, and data that goes to the rig and comes from
+# it, until there is input. What a disk holds in the end the guest sums, and the rig.
 IO_JOB = r"""
 cd /demo
 for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk failover net_failover virtio_net; do
@@ -248,8 +249,8 @@ goal=$(($(changes) + ROUNDS + 1))
 while [ $(changes) -lt $goal ]; do alive; done
 """ + JOB_END
 
-# With the signal, once through all engines while the second CPU starts, then at work. Early signals, before ring3 waits for
-# them, are nothing; changes coalesce.
+# With the signal, once through all engines while the second CPU starts, then at work. A signal that comes before ring3
+# waits for it is nothing.
 CHANGE_SMP = JOB_ARCHIVE + r"""
 trap '' USR2
 changes() { grep -c 'engine interp -> kvm' err; }

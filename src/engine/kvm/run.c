@@ -73,6 +73,8 @@ static int exit_mmio(struct kvm_cpu *c)
     if (r->mmio.len < 1 || r->mmio.len > sizeof(r->mmio.data))
         return failed(c, EPROTO, "memory-mapped I/O");
     c->unfinished = true;
+    if (r->mmio.is_write && (p2m_get(physmap_p2m(c->v->vm->map), r->mmio.phys_addr >> PAGE_SHIFT) & P2M_READONLY))
+        return GO_ON; /* stores to ROM are dropped */
     if (r->mmio.is_write)
         env->mmio_write(c->v, r->mmio.phys_addr, r->mmio.data, r->mmio.len);
     else
@@ -100,7 +102,7 @@ static int exit_wrmsr(struct kvm_cpu *c)
 static int exit_hlt(struct kvm_cpu *c)
 {
     c->s.activity = CPU_HALTED;
-    return GO_ON;
+    return c->v->budget && !c->check ? STOP_BUDGET : GO_ON; /* it is done, though no trap tells of it */
 }
 
 static int exit_nothing(struct kvm_cpu *c) { return GO_ON; }
@@ -401,6 +403,9 @@ enum stop kvm_run(struct vcpu *v)
     while (st == GO_ON) {
         set_immediate(c, 0);
         st = prepare(c);
+        /* KVM steps only from where the vCPU was when it was told; what its emulator does moves the vCPU on. */
+        if (st == GO_ON && v->budget)
+            st = kvm_set_stepping(c, true);
         if (st == GO_ON)
             st = c->check ? kvm_check_step(c) : kvm_once(c);
         if (st == STOP_BUDGET) {
