@@ -308,7 +308,7 @@ static void check_stays(void **state)
     world_new(&w, &bt_engine, files.worker, "worker", 1);
     w.m->vm.check = true;
     assert_int_equal(machine_set_engine(w.m, &interp_engine, &e), -ENOTSUP);
-    assert_string_equal(e.msg, "engine interp: does not offer --check");
+    assert_string_equal(e.msg, "--check is for one engine");
     w.m->vm.check = false;
     world_free(&w);
 }

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 
-from debian import PATIENCE, VIRTIO, Failure, archive, check, command, insert, modules, run_case
+from debian import PATIENCE, VIRTIO, Failure, archive, check, command, insert, modules, prepare_guest, run_case
 
 SKIPPED = 77
 NET = VIRTIO + ['failover', 'net_failover', 'virtio_net']
@@ -315,6 +315,7 @@ def case_tap(ring3):
 
 
 def main():
+    prepare_guest()  # while there is a network
     isolate(sys.argv)
     if isolated():
         interface(SIOCSIFFLAGS, 'lo', struct.pack('H', IFF_UP))

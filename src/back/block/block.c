@@ -246,7 +246,8 @@ void block_wait(struct blockdev *d)
 
 void block_wake(struct blockdev *d) { block_aio_wake(d->aio); }
 
-void block_hurry(struct blockdev *d)
+/* Starts what limits hold back; what comes later waits the longer. */
+static void hurry(struct blockdev *d)
 {
     while (d->held) {
         struct block_req *r = d->held;
@@ -264,7 +265,7 @@ void block_drain(struct blockdev *d)
     bool woken = false;
 
     d->limited = false;
-    block_hurry(d);
+    hurry(d);
     while (d->inflight) {
         block_poll(d);
         if (d->inflight)
@@ -276,15 +277,21 @@ void block_drain(struct blockdev *d)
         block_aio_wake(d->aio);
 }
 
-void block_cancel(struct blockdev *d)
+void block_cancel(struct blockdev *d, bool (*which)(const struct block_req *r, const void *arg), const void *arg)
 {
-    while (d->held) {
-        struct block_req *r = d->held;
+    struct block_req **link = &d->held;
 
-        d->held = r->next;
+    while (*link) {
+        struct block_req *r = *link;
+
+        if (which && !which(r, arg)) {
+            link = &r->next;
+            continue;
+        }
+        *link = r->next;
         block_aio_complete(d->aio, r, -ECANCELED);
     }
-    d->last = &d->held;
+    d->last = link;
 }
 
 unsigned block_inflight(const struct blockdev *d) { return d->inflight; }

@@ -162,13 +162,12 @@ void block_wait(struct blockdev *d);
  * if the I/O thread is not asleep. */
 void block_wake(struct blockdev *d);
 
-/* Starts the requests that limits hold back; what comes later waits the longer. */
-void block_hurry(struct blockdev *d);
 /* Completes all requests, those that limits hold back included, without waiting for limits: what
  * comes later waits the longer. */
 void block_drain(struct blockdev *d);
-/* Completes the requests that limits hold back with -ECANCELED; they were not started. */
-void block_cancel(struct blockdev *d);
+/* Completes with -ECANCELED, of the requests that limits hold back, those that `which` says, or all if it is NULL; they were not
+ * started. */
+void block_cancel(struct blockdev *d, bool (*which)(const struct block_req *r, const void *arg), const void *arg);
 /* Requests submitted whose callbacks have not been called. */
 unsigned block_inflight(const struct blockdev *d);
 

@@ -47,17 +47,20 @@ static uint64_t ask_for_kicks(struct virtio_blk *b)
     return pending;
 }
 
-/* Lets go of the queue that is to be left alone, once nothing of it is in flight. Limits do not
- * hold that up. */
+/* Lets go of the queue that is to be left alone, once nothing of it is in flight. What limits hold
+ * back of it is given up, or a driver could be rid of them by resets. */
 static void leave(struct virtio_blk *b, uint64_t away)
 {
-    if (b->v.vq[__builtin_ctzll(away)].inflight) {
-        block_hurry(b->disk);
+    const struct virtq *q = &b->v.vq[__builtin_ctzll(away)];
+
+    blk_req_cancel(b, q);
+    if (q->inflight)
         return;
-    }
     pthread_mutex_lock(&b->lock);
-    b->left = true;
-    pthread_cond_broadcast(&b->changed);
+    if (atomic_load(&b->away) == away) { /* and not another one meanwhile */
+        b->left = true;
+        pthread_cond_broadcast(&b->changed);
+    }
     pthread_mutex_unlock(&b->lock);
 }
 
@@ -80,7 +83,7 @@ static void serve(struct virtio_blk *b)
             leave(b, away);
         taken = blk_req_take(b, look & ~away);
         done = block_poll(b->disk) != 0;
-        look = taken | blk_req_notify(b);
+        look = (look & away) | taken | blk_req_notify(b);
         if (!taken && !done) {
             look = ask_for_kicks(b);
             if (!look) {
@@ -91,7 +94,7 @@ static void serve(struct virtio_blk *b)
         }
     }
     if (b->why == VIRTIO_STOP_RESET)
-        block_cancel(b->disk);
+        block_cancel(b->disk, NULL, NULL);
     block_drain(b->disk);
     blk_req_notify(b);
     pthread_mutex_unlock(&b->owner);

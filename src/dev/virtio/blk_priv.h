@@ -66,6 +66,8 @@ uint64_t blk_req_take(struct virtio_blk *b, uint64_t queues);
 /* The same for one queue in a vCPU's kick: answers what can be answered without waiting, in order.
  * True if something is left for the thread. */
 bool blk_req_take_now(struct virtio_blk *b, struct virtq *q);
+/* Gives up what limits hold back of the queue. */
+void blk_req_cancel(struct virtio_blk *b, const struct virtq *q);
 /* Raises the interrupts of queues with chains pushed; returns those queues. */
 uint64_t blk_req_notify(struct virtio_blk *b);
 void blk_req_free_spare(struct virtio_blk *b);

@@ -313,6 +313,13 @@ bool blk_req_take_now(struct virtio_blk *b, struct virtq *q)
     return true;
 }
 
+static bool of_queue(const struct block_req *r, const void *q)
+{
+    return container_of(r, const struct blk_req, r)->q == q;
+}
+
+void blk_req_cancel(struct virtio_blk *b, const struct virtq *q) { block_cancel(b->disk, of_queue, q); }
+
 uint64_t blk_req_notify(struct virtio_blk *b)
 {
     uint64_t pushed = b->pushed;

@@ -89,7 +89,7 @@ static void stop(struct virtio *v, enum virtio_stop why)
 
 enum pause { PAUSE_NONE, PAUSE_QUEUE, PAUSE_DEVICE };
 
-/* Its requests are completed, unlike in a device's reset, for a disk's writes may not be left half
+/* Its requests are completed, if they have been started, for a disk's writes may not be left half
  * done while it goes on. */
 static enum pause pause_queue(struct virtio *v, unsigned n)
 {

@@ -175,8 +175,10 @@ static void join(struct analysis *an, struct use *a, uint8_t *open, const struct
     if (!g || t->b->nogroup || MAX(g->end, hi) - MIN(g->min, lo) > GROUP_SPAN ||
         /* A store that may not come must not decide how loads before it are translated. */
         (a->write && !g->write && g->base != RSP && g->exits != an->exits)) {
-        if (t->ngroup == GROUPS_MAX)
+        if (t->ngroup == GROUPS_MAX) {
+            *open = GROUP_NONE; /* a lone access may move the stack's page under those before */
             return;
+        }
         *open = (uint8_t)t->ngroup;
         g = &t->group[t->ngroup++];
         *delta = 0;

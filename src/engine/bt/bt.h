@@ -175,6 +175,7 @@ struct tblock {
     uint32_t begin, end; /* its code */
     struct tblock *heir; /* of a dead one: the live translation of the same code, or NULL */
     struct tblock *heir_of, *heir_next; /* the dead ones that have it as heir */
+    uint8_t code[]; /* the block's bytes as they were translated; versions have none of their own */
 };
 #define BT_MODE_PAGES 0xff /* it has a part in a second page: the first one's place does not tell that it is valid */
 _Static_assert(sizeof(struct tblock) == 2 * BLOCK_ALIGN, "two lines");

@@ -279,7 +279,7 @@ bool recipe_add(struct recipe *r, unsigned reg, unsigned size, int by)
     unsigned main, n = values(&new, v, &main);
 
     for (unsigned k = 0; k < n; k++) {
-        int add = v[k]->add - by;
+        int64_t add = (int64_t)v[k]->add - by;
 
         if (v[k]->reg != reg)
             continue;

@@ -143,11 +143,14 @@ static void ungroup(struct cpu *c, struct tblock *t)
 
     cache_lock(bt->cache);
     if (t->live) {
-        bt_kill(bt, b->t); /* t may be a version */
+        struct tblock *old = b->t, *new; /* t may be a version */
+
         b->nogroup = true;
-        b->t = NULL;
-        b->t = bt_translate(bt, c, b, NULL);
-        if (!b->t)
+        new = bt_translate(bt, c, b, NULL);
+        if (new)
+            __atomic_store_n(&b->t, new, __ATOMIC_RELEASE);
+        bt_kill(bt, old);
+        if (!new)
             cache_kill(bt->cache, b);
     }
     cache_unlock(bt->cache);
@@ -223,7 +226,7 @@ static void bt_run_some(struct cpu *c)
 
             t = find(c, &b, link, epoch);
             if (!t) {
-                interp_run_from(c, b->op + (b->live && c->bits == CPU_64));
+                interp_run_from(c, b->op + (b->nops > 1 && __atomic_load_n(&b->live, __ATOMIC_RELAXED) && c->bits == CPU_64));
                 return;
             }
             if (link)

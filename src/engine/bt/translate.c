@@ -479,40 +479,38 @@ static void other_entry(struct tr *t)
     emit_jmp(t->e, t->body);
 }
 
-/* The block's bytes from offset off of its page on, up to 15 of them: where they are, or a copy when they go on
- * in another page. NULL if there is no memory any more. */
-static const uint8_t *fetch(const struct tr *t, unsigned off, unsigned *n, uint8_t buf[INSN_MAX_LEN])
+/* Copies the block's bytes. The guest may be changing them, on another vCPU or by DMA: what is decoded, emitted and made
+ * a version of has to be the same each time. */
+static bool fetch(struct tr *t, uint8_t *code)
 {
     const struct p2m *p2m = physmap_p2m(t->c->vm->map);
-    uint64_t one = p2m_get(p2m, t->b->gpa >> PAGE_SHIFT), two;
+    const struct block *b = t->b;
+    unsigned off = b->gpa & PAGE_MASK, n = MIN(b->bytes, (unsigned)PAGE_SIZE - off);
+    uint64_t one = p2m_get(p2m, b->gpa >> PAGE_SHIFT), two;
 
-    *n = (unsigned)PAGE_SIZE - off;
     if (!(one & P2M_PRESENT))
-        return NULL;
-    if (t->b->gpa2 == ~0ull)
-        return p2m_host(one) + off;
-    two = p2m_get(p2m, t->b->gpa2 >> PAGE_SHIFT);
-    if (!(two & P2M_PRESENT) || *n >= INSN_MAX_LEN)
-        return NULL;
-    memcpy(buf, p2m_host(one) + off, *n);
-    memcpy(buf + *n, p2m_host(two), INSN_MAX_LEN - *n);
-    *n = INSN_MAX_LEN;
-    return buf;
+        return false;
+    memcpy(code, p2m_host(one) + off, n);
+    if (n == b->bytes)
+        return true;
+    two = b->gpa2 == ~0ull ? 0 : p2m_get(p2m, b->gpa2 >> PAGE_SHIFT);
+    if (!(two & P2M_PRESENT))
+        return false;
+    memcpy(code + n, p2m_host(two), b->bytes - n);
+    return true;
 }
 
-static bool decode(struct tr *t)
+static bool decode(struct tr *t, const uint8_t *code)
 {
-    unsigned off = t->b->gpa & PAGE_MASK, n;
-    uint8_t buf[INSN_MAX_LEN];
+    unsigned first = t->b->gpa & PAGE_MASK, at = 0;
 
     for (unsigned k = 0; k < t->n; k++) {
         struct step *s = &t->step[k];
-        const uint8_t *code = fetch(t, off, &n, buf);
 
-        if (!code || insn_decode(&s->i, code, n, CPU_64) != INSN_OK)
+        if (insn_decode(&s->i, code + at, t->b->bytes - at, CPU_64) != INSN_OK)
             return false;
-        s->off = (uint16_t)off;
-        off += s->i.len;
+        s->off = (uint16_t)(first + at);
+        at += s->i.len;
         tr_classify(t, s);
     }
     return true;
@@ -568,6 +566,7 @@ static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const 
 {
     uint64_t began = now_ns();
     struct tr *t = bt->tr;
+    uint8_t code[BLOCK_MAX_BYTES];
     struct tblock *tb;
     const struct step *last;
     unsigned end;
@@ -584,16 +583,18 @@ static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const 
     t->ncold = 0;
     t->rsp_due = 0;
     memcpy(t->home, bt_home, sizeof(t->home));
-    if (!t->n || !decode(t))
+    if (!t->n || (!main && !fetch(t, code)) || !decode(t, main ? main->code : code))
         return NULL;
     t->n = before_loop(t);
-    tb = t->t = cache_alloc_lasting(bt->cache, sizeof(*tb), BLOCK_ALIGN);
+    tb = t->t = cache_alloc_lasting(bt->cache, sizeof(*tb) + (main ? 0 : b->bytes), BLOCK_ALIGN);
     *tb = (struct tblock){.b = b,
                           .gpa = b->gpa,
                           .mode = b->gpa2 == ~0ull ? b->mode : BT_MODE_PAGES,
                           .live = true,
                           .given = l ? &l->recipe : NULL,
                           .round = l && l->again};
+    if (!main)
+        memcpy(tb->code, code, b->bytes);
     tb->begin = emit_pos(t->e);
     if (main)
         homes_like(t, main);
@@ -614,7 +615,7 @@ static struct tblock *make(struct bt *bt, struct cpu *c, struct block *b, const 
     last = &t->step[t->n - 1];
     end = last->off + last->i.len;
     if (!(last->i.row->flags & (IF_BRANCH | IF_SYS)) || last->how == HOW_JCC) {
-        if (t->n == b->nops - 2u && end < (t->b->gpa & PAGE_MASK) + b->bytes) { /* what follows is no instruction */
+        if (t->n == b->insns && end < (t->b->gpa & PAGE_MASK) + b->bytes) { /* what follows is no instruction */
             enum bt_flags flags = fl_settle(t);
             uint32_t site = tr_site(t, BT_SITE_PLAIN, 0);
 

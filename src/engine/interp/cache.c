@@ -1,6 +1,7 @@
 /* The code cache: blocks by guest-physical address and by frame, and killing them. */
 #include "engine/interp/cache.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -74,6 +75,7 @@ static void *arena_alloc(struct arena *a, size_t size, size_t align)
 {
     size_t at = ALIGN_UP(a->used, align);
 
+    assert(size <= ARENA_SIZE && at <= ARENA_SIZE - size);
     a->used = at + size;
     return a->base + at;
 }
@@ -420,13 +422,26 @@ static struct block *take_translated(struct code_cache *cc)
     return list;
 }
 
+#define HEAD_SIZE ALIGN_UP(sizeof(struct block) + sizeof(struct op), BLOCK_ALIGN)
+
+/* Bytes that heads take which a sweep has to move. */
+static size_t heads_to_keep(const struct code_cache *cc)
+{
+    size_t n = 0;
+
+    for (unsigned h = 0; h < ARRAY_LEN(cc->pages); h++)
+        for (const struct code_page *p = cc->pages[h]; p; p = p->next)
+            for (struct block *b = p->blocks; b; b = *next_in(b, p->gfn))
+                n += b->live && b->t && passing(cc, b) && b->gpa >> PAGE_SHIFT == p->gfn;
+    return n * HEAD_SIZE;
+}
+
 /* The head of b, and what counts its entries, where it may stay. */
 static struct block *keep_head(struct code_cache *cc, struct block *b)
 {
-    const size_t size = sizeof(*b) + sizeof(b->op[0]);
-    struct block *to = cache_alloc_lasting(cc, size, BLOCK_ALIGN);
+    struct block *to = cache_alloc_lasting(cc, HEAD_SIZE, BLOCK_ALIGN);
 
-    memcpy(to, b, size);
+    memcpy(to, b, sizeof(*b) + sizeof(b->op[0]));
     to->nops = 1;
     cc->client.moved(cc->client.arg, to->t, to);
     return to;
@@ -456,9 +471,12 @@ static void sweep(struct code_cache *cc)
 
 void cache_reclaim(struct code_cache *cc)
 {
+    size_t kept;
+
     pthread_mutex_lock(&cc->lock);
-    if (cc->client.swept && !client_full(cc) && !arena_full(&cc->lasting) &&
-        cc->lasting.used + client_bytes(cc) < cc->budget / 8 * BUDGET_KEPT)
+    kept = cc->lasting.used + BLOCK_ALIGN + heads_to_keep(cc);
+    if (cc->client.swept && !client_full(cc) && kept <= ARENA_SIZE - BLOCK_MAX_SIZE &&
+        kept + client_bytes(cc) < cc->budget / 8 * BUDGET_KEPT)
         sweep(cc);
     else
         empty(cc);

@@ -54,6 +54,7 @@ struct op {
 };
 
 #define BLOCK_MAX_INSNS 64
+#define BLOCK_MAX_BYTES ((BLOCK_MAX_INSNS + 1) * INSN_MAX_LEN) /* with those of one that is no instruction */
 
 struct tblock;
 

@@ -444,7 +444,7 @@ static int step(struct kvm_cpu *c, const struct event *event, uint8_t *plant)
     if (plant)
         *plant = OPCODE_HLT;
     st = kvm_once(c);
-    if (plant)
+    if (plant && *plant == OPCODE_HLT) /* or a device has written there */
         *plant = kept;
     if (st == GO_ON)
         st = kvm_finish(c);

@@ -399,7 +399,7 @@ enum stop kvm_run(struct vcpu *v)
     rc = kvm_tsc_sync(c);
     if (rc)
         return failed(c, -rc, "its TSC");
-    st = kvm_set_stepping(c, v->budget != 0); /* a budget is single steps */
+    st = v->budget ? GO_ON : kvm_set_stepping(c, false);
     while (st == GO_ON) {
         set_immediate(c, 0);
         st = prepare(c);
