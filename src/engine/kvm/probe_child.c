@@ -93,7 +93,7 @@ static int check_offers(const struct kvm *k, const char *node, struct err *e)
     if (lacks)
         return err_set(e, ENOTSUP, "%s: KVM_CAP_%s is missing (Linux 5.10 has it)", node, lacks);
     if (!kvm_tsc_trusted(KVM_CLOCKSOURCES))
-        return err_set(e, ENOTSUP, "the kernel does not trust the processors' TSC, and guests could not either");
+        return err_set(e, ENOTSUP, "the host's kernel has found its TSC unreliable (no tsc in %s)", KVM_CLOCKSOURCES);
     return 0;
 }
 
