@@ -498,6 +498,18 @@ static void test_reset_of_held(void **state)
     kit_check(SEED, 15 * 4096, buf, 512);
 }
 
+/* Two queues; of the first one's sixteen writes a limit holds back all but one. */
+static void hold_writes(struct scene *s, struct request r[16])
+{
+    s->kit.o.iops.rate = 1;
+    attach(s, 2);
+    vdrv_start(&s->d, ALL | BIT(VIRTIO_F_RING_RESET), 2, 64);
+    post_writes(s, r, 16, 5);
+    assert_ptr_equal(vdrv_wait(&s->d.q[0], NULL), &r[0]);
+    while (__atomic_load_n(&s->d.v->s->queue[0].avail, __ATOMIC_ACQUIRE) < 16)
+        usleep(1000); /* the I/O thread has yet to come to them */
+}
+
 /* Nor a reset of one queue. */
 static void test_queue_reset_of_held(void **state)
 {
@@ -507,13 +519,7 @@ static void test_queue_reset_of_held(void **state)
 
     if (engine == BLOCK_AIO_SYNC)
         skip();
-    s->kit.o.iops.rate = 1;
-    attach(s, 2);
-    vdrv_start(&s->d, ALL | BIT(VIRTIO_F_RING_RESET), 2, 64);
-    post_writes(s, r, 16, 5);
-    assert_ptr_equal(vdrv_wait(&s->d.q[0], NULL), &r[0]);
-    while (__atomic_load_n(&s->d.v->s->queue[0].avail, __ATOMIC_ACQUIRE) < 16)
-        usleep(1000); /* the I/O thread has yet to come to them */
+    hold_writes(s, r);
     reset_queue(s, 0);
     assert_int_equal(block_inflight(s->disk), 0);
     kit_read_file(&s->kit, 15 * 4096, buf, 512);
@@ -565,13 +571,7 @@ static void test_queue_reset_beside_held(void **state)
 
     if (engine == BLOCK_AIO_SYNC)
         skip();
-    s->kit.o.iops.rate = 1;
-    attach(s, 2);
-    vdrv_start(&s->d, ALL | BIT(VIRTIO_F_RING_RESET), 2, 64);
-    post_writes(s, r, 16, 5);
-    assert_ptr_equal(vdrv_wait(&s->d.q[0], NULL), &r[0]);
-    while (__atomic_load_n(&s->d.v->s->queue[0].avail, __ATOMIC_ACQUIRE) < 16)
-        usleep(1000);
+    hold_writes(s, r);
     reset_queue(s, 1);
     vdrv_queue(&s->d, 1, 32);
     assert_true(block_inflight(s->disk) > 0);
